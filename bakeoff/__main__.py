@@ -1,0 +1,130 @@
+"""The commands that need no pytest: python -m bakeoff parameters | score."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from bakeoff.errors import UsageError
+from bakeoff.settings import ROOT
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns 0, or 4 with one line on stderr for what the user can mend."""
+    try:
+        options = parser().parse_args(arguments)
+        print(options.command(options))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 4
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its complaints as UsageErrors: one line, exit code 4."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError."""
+        raise UsageError(f"{message}; type {self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = Parser(prog="python -m bakeoff", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    counts = commands.add_parser(
+        "parameters", help="count the parameters of methods on an architecture, without weights"
+    )
+    counts.add_argument("--preset", default="quick", metavar="NAME|FILE.toml")
+    counts.add_argument("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf")
+    counts.add_argument("--method", action="append", default=[], metavar="NAME|FILE.py|all")
+    counts.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    counts.add_argument("--trust-remote-code", action="store_true")
+    counts.set_defaults(command=parameters, task="", seeds="")
+
+    scores = commands.add_parser("score", help="score saved predictions again, without a model")
+    scores.add_argument(
+        "run",
+        metavar="RUN|FILE",
+        help="a run's fingerprint or its first digits, its folder, or a .jsonl file with reference and summary",
+    )
+    scores.add_argument("--store", default=str(ROOT / ".bakeoff"), metavar="FOLDER")
+    scores.add_argument("--json", action="store_true", help="per-document scores as JSON")
+    scores.set_defaults(command=score)
+    return top
+
+
+def parameters(options: argparse.Namespace) -> str:
+    """The parameter table of the selected methods, counted from the configuration alone."""
+    from bakeoff import models
+    from bakeoff.catalogue import configure, refuse_unread, select
+    from bakeoff.parameters import count, shapes_of
+    from bakeoff.start import load_settings
+
+    chosen = load_settings(options)
+    entries = select(options.method or ["all"])
+    refuse_unread(chosen, entries)
+    found = {}
+    for entry in (entry for entry in entries if not entry.control):
+        method, _ = configure(entry, chosen)
+        model = models.meta_model(chosen.model)
+        shapes = shapes_of(model)
+        try:
+            expected = method.expected_parameters(shapes)
+            attached = count(method.attach(model, None), shapes)
+        except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
+            reason = f"{type(error).__name__}: {models.first_line(error)}"
+            raise UsageError(f"method {entry.name!r} can't attach to {chosen.model.name}: {reason}") from None
+        if attached != expected:
+            raise UsageError(
+                f"method {entry.name!r}: expected_parameters says {expected}, attach made {attached}; mend {entry.file}"
+            )
+        found[entry.name] = expected
+    if not found:
+        raise UsageError(f"--method {','.join(options.method)}: only controls, which train nothing; add --method lora")
+    from bakeoff.report.table import parameter_table
+
+    return f"{chosen.model.name}, preset {chosen.preset}\n\n{parameter_table(found)}"
+
+
+def score(options: argparse.Namespace) -> str:
+    """ROUGE of saved predictions, computed anew."""
+    from bakeoff import scoring
+    from bakeoff.store import MANIFEST, intact, read_predictions
+
+    path = predictions_path(options.run, Path(options.store))
+    if (path.parent / MANIFEST).is_file() and not intact(path.parent):
+        raise UsageError(f"score {options.run!r}: a file in {path.parent} is not what was stored; make the run again")
+    predictions = read_predictions(path)
+    scores = scoring.score([p.summary for p in predictions], [p.reference for p in predictions])
+    if options.json:
+        ids = [prediction.id for prediction in predictions]
+        return json.dumps({"signature": scoring.signature(), "document_ids": ids, "scores": scores})
+    means = [f"{metric:<8}{100 * sum(values) / len(values):6.2f}" for metric, values in scores.items()]
+    return "\n".join([f"{len(predictions)} documents, F1 x 100", *means, scoring.signature()])
+
+
+def predictions_path(name: str, store: Path) -> Path:
+    """The predictions file of a run by fingerprint, of a run's folder, or the file itself. Raises UsageError."""
+    path = Path(name)
+    if path.is_dir():
+        return path / "predictions.jsonl"
+    if path.is_file():
+        return path
+    found = sorted((store / "runs").glob(f"{name}*")) if name.isalnum() else []
+    if len(found) != 1:
+        kind = "several runs" if found else "no file, no folder and no run in " + str(store)
+        raise UsageError(
+            f"score {name!r}: {kind}; give a run's fingerprint as reports/PRESET/results.json lists them, "
+            "or a .jsonl file"
+        )
+    return found[0] / "predictions.jsonl"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What a method trained, on disk: exactly those tensors, as safetensors, in a folder that PEFT loads where it is PEFT's."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+TENSORS = "trained.safetensors"
+PEFT_TENSORS = "adapter_model.safetensors"
+
+
+def save(model: Any, folder: Path) -> Path:
+    """Writes the trained tensors of `model` into `folder`; returns the safetensors file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(model, "peft_config"):
+        # PEFT would add the whole embedding where its vocabulary grew, and ask the hub whether it did.
+        model.save_pretrained(folder, save_embedding_layers=False)
+        return folder / PEFT_TENSORS
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    save_file(tensors, folder / TENSORS)
+    return folder / TENSORS
+
+
+def load(model: Any, folder: Path) -> None:
+    """Puts saved tensors into `model`, which has the same method attached. Raises ValueError where they don't fit."""
+    if hasattr(model, "peft_config"):
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        saved = load_file(folder / PEFT_TENSORS)
+        set_peft_model_state_dict(model, saved)
+        there = get_peft_model_state_dict(model, save_embedding_layers=False)
+        # PEFT passes over keys that it can't place, so what arrived is compared with what was saved.
+        if there.keys() != saved.keys() or any(not torch.equal(there[key].cpu(), saved[key]) for key in saved):
+            raise ValueError(f"{folder}: PEFT did not load all of {sorted(saved)[:3]}")
+        return
+    tensors = load_file(folder / TENSORS)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if tensors.keys() != trained.keys():
+        raise ValueError(f"{folder}: holds {sorted(tensors)[:3]}, the method trains {sorted(trained)[:3]}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            trained[name].copy_(tensor)
+
+
+def saved_parameters(file: Path) -> int:
+    """Numbers in a safetensors file, read from its header."""
+    with safe_open(file, framework="pt") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+
+
+def frozen_digests(model: torch.nn.Module) -> dict[str, str]:
+    """sha256 of every parameter that is not trained, by name."""
+    return {name: digest(p) for name, p in model.named_parameters() if not p.requires_grad}
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """sha256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()

@@ -1,0 +1,108 @@
+"""ParameterCounts: how many numbers a method adds and trains, each tensor counted once or at each of its names."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Counts of parameters, each tensor once. Raises ValueError where they contradict each other."""
+
+    total: int
+    """All parameters of the model with what the method added."""
+    trainable: int
+    """Those that the method trains."""
+    frozen: int
+    """Those that it doesn't."""
+    added: int = 0
+    """Those that the base model does not have."""
+    tied: int = 0
+    """What a count at every name finds on top of `total`: the tensors that stand at a second name."""
+    tied_trainable: int = 0
+    """The trainable share of `tied`."""
+
+    def __post_init__(self) -> None:
+        if self.trainable + self.frozen != self.total or min(self.trainable, self.frozen, self.added) < 0:
+            raise ValueError(f"contradictory counts: {self}")
+
+    def with_ties(self) -> "ParameterCounts":
+        """The same model with a tied tensor counted at each of its names, as published tables often do."""
+        return ParameterCounts(
+            total=self.total + self.tied,
+            trainable=self.trainable + self.tied_trainable,
+            frozen=self.frozen + self.tied - self.tied_trainable,
+            added=self.added,
+        )
+
+
+class Shapes(Mapping[str, tuple[int, ...]]):
+    """The shapes of a base model's parameters by name, each tensor once; `ties` maps a second name to the first."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], ties: Mapping[str, str] | None = None) -> None:
+        self._shapes = dict(shapes)
+        self.ties = dict(ties or {})
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return self._shapes[self.ties.get(name, name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def size(self, name: str) -> int:
+        """Numbers in the tensor `name`."""
+        return math.prod(self[name])
+
+    @property
+    def total(self) -> int:
+        """Numbers in all tensors, each once."""
+        return sum(self.size(name) for name in self)
+
+    @property
+    def tied(self) -> int:
+        """Numbers that stand at a second name."""
+        return sum(self.size(name) for name in self.ties)
+
+    def names(self, first: str) -> list[str]:
+        """Every name at which the tensor `first` stands."""
+        home = self.ties.get(first, first)
+        return [home, *(alias for alias, name in self.ties.items() if name == home)]
+
+
+def shapes_of(model: "nn.Module") -> Shapes:
+    """The shapes of `model`, which may stand on the meta device. Reads shapes only, never values."""
+    first: dict[int, str] = {}
+    shapes, ties = {}, {}
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        if id(tensor) in first:
+            ties[name] = first[id(tensor)]
+        else:
+            first[id(tensor)] = name
+            shapes[name] = tuple(tensor.shape)
+    return Shapes(shapes, ties)
+
+
+def count(model: "nn.Module", base: Shapes) -> ParameterCounts:
+    """What `requires_grad` says of `model`, a base model of the shapes `base` with a method attached."""
+    once = dict(model.named_parameters())
+    # PEFT's wrapper holds the input embedding at a name of its own; that is no tie of the model's.
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ties = shapes_of(inner).ties
+    repeated = [tensor for name, tensor in inner.named_parameters(remove_duplicate=False) if name in ties]
+    total = sum(tensor.numel() for tensor in once.values())
+    trainable = sum(tensor.numel() for tensor in once.values() if tensor.requires_grad)
+    return ParameterCounts(
+        total=total,
+        trainable=trainable,
+        frozen=total - trainable,
+        added=total - base.total,
+        tied=sum(tensor.numel() for tensor in repeated),
+        tied_trainable=sum(tensor.numel() for tensor in repeated if tensor.requires_grad),
+    )

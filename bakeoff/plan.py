@@ -1,0 +1,117 @@
+"""What was asked for becomes runs: settings, methods, model, data and machine, all checked before the first run."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bakeoff import machine, worker
+from bakeoff.catalogue import Entry, configure, refuse_unread, select
+from bakeoff.errors import UsageError
+from bakeoff.results import RunSpec
+from bakeoff.settings import MachineSettings, ModelSettings, Settings, TaskSettings, build, plain
+from bakeoff.store import Store
+from bakeoff.tasks import HUB
+
+# The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
+ROOMS = ("results", "settings", "machine", "tasks", "models", "encoding", "parameters", "catalogue", "training", "generation",
+         "scoring", "resources", "adapters", "run")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The runs of a bake-off, in order, by method."""
+
+    settings: Settings
+    entries: tuple[Entry, ...]
+    specs: dict[str, tuple[RunSpec, ...]]
+    """Method name to one RunSpec a seed; a control has one, since its rows don't depend on the seed."""
+
+
+def make(settings: Settings, asked: Sequence[str], store: Store) -> Plan:
+    """The checked plan for `--method asked`. Raises UsageError for everything that a user can mend."""
+    entries = select(asked)
+    refuse_unread(settings, entries)
+    configured = {entry.name: configure(entry, settings) for entry in entries}
+    methods = [(entry.name, str(entry.file), plain(configured[entry.name][0])) for entry in entries]
+    found = worker.call(
+        probe, plain(settings.model), plain(settings.task), plain(settings.machine), methods, str(store.models),
+        log=store.logs / "prepare.log",
+    )  # fmt: skip
+    hashes = {"model": found["model"], "data": found["data"], "rooms": rooms_sha256()}
+    versions = machine.versions()
+    specs = {}
+    for entry in entries:
+        method, recipe = configured[entry.name]
+        seeds = settings.seeds[:1] if entry.control else settings.seeds
+        specs[entry.name] = tuple(
+            RunSpec(
+                method=entry.name,
+                control=entry.control,
+                method_file=str(entry.file),
+                hyperparameters=plain(method),
+                seed=seed,
+                model=plain(settings.model),
+                task=plain(settings.task),
+                training={} if entry.control else plain(recipe),
+                generation=plain(settings.generation),
+                machine=found["machine"],
+                hashes={**hashes, "method": entry.sha256},
+                versions=versions,
+            )
+            for seed in seeds
+        )
+    return Plan(settings, tuple(entries), specs)
+
+
+def probe(
+    model: dict[str, Any],
+    task: dict[str, Any],
+    asked: dict[str, Any],
+    methods: list[tuple[str, str, dict[str, Any]]],
+    cache: str,
+    tell: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Runs in a process of its own: hashes of model and data, and the machine resolved. Raises UsageError."""
+    from bakeoff import models, tasks
+    from bakeoff.catalogue import load_file
+    from bakeoff.run import attachable
+
+    loaded = tasks.load(build(TaskSettings, task, "run"))
+    settings = build(ModelSettings, model, "run")
+    source = models.locate(settings)
+    folder = models.prepare(source, Path(cache))
+    tokenizer = models.load_tokenizer(settings, folder)
+    where = machine.resolve(build(MachineSettings, asked, "run"))
+    chosen = models.attention(settings, folder, where.attention, forced=asked["attention"] != "auto")
+    for name, file, hyperparameters in methods:
+        entry = next(entry for entry in load_file(Path(file)) if entry.name == name)
+        if entry.needs_model:
+            reason = attachable(entry, build(entry.kind, hyperparameters, file), models.meta_model(settings, folder, len(tokenizer)))
+            if reason:
+                raise UsageError(
+                    f"method {name!r} can't attach to {settings.name}: {reason}; change --set methods.{name}.KEY or leave it out"
+                )
+    return {
+        "model": source.sha256,
+        "data": loaded.sha256,
+        "machine": plain(dataclasses.replace(where, attention=chosen)),
+    }
+
+
+def rooms_sha256() -> str:
+    """Of the source of every room on a run's way."""
+    folder = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for room in ROOMS:
+        digest.update((folder / f"{room}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def on_hub(settings: Settings) -> bool:
+    """Whether the user named a model or data set that comes over the network."""
+    model, task = settings.model.name, settings.task.name
+    remote_model = "/" in model and not Path(model).expanduser().exists() and not model.endswith(".gguf")
+    remote_task = task in HUB or ("/" in task and not task.startswith("aclsum") and not Path(task).suffix)
+    return remote_model or remote_task

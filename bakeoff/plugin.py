@@ -1,0 +1,116 @@
+"""pytest options, fixtures and hooks; what they do is done elsewhere."""
+
+from pathlib import Path
+
+import pytest
+
+from bakeoff.settings import ROOT
+
+
+
+
+def pytest_addoption(parser):
+    """One group of options; none of them imports torch."""
+    group = parser.getgroup("bakeoff", "Bakeoff: compare fine-tuning methods (pytest bench/)")
+    add = group.addoption
+    add("--method", action="append", default=[], metavar="NAME|FILE.py|all",
+        help="methods to compare, with commas or repeated; 'reference' is last-layer,lora,soft-prompt; default all. "
+        "Controls ride along.")  # fmt: skip
+    add("--preset", default="quick", metavar="NAME|FILE.toml", help="named settings; default quick")
+    add("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf", help="base model instead of the preset's")
+    add("--task", default="", metavar="NAME|FILE", help="documents instead of the preset's: a known task, a hub data set, "
+        "or a .jsonl, .csv or .parquet file with the columns document, summary, split")  # fmt: skip
+    add("--seeds", default="", metavar="42,43,44", help="one run of every method for each")
+    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
+        help="change a setting, e.g. training.learning_rate=1e-3 or methods.lora.rank=8; repeatable")  # fmt: skip
+    add("--fresh", action="store_true", help="train again what is finished")
+    add("--store", default=str(ROOT / ".bakeoff"), metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
+    add("--report-dir", default="", metavar="FOLDER", help="where the report goes; default reports/PRESET")
+    add("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")
+
+
+def pytest_sessionstart(session):
+    """Checks the usage and plans the runs, once, when bench/ is among what was selected."""
+    config = session.config
+    config.bakeoff = None
+    if _selected(config):
+        from bakeoff.errors import UsageError
+        from bakeoff.start import start
+
+        try:
+            config.bakeoff = start(config.option, *_terminal(config))
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _selected(config) -> bool:
+    bench = config.rootpath / "bench"
+    here = config.invocation_params.dir
+    paths = [(here / str(argument).split("::")[0]).resolve() for argument in config.args]
+    return any(path == bench or bench in path.parents or path in bench.parents for path in paths)
+
+
+def _terminal(config):
+    """The real terminal under pytest's capture, whether it is one, and how to start a fresh line on it."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(config, "workerinput"):
+        return None, False, lambda: None
+    return reporter._tw._file, reporter.isatty, reporter.ensure_newline
+
+
+def pytest_generate_tests(metafunc):
+    """Parametrizes by method what asks for `runs`."""
+    if "runs" in metafunc.fixturenames:
+        bakeoff = metafunc.config.bakeoff
+        names = [entry.name for entry in bakeoff.plan.entries if not entry.control] if bakeoff else []
+        metafunc.parametrize("runs", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def bakeoff(request):
+    """The session: `bakeoff.runs("zero-shot")` are finished runs, made at the first call."""
+    if request.config.bakeoff is None:
+        pytest.fail("name bench/ on the command line: pytest bench/ --method all", pytrace=False)
+    return request.config.bakeoff
+
+
+def _finished(bakeoff, method):
+    from bakeoff.worker import Died
+
+    try:
+        return bakeoff.runs(method)
+    except Died as died:
+        pytest.fail(f"{method}: the run is dead: {died}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def runs(request, bakeoff):
+    """The finished runs of one trained method, one a seed: `def test_it(runs): for run in runs: ...`"""
+    return _finished(bakeoff, request.param)
+
+
+@pytest.fixture(scope="session")
+def control(bakeoff):
+    """The finished run of a control: `control("lead-1").scores`."""
+    return lambda name: _finished(bakeoff, name)[0]
+
+
+@pytest.fixture
+def floors(runs, bakeoff):
+    """The floors of this method under this preset, from bench/thresholds.toml; skips where there are none."""
+    from bakeoff.start import floors
+
+    found = floors(ROOT / "bench" / "thresholds.toml", bakeoff.plan.settings, runs[0].spec["method"])
+    if found is None:
+        pytest.skip(f"bench/thresholds.toml has no floor for {bakeoff.plan.settings.preset}/{runs[0].spec['method']}")
+    return found
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Writes the report and prints its table."""
+    if getattr(config, "bakeoff", None) is None or config.option.collectonly or hasattr(config, "workerinput"):
+        return
+    text = config.bakeoff.report(Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset))
+    if text:
+        terminalreporter.section("bakeoff")
+        terminalreporter.write_line(text)

@@ -1,0 +1,10 @@
+"""Imported once by the forkserver, so that the process of each run starts with torch and its friends in memory."""
+
+import peft  # noqa: F401
+import rouge_score.rouge_scorer  # noqa: F401
+import torch._dynamo  # noqa: F401  (torch.optim imports it at its first use, 100 MB that are not the run's)
+import transformers.generation  # noqa: F401
+import transformers.models.llama.modeling_llama  # noqa: F401
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+import bakeoff.run  # noqa: F401

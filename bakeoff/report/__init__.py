@@ -1,0 +1,32 @@
+"""The report of a comparison: Markdown and plots for people, JSON for programs, a table for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bakeoff.comparison import Comparison
+from bakeoff.results import Prediction
+
+__all__ = ["terminal", "write"]
+
+
+def write(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]], folder: Path) -> Path:
+    """Writes `plots/*.png`, `results.json` and `report.md` into `folder`; returns the path of `report.md`.
+
+    `predictions` are those of one run by method or control. The same arguments leave the same bytes.
+    """
+    # pandas and matplotlib take a second to import; only who writes a report pays it.
+    from bakeoff.report import document, plots, results_json
+    from bakeoff.report.files import replace
+
+    images = plots.draw(comparison, folder / "plots")
+    replace(folder / "results.json", results_json.dump(comparison).encode())
+    path = folder / "report.md"
+    replace(path, document.render(comparison, predictions, images).encode())
+    return path
+
+
+def terminal(comparison: Comparison) -> str:
+    """The comparison table as plain text, to be printed at the end of a pytest run."""
+    from bakeoff.report import summary
+
+    return summary.render(comparison)

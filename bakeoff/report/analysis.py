@@ -1,0 +1,235 @@
+"""Sentences about a comparison, each computed from its figures; a figure that was not measured is in none of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from bakeoff.comparison import MEMORY, Comparison, Row, extreme, points
+from bakeoff.report import figures
+from bakeoff.report.figures import ROUGE, listing, number
+from bakeoff.results import METRICS
+
+Quote = Callable[[str], str]
+"""Makes untrusted text inert for where the sentence goes."""
+PEAKS = tuple(counter for counter in MEMORY if counter.startswith("max_"))
+
+
+def sections(comparison: Comparison, quote: Quote) -> dict[str, list[str]]:
+    """The sentences by section, in order; none is empty."""
+    rows = comparison.methods
+    found = {
+        "Performance": performance(comparison, quote),
+        "Training efficiency": efficiency(rows, quote),
+        "Memory": memory(rows, quote),
+        "Parameters": parameters(rows, quote),
+        "Conclusion": conclusion(comparison, quote),
+    }
+    return {name: sentences or ["No figure was measured."] for name, sentences in found.items()}
+
+
+def compared(comparison: Comparison, quote: Quote) -> str:
+    """What was compared, in one line."""
+    settings = comparison.settings
+    who = f"{number(len(comparison.methods), 'method')} and {number(len(comparison.controls), 'control')}"
+    seeds = ", ".join(map(str, settings.seeds))
+    dead = f" {listing([quote(name) for name in comparison.dead])} died." if comparison.dead else ""
+    return (
+        f"{who} on {quote(settings.task.name)} with the base model {quote(settings.model.name)}: "
+        f"{number(len(comparison.document_ids), 'test document')}, "
+        f"{'seed' if len(settings.seeds) == 1 else 'seeds'} {seeds}.{dead}"
+    )
+
+
+def deaths(comparison: Comparison, quote: Quote) -> list[str]:
+    """Who died, where, and of what; one line each."""
+    return [f"{quote(d.method)}, seed {d.seed}, in {quote(d.phase)}: {quote(d.cause)}" for d in comparison.deaths]
+
+
+def performance(comparison: Comparison, quote: Quote) -> list[str]:
+    """Order of the means, overlaps of their intervals, and the controls that reach them."""
+    rows = comparison.methods
+    if not rows:
+        return ["No trained method finished, so no scores are compared."]
+    said = []
+    for metric, label in ROUGE.items():
+        best = comparison.best(metric)
+        top = points(next(row.rouge[metric].mean for row in rows if row.name in best))
+        if len(rows) == 1:
+            said.append(f"{label}: {quote(rows[0].name)} has the mean {top}.")
+        elif len(best) == len(rows):
+            said.append(f"{label}: {listing([quote(name) for name in best])} have the same mean, {top}.")
+        else:
+            rest = sorted((row for row in rows if row.name not in best), key=lambda row: -row.rouge[metric].mean)
+            others = ", ".join(f"{quote(row.name)} {points(row.rouge[metric].mean)}" for row in rest)
+            said.append(
+                f"{label}: the highest mean is {top}, by {listing([quote(name) for name in best])}; then {others}."
+            )
+        said += overlaps(rows, metric, best, quote)
+    said += caveat(comparison, quote)
+    return said + [sentence for row in rows for sentence in reached(row, comparison.controls, quote)]
+
+
+def overlaps(rows: Sequence[Row], metric: str, best: Sequence[str], quote: Quote) -> list[str]:
+    """Whose 95 % interval shares a value with that of a method with the highest mean."""
+    said = []
+    for leader in (row for row in rows if row.name in best):
+        shared = {row.name: leader.rouge[metric].overlaps(row.rouge[metric]) for row in rows if row is not leader}
+        names = [quote(name) for name, overlap in shared.items() if overlap]
+        interval = f"{ROUGE[metric]}: the 95 % interval of {quote(leader.name)}"
+        if names:
+            said.append(f"{interval} overlaps {_that(names)} of {listing(names)}; no claim is made about their order.")
+        elif shared and None not in shared.values():
+            said.append(f"{interval} overlaps that of no other method.")
+    return said
+
+
+def _that(names: Sequence[str]) -> str:
+    return "that" if len(names) == 1 else "those"
+
+
+def caveat(comparison: Comparison, quote: Quote) -> list[str]:
+    """What the intervals don't cover."""
+    rows = comparison.methods
+    if len(comparison.document_ids) < 2:
+        return ["One test document gives no interval, so no claim is made about which method is better."]
+    single = [quote(row.name) for row in rows if len(row.runs) == 1]
+    if single:
+        claim = ", so no claim is made about which method is better" if len(rows) > 1 else ""
+        return [f"One seed was run of {listing(single)}: the intervals are over documents only{claim}."]
+    return ["The intervals are over documents; the standard deviation between seeds stands in rows of its own."]
+
+
+def reached(row: Row, controls: Sequence[Row], quote: Quote) -> list[str]:
+    """The controls whose mean is not below that of `row`, by metric."""
+    if not controls:
+        return []
+    found = []
+    for control in controls:
+        labels = [
+            ROUGE[metric]
+            for metric in METRICS
+            if float(points(control.rouge[metric].mean)) >= float(points(row.rouge[metric].mean))
+        ]
+        if labels:
+            found.append(f"{quote(control.name)} ({', '.join(labels)})")
+    if not found:
+        return [f"The mean of {quote(row.name)} is above that of every control on every metric."]
+    return [f"Controls with a mean at or above that of {quote(row.name)}: {', '.join(found)}."]
+
+
+def ranking(
+    figure: Mapping[str, float | None], show: Callable[[float], str], quote: Quote, *, highest: bool = False
+) -> str:
+    """`a 1.0, b 2.0` from the lowest (or highest) on; empty where nothing was measured."""
+    measured = [(name, value) for name, value in figure.items() if value is not None]
+    measured.sort(key=lambda pair: -pair[1] if highest else pair[1])
+    return ", ".join(f"{quote(name)} {show(value)}" for name, value in measured)
+
+
+def efficiency(rows: Sequence[Row], quote: Quote) -> list[str]:
+    """Seconds, tokens per second, epochs, and the epoch that was evaluated."""
+    said = []
+    training = {row.name: row.seconds["train"] for row in rows}
+    if order := ranking(training, figures.seconds, quote):
+        said.append(f"Seconds of training in a run, lowest first: {order}.")
+    spent = [value for value in training.values() if value]
+    if len(spent) > 1 and f"{max(spent) / min(spent):.2f}" != "1.00":
+        said.append(f"The highest is {max(spent) / min(spent):.2f} times the lowest.")
+    epochs = {row.name: row.epochs for row in rows}
+    if len({value for value in epochs.values() if value}) > 1:
+        passes = ", ".join(f"{quote(name)} {value}" for name, value in epochs.items() if value)
+        each = {name: value / done for name, value in training.items() if value is not None and (done := epochs[name])}
+        said.append(f"They were trained for different numbers of epochs: {passes}.")
+        if order := ranking(each, figures.seconds, quote):
+            said.append(f"Seconds of training in an epoch, lowest first: {order}.")
+    if order := ranking({row.name: row.tokens_per_second for row in rows}, figures.rate, quote, highest=True):
+        said.append(f"Training tokens per second, highest first: {order}.")
+    if order := ranking({row.name: row.seconds["total"] for row in rows}, figures.seconds, quote):
+        said.append(f"Seconds of a whole run, lowest first: {order}.")
+    kept = [text for row in rows if (text := evaluated(row, quote))]
+    if kept:
+        said.append(f"Epoch with the lowest validation loss, which is the one evaluated: {'; '.join(kept)}.")
+    return said
+
+
+def evaluated(row: Row, quote: Quote) -> str:
+    """`lora 3 of 3 (2.412 nats per label token)`, seed by seed; empty without a curve."""
+    found = []
+    for run in row.runs:
+        kept = [point for point in run.epochs if point.get("best") and point.get("validation_loss") is not None]
+        if kept and row.epochs:
+            found.append(
+                f"{kept[-1]['epoch']:.0f} of {row.epochs} ({kept[-1]['validation_loss']:.3f} nats per label token)"
+            )
+    return f"{quote(row.name)} {', '.join(found)}" if found else ""
+
+
+def memory(rows: Sequence[Row], quote: Quote) -> list[str]:
+    """The peaks that were measured."""
+    said = []
+    for counter in PEAKS:
+        measured = {row.name: row.memory_bytes[counter] for row in rows}
+        if order := ranking(measured, figures.size, quote):
+            label = figures.MEMORY[counter].capitalize()
+            said.append(f"{label} above the level before the model was loaded, lowest first: {order}.")
+    return said
+
+
+def parameters(rows: Sequence[Row], quote: Quote) -> list[str]:
+    """What each method trains and adds, and what it leaves on disk."""
+    said = []
+    for row in rows:
+        if row.parameters is None:
+            continue
+        once, ties = row.parameters, row.parameters.with_ties()
+        added = f" It adds {figures.count(once.added)} to the base model." if once.added else ""
+        said.append(
+            f"{quote(row.name)} trains {figures.count(once.trainable)} of {figures.count(once.total)} parameters "
+            f"({figures.share(once.trainable, once.total)}).{added}"
+        )
+        if ties != once:
+            said.append(
+                f"With tied tensors counted at each of their names {quote(row.name)} trains "
+                f"{figures.count(ties.trainable)} of {figures.count(ties.total)}."
+            )
+    if order := ranking({row.name: row.adapter_bytes for row in rows}, figures.size, quote):
+        said.append(f"Saved on disk, lowest first: {order}.")
+    return said
+
+
+def conclusion(comparison: Comparison, quote: Quote) -> list[str]:
+    """The extremes in one place, what they don't show, and who is missing."""
+    rows = comparison.methods
+    said = []
+    if len(rows) > 1:
+        means = [f"{label} {listing([quote(n) for n in comparison.best(metric)])}" for metric, label in ROUGE.items()]
+        said.append(f"Highest means: {'; '.join(means)}.")
+        lowest: list[tuple[str, Mapping[str, float | None], Callable[[float], str]]] = [
+            ("Fewest seconds of training", {row.name: row.seconds["train"] for row in rows}, figures.seconds),
+            *(
+                (
+                    f"Lowest {figures.MEMORY[counter]}",
+                    {row.name: row.memory_bytes[counter] for row in rows},
+                    figures.size,
+                )
+                for counter in PEAKS
+            ),
+            (
+                "Fewest trained parameters",
+                {row.name: row.parameters.trainable if row.parameters else None for row in rows},
+                figures.count,
+            ),
+        ]
+        for label, figure, show in lowest:
+            names = extreme(figure, show, lowest=True)
+            if 0 < len(names) < sum(value is not None for value in figure.values()):
+                said.append(f"{label}: {listing([quote(name) for name in names])}.")
+        said.append("These are means of this table; no test between methods was made, so no method is called better.")
+    elif not rows:
+        said.append("No trained method finished, so nothing is concluded.")
+    else:
+        said.append(
+            f"{quote(rows[0].name)} is the only trained method that finished, so it is compared with controls alone."
+        )
+    if len({row.trials for row in rows if row.trials is not None}) > 1:
+        counts = ", ".join(f"{quote(row.name)} {row.trials}" for row in rows if row.trials is not None)
+        said.append(f"The methods were not tuned alike; settings tried on validation: {counts}.")
+    return said + [f"Dead: {line}." for line in deaths(comparison, quote)]

@@ -1,0 +1,202 @@
+"""report.md: one page about a comparison. Everything that Bakeoff did not write itself is escaped."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bakeoff.comparison import Comparison, Row, points
+from bakeoff.report import analysis, table
+from bakeoff.report.escape import clip, markdown
+from bakeoff.report.figures import MISSING, listing, number
+from bakeoff.report.plots import Image
+from bakeoff.results import Prediction
+
+SAMPLES = 3
+EXCERPT = 400
+"""Characters of a document that are shown."""
+SUMMARY = 1000
+"""Characters of a summary that are shown."""
+
+
+def render(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]], images: Sequence[Image]) -> str:
+    """The whole page."""
+    said = analysis.sections(comparison, markdown)
+    parts = [
+        f"# Bake-off: {markdown(comparison.settings.preset)}",
+        analysis.compared(comparison, markdown),
+        "## Settings, environment, signature",
+        table.text_table(["setting", "value"], setting_rows(comparison)),
+        "## Comparison",
+        *methods(comparison),
+        "## Controls",
+        *controls(comparison),
+        "## Plots",
+        *([figure(image) for image in images] or ["No run left a curve or a score."]),
+        "## Truncated documents",
+        truncated(comparison.rows),
+        "## Hyperparameters",
+        *hyperparameters(comparison.methods),
+        "## Samples",
+        *samples(comparison, predictions),
+    ]
+    for name, sentences in said.items():
+        parts += [f"## {name}", "\n".join(f"- {sentence}" for sentence in sentences)]
+    return "\n\n".join(parts) + "\n"
+
+
+def setting_rows(comparison: Comparison) -> list[list[str]]:
+    """What was asked for and where it ran."""
+    settings, environment = comparison.settings, comparison.environment()
+    task, note = settings.task, environment.pop("model_note", "")
+    run = comparison.rows[0].runs[0] if comparison.rows else None
+    every = [run for row in comparison.rows for run in row.runs]
+    hashes = run.spec["hashes"] if run else {}
+    asked = ", ".join(f"{split} {amount or 'all'}" for split, amount in
+                      (("training", task.train), ("validation", task.validation), ("test", task.test)))  # fmt: skip
+    rows = {
+        "preset": settings.preset,
+        "description": settings.description,
+        "base model": settings.model.name,
+        "base model's weights": note,
+        "base model's revision": settings.model.revision,
+        "base model, sha256": str(hashes.get("model", ""))[:16],
+        "task": task.name,
+        "documents": asked,
+        "documents, sha256": str(hashes.get("data", ""))[:16],
+        "limits": f"{task.max_input_tokens} input tokens, {task.max_target_tokens} target tokens",
+        "seeds": ", ".join(map(str, settings.seeds)),
+        "generation": f"greedy, {number(settings.generation.batch_size, 'document')} at a time",
+        "changed by --set": ", ".join(f"{key}={value}" for key, value in settings.changes.items()),
+        "signature of the scores": comparison.signature,
+        "last run finished": max((run.finished for run in every), default=""),
+        **{name.replace("_gib", ", GiB"): value for name, value in sorted(environment.items())},
+    }
+    return [[markdown(name), markdown(value)] for name, value in rows.items() if value]
+
+
+def methods(comparison: Comparison) -> list[str]:
+    """The comparison table, how to read it, and who died."""
+    parts = []
+    if comparison.methods or comparison.dead:
+        frame = table.frame(comparison, comparison.methods, comparison.dead, markdown, "**")
+        parts = [table.to_markdown(frame, "figure"), reading(comparison)]
+    else:
+        parts = ["No method was trained."]
+    if comparison.deaths:
+        dead = [[markdown(d.method), str(d.seed), markdown(d.phase), markdown(clip(d.cause, SUMMARY)),
+                 markdown(Path(d.log).name) if d.log else MISSING] for d in comparison.deaths]  # fmt: skip
+        parts += ["Dead runs:", table.text_table(["method", "seed", "phase", "cause", "log"], dead)]
+    return parts
+
+
+def reading(comparison: Comparison) -> str:
+    """How the table is to be read."""
+    several = any(len(row.runs) > 1 for row in comparison.methods)
+    said = [
+        "ROUGE: mean over the test documents, in brackets its 95 % interval over documents (Student's t).",
+        "Seconds, tokens per second: per run"
+        + (", mean over seeds; memory and adapter size: the highest of the seeds." if several else "."),
+        "Each second is booked once.",
+        f"{MISSING}: not measured.",
+        "Memory: at the end of the evaluation, and its peak; above the level before the model was loaded.",
+        "Parameters are counted once each, then with a tied tensor at each of its names.",
+    ]
+    if len(comparison.methods) > 1:
+        said.append("Bold: highest ROUGE and rate, lowest seconds and bytes of the row; no test stands behind it.")
+    if comparison.methods and not several:
+        said.append("The spread between seeds was not measured: one seed was run.")
+    return " ".join(said)
+
+
+def controls(comparison: Comparison) -> list[str]:
+    """The rows that train nothing."""
+    if not comparison.controls:
+        return ["No control was run."]
+    return ["They train nothing.", table.to_markdown(table.controls(comparison.controls, markdown), "control")]
+
+
+def figure(image: Image) -> str:
+    """A plot, by a relative link."""
+    return f"![{markdown(image.caption)}](plots/{image.path.name})"
+
+
+def truncated(rows: Sequence[Row]) -> str:
+    """How many documents and summaries were cut, of all three splits."""
+    counted = [row for row in rows if row.truncated]
+    if not counted:
+        return "No run counted them."
+    alike = {tuple(sorted(row.truncated.items())) for row in counted}
+    if len(alike) == 1:
+        [found] = alike
+        amounts = listing([number(amount, name.removesuffix("s")) for name, amount in found])
+        return f"Cut to the task's limits, over all splits: {amounts}, alike in every run that feeds them to the model."
+    header = ["method", *sorted({name for row in counted for name in row.truncated})]
+    cells = [[markdown(row.name), *(str(row.truncated.get(name, MISSING)) for name in header[1:])] for row in counted]
+    return "Cut to the task's limits, over all splits:\n\n" + table.text_table(header, cells)
+
+
+def hyperparameters(rows: Sequence[Row]) -> list[str]:
+    """The settings in which the methods differ, then those that they share."""
+    if not rows:
+        return ["No method was trained."]
+    keys = dict.fromkeys(key for row in rows for key in row.hyperparameters)
+    differ = [key for key in keys if len(rows) == 1 or len({value(row, key) for row in rows}) > 1]
+    shared = [f"{markdown(key)} {value(rows[0], key)}" for key in keys if key not in differ]
+    parts = []
+    if differ:
+        header = ["setting", *(markdown(row.name) for row in rows)]
+        cells = [[markdown(key), *(value(row, key) for row in rows)] for key in differ]
+        intro = "Settings in which the compared methods differ" if len(rows) > 1 else "Its settings"
+        parts = [f"{intro} ({MISSING}: the method has no such setting):", table.text_table(header, cells)]
+    if shared:
+        parts.append(f"Shared by all: {', '.join(shared)}.")
+    return parts
+
+
+def value(row: Row, key: str) -> str:
+    """A setting as Markdown; a dash where the method has none of that name."""
+    found: Any = row.hyperparameters.get(key, MISSING)
+    if isinstance(found, bool):
+        return "yes" if found else "no"
+    if isinstance(found, (list, tuple)):
+        found = ", ".join(map(str, found))
+    return markdown(clip(str(found), SUMMARY)) or "(empty)"
+
+
+def samples(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]]) -> list[str]:
+    """The first, the middle and the last test document with what was written about them."""
+    ids = comparison.document_ids
+    written = {name: {prediction.id: prediction for prediction in made} for name, made in predictions.items()}
+    # Controls that copy sentences would only repeat the document.
+    rows = [row for row in comparison.rows if row.name in written and (not row.control or row.parameters)]
+    places = sorted({0, len(ids) // 2, len(ids) - 1})[:SAMPLES] if ids else []
+    parts = []
+    for place in places:
+        known = [(row, written[row.name][ids[place]]) for row in rows if ids[place] in written[row.name]]
+        if not known:
+            continue
+        first = known[0][1]
+        cells = [["reference", "", shown(first.reference)]]
+        cells += [[markdown(row.name), score(row, place), shown(prediction.summary)] for row, prediction in known]
+        parts += [
+            f"### {markdown(ids[place])}",
+            f"Document: {shown(first.document, EXCERPT)}",
+            table.text_table(["by", "ROUGE-1 / 2 / L", "summary"], cells),
+        ]
+    if not parts:
+        return ["No summaries were handed over."]
+    chosen = listing([f"{place + 1:,}" for place in places])
+    return [
+        f"Test documents {chosen} of {len(ids):,}, picked by place; summaries of each method's first seed.",
+        *parts,
+    ]
+
+
+def shown(text: str, limit: int = SUMMARY) -> str:
+    """Untrusted text as Markdown, cut to `limit` characters."""
+    return markdown(clip(text.strip(), limit)) or "(empty)"
+
+
+def score(row: Row, place: int) -> str:
+    """F1 x 100 of one document, first seed."""
+    return " / ".join(points(row.scores[metric][0][place]) for metric in row.rouge)

@@ -1,0 +1,67 @@
+"""Figures as they are printed, with their units; what was not measured prints as a dash."""
+
+from collections.abc import Callable, Sequence
+
+from bakeoff.comparison import points
+from bakeoff.statistics import Interval
+
+MISSING = "–"
+ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+MEMORY = {
+    "allocated": "allocated memory",
+    "max_allocated": "peak allocated memory",
+    "reserved": "reserved memory",
+    "max_reserved": "peak reserved memory",
+    "resident": "resident memory",
+    "max_resident": "peak resident memory",
+}
+
+
+def cell(value: float | None, show: Callable[[float], str]) -> str:
+    """`value` under `show`; a dash for None."""
+    return MISSING if value is None else show(value)
+
+
+def bounds(interval: Interval) -> str:
+    """The interval's bounds, F1 x 100, in brackets; empty where there are none."""
+    if interval.low is None or interval.high is None:
+        return ""
+    return f"[{points(interval.low)}, {points(interval.high)}]"
+
+
+def seconds(value: float) -> str:
+    """Seconds with one decimal; below 0.1 with one significant digit, so that what took time never prints as 0."""
+    return f"{value:,.1f}" if value >= 0.1 or value == 0 else f"{value:.1g}"
+
+
+def rate(value: float) -> str:
+    """A rate in whole numbers."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def count(value: float) -> str:
+    """A whole number with separators."""
+    return f"{value:,.0f}"
+
+
+def size(value: float) -> str:
+    """Bytes with a decimal unit and three digits."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if round(value / factor, 2) >= 1:
+            return f"{value / factor:,.2f} {unit}"
+    return f"{value:,.0f} B"
+
+
+def share(part: float, whole: float) -> str:
+    """Percent with three significant digits."""
+    return f"{100 * part / whole:.3g} %" if whole else "0 %"
+
+
+def listing(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def number(amount: int, noun: str) -> str:
+    """`1 document`, `2 documents`."""
+    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")

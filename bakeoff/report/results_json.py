@@ -1,0 +1,95 @@
+"""results.json: the comparison for programs, in the schema of DESIGN.md."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from bakeoff.comparison import Comparison, Row
+from bakeoff.parameters import ParameterCounts
+from bakeoff.results import SCHEMA
+from bakeoff.settings import plain
+
+WIDTH = 110
+"""Objects that fit into this many characters stand on one line."""
+
+
+def content(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON values; a figure that was not measured, or is not finite, is None."""
+    settings = comparison.settings
+    return finite(
+        {
+            "schema": SCHEMA,
+            "preset": settings.preset,
+            "model": settings.model.name,
+            "task": settings.task.name,
+            "signature": comparison.signature,
+            "environment": dict(sorted(comparison.environment().items())),
+            "settings": {key: value for key, value in plain(settings).items() if key not in ("preset", "source")},
+            "methods": {row.name: figures(row) for row in comparison.methods},
+            "controls": {row.name: figures(row) for row in comparison.controls},
+            "deaths": [
+                {"method": death.method, "seed": death.seed, "phase": death.phase, "cause": death.cause}
+                for death in comparison.deaths
+            ],
+            "document_ids": list(comparison.document_ids),
+        }
+    )
+
+
+def figures(row: Row) -> dict[str, Any]:
+    """One row's figures."""
+    with_ties = row.parameters.with_ties() if row.parameters else None
+    return {
+        "parameters": counts(row.parameters),
+        "parameters_with_ties": counts(with_ties),
+        "rouge": {metric: dataclasses.asdict(interval) for metric, interval in row.rouge.items()},
+        "spread": dict(row.spread),
+        "seconds": dict(row.seconds),
+        "tokens_per_second": row.tokens_per_second,
+        "memory_bytes": dict(row.memory_bytes),
+        "adapter_bytes": row.adapter_bytes,
+        "trials": row.trials,
+        "truncated": row.truncated,
+        "hyperparameters": dict(sorted(row.hyperparameters.items())),
+        "seeds": list(row.seeds),
+        "documents": len(row.runs[0].document_ids),
+        "runs": list(row.fingerprints),
+        "epochs": [[dict(sorted(point.items())) for point in run.epochs] for run in row.runs],
+        "scores": row.scores,
+    }
+
+
+def counts(found: ParameterCounts | None) -> dict[str, int] | None:
+    """The four counts, without those of the ties."""
+    if found is None:
+        return None
+    return {"total": found.total, "trainable": found.trainable, "frozen": found.frozen, "added": found.added}
+
+
+def finite(value: Any) -> Any:
+    """`value` with None for every number that JSON doesn't know."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def dump(comparison: Comparison) -> str:
+    """The file's text, ASCII: what is short and holds no further lists stands on one line, so do rows of scores."""
+    return render(content(comparison), "") + "\n"
+
+
+def render(value: Any, indent: str) -> str:
+    """`value` as JSON, its further lines indented by one space more than `indent`."""
+    flat = json.dumps(value, allow_nan=False)
+    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    scalars = not any(isinstance(item, (dict, list)) for item in items)
+    if not items or (scalars and (isinstance(value, list) or len(flat) <= WIDTH)):
+        return flat
+    deeper = indent + " "
+    if isinstance(value, dict):
+        inner = [f"{json.dumps(str(key))}: {render(item, deeper)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(deeper + line for line in inner) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(deeper + render(item, deeper) for item in value) + f"\n{indent}]"

@@ -1,0 +1,153 @@
+"""The comparison table: figures as rows, methods as columns; for Markdown and for a terminal."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from tabulate import tabulate
+
+from bakeoff.comparison import MEMORY, Comparison, Row, extreme, points
+from bakeoff.parameters import ParameterCounts
+from bakeoff.report import figures
+from bakeoff.report.figures import MISSING, bounds, cell
+from bakeoff.results import METRICS
+
+COUNTS = {"total": "total", "trainable": "trainable", "frozen": "non-trainable", "added": "added"}
+TIMES = {
+    "train": "training, s",
+    "validation": "validation, s",
+    "evaluate": "evaluation, s",
+    "setup": "set-up, s",
+    "checks": "checks, s",
+    "total": "total, s",
+}
+# Columns of a block of the terminal's table: with intervals they fill some 120 characters.
+BLOCK = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: a figure of every method."""
+
+    label: str
+    figure: Callable[[Row], float | None]
+    show: Callable[[float], str] = figures.count
+    best: str = ""
+    """Which extreme stands in bold: `highest`, `lowest`, or none."""
+    metric: str = ""
+    """Of ROUGE: adds the interval to the cell."""
+
+
+def lines(rows: Sequence[Row]) -> list[Line]:
+    """The rows of the table of `rows`; a figure that none of them has gives no row."""
+    found = [
+        Line(f"{label} F1 x 100", lambda row, m=metric: row.rouge[m].mean, points, "highest", metric)  # type: ignore[misc]
+        for metric, label in figures.ROUGE.items()
+    ]
+    found += [
+        Line(f"{label}, SD between seeds", lambda row, m=metric: row.spread[m], points)  # type: ignore[misc]
+        for metric, label in figures.ROUGE.items()
+    ]
+    found += [
+        Line(label, lambda row, n=name: row.seconds[n], figures.seconds, "lowest")  # type: ignore[misc]
+        for name, label in TIMES.items()
+    ]
+    found += [Line("training tokens/s", lambda row: row.tokens_per_second, figures.rate, "highest")]
+    found += [
+        Line(figures.MEMORY[counter], lambda row, c=counter: row.memory_bytes[c], figures.size, "lowest")  # type: ignore[misc]
+        for counter in MEMORY
+    ]
+    for heading, pick in (("parameters", once), ("parameters with ties", with_ties)):
+        found += [
+            Line(f"{heading}, {label}", lambda row, p=pick, f=field: getattr(p(row), f, None))  # type: ignore[misc]
+            for field, label in COUNTS.items()
+        ]
+    found += [
+        Line("adapter size", lambda row: row.adapter_bytes, figures.size, "lowest"),
+        Line("settings tried on validation", lambda row: row.trials),
+    ]
+    return [line for line in found if any(line.figure(row) is not None for row in rows)]
+
+
+def once(row: Row) -> ParameterCounts | None:
+    """The counts with each tensor once."""
+    return row.parameters
+
+
+def with_ties(row: Row) -> ParameterCounts | None:
+    """The counts with a tied tensor at each of its names."""
+    return row.parameters.with_ties() if row.parameters else None
+
+
+def bold(line: Line, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Names whose cell of `line` stands in bold: the best, unless there is nothing to tell it from."""
+    if not line.best:
+        return ()
+    values = {row.name: line.figure(row) for row in rows}
+    best = extreme(values, line.show, lowest=line.best == "lowest")
+    measured = [value for value in values.values() if value is not None]
+    return best if len(best) < len(measured) else ()
+
+
+def heading(comparison: Comparison, row: Row) -> str:
+    """A method's name, with the number of its seeds that died."""
+    died = sum(death.method == row.name for death in comparison.deaths)
+    return f"{row.name} ({figures.number(died, 'seed')} dead)" if died else row.name
+
+
+def frame(
+    comparison: Comparison, rows: Sequence[Row], dead: Sequence[str], quote: Callable[[str], str], mark: str = ""
+) -> pd.DataFrame:
+    """The table of `rows` with columns for the `dead`. `quote` makes names inert; two `mark`s enclose the best."""
+    labels, cells = [], []
+    for line in lines(rows):
+        best = bold(line, rows) if mark else ()
+        labels.append(line.label)
+        cells.append([_cell(line, row, mark if row.name in best else "") for row in rows] + [MISSING] * len(dead))
+    names = [quote(heading(comparison, row)) for row in rows] + [f"{quote(name)} (dead)" for name in dead]
+    return pd.DataFrame(cells, index=labels, columns=names, dtype=object)
+
+
+def _cell(line: Line, row: Row, mark: str) -> str:
+    text = f"{mark}{cell(line.figure(row), line.show)}{mark}"
+    return f"{text} {bounds(row.rouge[line.metric])}".rstrip() if line.metric else text
+
+
+def controls(rows: Sequence[Row], quote: Callable[[str], str]) -> pd.DataFrame:
+    """The controls' table: one control a row, ROUGE and seconds of evaluation as columns."""
+    cells = [
+        [f"{points(row.rouge[metric].mean)} {bounds(row.rouge[metric])}".rstrip() for metric in METRICS]
+        + [cell(row.seconds["evaluate"], figures.seconds)]
+        for row in rows
+    ]
+    names = [*(f"{label} F1 x 100" for label in figures.ROUGE.values()), TIMES["evaluate"]]
+    return pd.DataFrame(cells, index=[quote(row.name) for row in rows], columns=names, dtype=object)
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already; not padded, so that one long cell doesn't widen every line."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *rows])
+
+
+def to_markdown(table: pd.DataFrame, corner: str) -> str:
+    """`table` as Markdown, figures to the right; its cells are Markdown already."""
+    return _tabulate(table, corner, "pipe")
+
+
+def to_text(table: pd.DataFrame, corner: str) -> str:
+    """`table` for a terminal, in blocks of columns that fit its width."""
+    blocks = [table.iloc[:, start : start + BLOCK] for start in range(0, table.shape[1], BLOCK)]
+    return "\n\n".join(_tabulate(block, corner, "simple").replace(MISSING, "-") for block in blocks)
+
+
+def _tabulate(table: pd.DataFrame, corner: str, style: str) -> str:
+    rows = [[label, *cells] for label, cells in zip(table.index, table.to_numpy(), strict=True)]
+    align = ("left", *["right"] * table.shape[1])
+    return tabulate(
+        rows,
+        headers=[corner, *table.columns],
+        tablefmt=style,
+        colalign=align,
+        disable_numparse=True,
+        preserve_whitespace=True,
+    )

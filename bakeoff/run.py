@@ -1,0 +1,195 @@
+"""The spine: attach a method, train, summarise, score, and gather the evidence. One call is one run."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bakeoff import adapters, machine, models, scoring, tasks
+from bakeoff.catalogue import Entry, load_file
+from bakeoff.encoding import Encoder
+from bakeoff.generation import schedule, summarise
+from bakeoff.parameters import count, shapes_of
+from bakeoff.resources import Clock, Memory
+from bakeoff.results import Prediction, RunResult, RunSpec
+from bakeoff.settings import GenerationSettings, MachineSettings, ModelSettings, TaskSettings, TrainingSettings, build
+from bakeoff.training import fine_tune
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> tuple[RunResult, list[Prediction]]:
+    """Makes the run that `spec` describes; leaves the trained tensors in `folder`/adapter.
+
+    `cache` holds converted models. Raises UsageError for what the user can mend and Diverged for a loss that is not
+    finite.
+    """
+    entry = next(entry for entry in load_file(Path(spec.method_file)) if entry.name == spec.method)
+    method = build(entry.kind, spec.hyperparameters, spec.method_file)
+    tell({"phase": "setup"})
+    with clock("setup"):
+        task_settings = build(TaskSettings, spec.task, "run")
+        task = tasks.load(task_settings)
+    if not entry.needs_model:
+        with clock("evaluation"):
+            summaries = method.summarise(task.examples)
+            return finish(spec, task, summaries, clock)
+
+    with clock("setup"):
+        where = build(MachineSettings, spec.machine, "run")
+        base = Base(build(ModelSettings, spec.model, "run"), cache, where)
+        seed_everything(spec.seed, where)
+        memory = Memory(where.device)
+        model, tokenizer = base.load()
+        shapes = shapes_of(model)
+        model = base.settle(method.attach(model, tokenizer))
+        encoder = Encoder(tokenizer, task, task_settings)
+        train, validation = ([encoder.example(e) for e in split] for split in (task.examples.train, task.examples.validation))
+        ask = encoder.chat if getattr(entry.kind, "prompt", "") == "chat" else encoder.prompt
+        prompts = [ask(example) for example in task.examples.test]
+    with clock("checks"):
+        before = adapters.frozen_digests(model)
+
+    recipe = build(TrainingSettings, spec.training, "run")
+    curves = fine_tune(model, train, validation, recipe, where, seed=spec.seed, pad=tokenizer.pad_token_id, clock=clock, tell=tell)
+
+    with clock("evaluation"):
+        generation = build(GenerationSettings, spec.generation, "run")
+        ids = [prompt for prompt, _ in prompts]
+        limit = task_settings.max_target_tokens
+        tell({"phase": "evaluation", "done": 0, "documents": len(ids)})
+        texts, written = summarise(model, tokenizer, ids, limit, generation, where, tell=tell)
+    cost = memory.read()
+
+    with clock("checks"):
+        tell({"phase": "checks"})
+        after = adapters.frozen_digests(model)
+        parameters = {
+            "expected": dataclasses.asdict(method.expected_parameters(shapes)),
+            "requires_grad": dataclasses.asdict(count(model, shapes)),
+            "optimizer": curves.optimizer_parameters,
+            "saved": 0,
+        }
+        evidence = {
+            "frozen_before": together(before),
+            "frozen_after": together(after),
+            "frozen_changed": sorted(name for name in before if before[name] != after[name]),
+        }
+        adapter_bytes = None
+        if not entry.control:
+            file = adapters.save(model, folder / "adapter")
+            parameters["saved"] = adapters.saved_parameters(file)
+            adapter_bytes = file.stat().st_size
+            del model
+            again = reloaded(base, method, folder / "adapter")
+            first = schedule(ids, generation.batch_size)[0]
+            repeated, _ = summarise(again, tokenizer, ids, limit, generation, where, batches=1)
+            names = [task.examples.test[place].id for place in first]
+            evidence["reloaded"] = [
+                {"id": name, "summary": texts[place], "again": repeated[place]} for name, place in zip(names, first, strict=True)
+            ]
+    return finish(
+        spec,
+        task,
+        [texts[place] for place in range(len(ids))],
+        clock,
+        parameters=parameters,
+        steps=curves.steps,
+        epochs=curves.epochs,
+        tokens={"training": curves.tokens, "labels": curves.labels, "generated": written},
+        memory_bytes=cost,
+        adapter_bytes=adapter_bytes,
+        evidence=evidence,
+        truncated={
+            "documents": sum(e.document_cut for e in (*train, *validation)) + sum(cut for _, cut in prompts),
+            "summaries": sum(e.summary_cut for e in (*train, *validation)),
+        },
+        model_note=base.source.note,
+    )
+
+
+class Base:
+    """The base model of a run, loaded afresh as often as asked."""
+
+    def __init__(self, settings: ModelSettings, cache: Path, where: MachineSettings) -> None:
+        self.settings, self.where = settings, where
+        self.source = models.locate(settings)
+        self.folder = models.prepare(self.source, cache)
+
+    def load(self) -> tuple[Any, Any]:
+        """Model (fp32, on the CPU) and tokenizer."""
+        return models.load(self.settings, self.source, self.folder, self.where.attention)
+
+    def settle(self, model: Any) -> Any:
+        """`model` on its device: frozen weights in the run's precision, trained ones in fp32."""
+        import torch
+
+        model.to(self.where.device)
+        frozen = torch.bfloat16 if self.where.precision == "bf16" else torch.float32
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+        return model
+
+
+def reloaded(base: Base, method: Any, folder: Path) -> Any:
+    """A fresh base model with the method attached and its saved tensors loaded."""
+    model, tokenizer = base.load()
+    model = base.settle(method.attach(model, tokenizer))
+    adapters.load(model, folder)
+    return model
+
+
+def finish(
+    spec: RunSpec, task: tasks.Task, summaries: list[str], clock: Clock, model_note: str = "", **measured: Any
+) -> tuple[RunResult, list[Prediction]]:
+    """Scores the summaries and closes the books."""
+    test = task.examples.test
+    with clock("evaluation"):
+        scores = scoring.score(summaries, [example.summary for example in test])
+    predictions = [Prediction(e.id, e.document, e.summary, summary) for e, summary in zip(test, summaries, strict=True)]
+    return RunResult(
+        fingerprint=spec.fingerprint,
+        spec=dataclasses.asdict(spec),
+        scores=scores,
+        document_ids=[example.id for example in test],
+        signature=scoring.signature(),
+        environment={**machine.environment(), "model_note": model_note},
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seconds=dict(clock.seconds),
+        **{"parameters": None, **measured},
+    ), predictions
+
+
+def together(digests: dict[str, str]) -> str:
+    """One digest of many, whatever their order."""
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def seed_everything(seed: int, where: MachineSettings) -> None:
+    """Seeds every generator that a method may draw from; fixes threads and algorithms so that a run repeats to the bit."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(where.threads)
+    # Some CUDA kernels have no deterministic form; they warn into the run's log.
+    torch.use_deterministic_algorithms(True, warn_only=where.device == "cuda")
+
+
+def attachable(entry: Entry, method: Any, model: Any) -> str:
+    """Why `method` can't attach to `model` (which may stand on the meta device); empty when it can."""
+    shapes = shapes_of(model)
+    try:
+        expected = method.expected_parameters(shapes)
+        counted = count(method.attach(model, None), shapes)
+    except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if counted.trainable == 0 and not entry.control:
+        return "it leaves nothing to train"
+    return "" if expected.total == counted.total else ""

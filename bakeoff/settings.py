@@ -1,0 +1,340 @@
+"""Presets and command line become frozen, checked settings here and nowhere else."""
+
+import dataclasses
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bakeoff.checking import at, build, check, show
+from bakeoff.errors import UsageError, nearest
+
+ROOT = Path(__file__).resolve().parent.parent
+PRESETS = ROOT / "bench" / "presets"
+
+
+def setting(default: Any, *, minimum: float | None = None, maximum: float | None = None, above: float | None = None,
+            choices: tuple[str, ...] = ()) -> Any:  # fmt: skip
+    """A dataclass field with its permitted range: [minimum, maximum], greater than `above`, or one of `choices`."""
+    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: types.MappingProxyType(default), metadata=limits)
+    return field(default=default, metadata=limits)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The base model that every method starts from."""
+
+    name: str = "smollm2-135m"
+    """A known name, a hub id, a folder, a .gguf file, or `random` (built in memory from `architecture`)."""
+    revision: str = ""
+    """Hub revision; empty: the newest."""
+    special_tokens: tuple[str, ...] = ()
+    """Tokens added to the vocabulary; the embeddings grow by as many rows."""
+    pad_token: str = ""
+    """The padding token; empty: the tokenizer's own, else its end token (padding is told by length, never by id)."""
+    architecture: Mapping[str, Any] = setting({})
+    """A transformers configuration (`model_type` and its keys): counts need no more than this, and `random` is built
+    from it."""
+    trust_remote_code: bool = False
+    """Run Python code that a hub model brings along."""
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Documents with reference summaries, and how much of them a run sees."""
+
+    name: str = "aclsum/outcome"
+    """`aclsum/challenge|approach|outcome|all`, `cnn_dailymail`, `xsum`, `samsum`, a hub id, or a .jsonl, .csv or
+    .parquet file."""
+    train: int = setting(100, minimum=0)
+    """Training documents; 0: all."""
+    validation: int = setting(50, minimum=0)
+    """Validation documents; 0: all."""
+    test: int = setting(100, minimum=0)
+    """Test documents; 0: all."""
+    split_seed: int = setting(0, minimum=0)
+    """Draws the sample and, where a file has no split column, the splits. Never the run's own seed."""
+    max_input_tokens: int = setting(256, minimum=8)
+    """Tokens of prompt, document and separator together; the document is what is truncated."""
+    max_target_tokens: int = setting(64, minimum=2)
+    """Tokens of the summary, its end token included, in training and in generation."""
+    prompt: str = ""
+    """Text around `{document}` (and `{aspect}`), ending with the separator; empty: the task's own."""
+    instruction: str = ""
+    """The user's turn for `zero-shot` where the model has a chat template; empty: the task's own."""
+    document_column: str = ""
+    """Column of the document; empty: the task's own, `document` for a file."""
+    summary_column: str = ""
+    """Column of the summary; empty: the task's own, `summary` for a file."""
+    split_column: str = "split"
+    """Column that says train, validation or test (files only); empty: splits are drawn by `split_seed`."""
+    subset: str = ""
+    """The configuration of a hub data set; empty: its default."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The recipe of one run. A method or `[methods.NAME]` may change any of it for itself."""
+
+    epochs: int = setting(3, minimum=0, maximum=10_000)
+    """Passes over the training documents; 0: the method is evaluated as attached."""
+    learning_rate: float = setting(1e-3, minimum=0.0, maximum=1e3)
+    """Peak learning rate of AdamW; 0: nothing moves."""
+    batch_size: int = setting(8, minimum=1)
+    """Effective batch: documents per optimizer step."""
+    micro_batch_size: int = setting(8, minimum=1)
+    """Documents per forward pass; changes memory and speed, not the step."""
+    weight_decay: float = setting(0.0, minimum=0.0)
+    """AdamW's decoupled decay; 0: off."""
+    beta1: float = setting(0.9, minimum=0.0, maximum=0.9999999)
+    """AdamW's decay of the first moment."""
+    beta2: float = setting(0.999, minimum=0.0, maximum=0.9999999)
+    """AdamW's decay of the second moment."""
+    schedule: str = setting("linear", choices=("linear", "constant"))
+    """Learning rate after the warm-up: falls linearly to 0 at the last step, or stays."""
+    warmup: float = setting(0.1, minimum=0.0, maximum=1.0)
+    """Share of the steps in which the learning rate rises linearly from 0; 0: none."""
+    gradient_clip: float = setting(1.0, minimum=0.0)
+    """Clips the global gradient norm at this value; 0: off."""
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How summaries are written: greedily, until the end token or `task.max_target_tokens`."""
+
+    batch_size: int = setting(16, minimum=1)
+    """Documents decoded together. In bf16 the text depends on it, so it is part of a run's fingerprint."""
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """What a run may use; `auto` is resolved once, before the first run, and recorded."""
+
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    """auto: cuda where there is one."""
+    precision: str = setting("auto", choices=("auto", "bf16", "fp32"))
+    """Of frozen weights and of products; trained parameters are always fp32. auto: bf16 where the processor has it."""
+    attention: str = setting("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
+    """auto: sdpa on cuda, eager on a CPU (where sdpa is the slower one in bf16)."""
+    threads: int = setting(0, minimum=0, maximum=1024)
+    """CPU threads of a run; 0: as many as the process may use."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a bake-off was asked to do."""
+
+    preset: str = "custom"
+    """The preset's name: the report's folder, the key of floors and baselines."""
+    description: str = ""
+    """One sentence for the report."""
+    seeds: tuple[int, ...] = (42,)
+    """One run of every method for each."""
+    model: ModelSettings = ModelSettings()
+    """The base model."""
+    task: TaskSettings = TaskSettings()
+    """The documents."""
+    training: TrainingSettings = TrainingSettings()
+    """The recipe, before a method's own changes."""
+    generation: GenerationSettings = GenerationSettings()
+    """How summaries are written."""
+    machine: MachineSettings = MachineSettings()
+    """Device, precision, threads."""
+    methods: Mapping[str, Mapping[str, Any]] = setting({})
+    """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
+    changes: Mapping[str, Any] = setting({})
+    """What `--set` changed, by dotted key; wins over presets and methods."""
+    source: str = ""
+    """The preset's file, for messages."""
+
+
+SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
+            "generation": GenerationSettings, "machine": MachineSettings}  # fmt: skip
+
+
+def blame(settings: "Settings", key: str) -> str:
+    """Where `key` got its value, for messages: `--set`, or the preset's file and line."""
+    return f"--set {key}" if key in settings.changes else at(settings.source, key)
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset, by name or by path. Raises UsageError when there is none."""
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(
+                f"--preset {name}: no such file; give a name ({', '.join(preset_names())}) or a .toml file"
+            )
+        return path
+    if name not in preset_names():
+        raise UsageError(f"--preset {name!r} is not known; {nearest(name, preset_names())}")
+    return PRESETS / f"{name}.toml"
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the benchmark."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load(preset: str, *, model: str = "", task: str = "", seeds: str = "", changes: Sequence[str] = ()) -> Settings:
+    """Settings of `preset`, changed by the command line; every value is checked here.
+
+    `changes` are `key=value` texts with TOML values (a bare word counts as text). Raises UsageError.
+    """
+    path = preset_path(preset)
+    where = str(path)
+    values = read_toml(path)
+    methods = values.pop("methods", {})
+    if not isinstance(methods, dict) or not all(isinstance(table, dict) for table in methods.values()):
+        raise UsageError(f"{at(where, 'methods')}: expected [methods.NAME] tables under 'methods'")
+    for name in SECTIONS:
+        section(values, name, where)
+    changed = dict(parse_change(text) for text in changes)
+    if model:
+        values["model"] = command_line_model(values.get("model", {}), model)
+    if task:
+        values["task"] = {**values.get("task", {}), "name": task, "prompt": "", "instruction": ""}
+    if seeds:
+        values["seeds"] = parse_seeds(seeds)
+    for key, value in changed.items():
+        apply(values, key, value, where)
+    top = {key: value for key, value in values.items() if key not in SECTIONS}
+    for reserved in ("changes", "source", "preset"):
+        if reserved in top:
+            raise UsageError(f"{at(where, reserved)}: {reserved!r} can't be set in a preset")
+    sections = {name: build(kind, section(values, name, where), where, f"{name}.") for name, kind in SECTIONS.items()}
+    settings = build(Settings, top, where)
+    settings = dataclasses.replace(settings, **sections, preset=path.stem, source=where,
+                                   methods=freeze(methods), changes=types.MappingProxyType(changed))  # fmt: skip
+    contradictions(settings)
+    return settings
+
+
+def command_line_model(preset: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The model table when `--model` replaces the preset's: what described the old model goes with it."""
+    if preset.get("name") == name:
+        return dict(preset)
+    return {"name": name, "trust_remote_code": preset.get("trust_remote_code", False)}
+
+
+def section(values: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    """The table `[name]` of a preset, empty where it is missing."""
+    table = values.get(name, {})
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{at(where, name)}: {name} = {table!r}: expected a table [{name}]")
+    return table
+
+
+def freeze(methods: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """A read-only copy of the `[methods.*]` tables."""
+    return types.MappingProxyType({name: types.MappingProxyType(dict(table)) for name, table in methods.items()})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises UsageError with file and line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # beside syntax: a number of thousands of digits, tables too deep
+        raise UsageError(f"{path}: not valid TOML: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """`key=value` of `--set`, the value read as TOML, else as text."""
+    key, equals, raw = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UsageError(f"--set {text!r}: expected key=value, for example --set training.learning_rate=1e-3")
+    try:
+        [value] = tomllib.loads(f"value = {raw.strip()}").values()
+        return key, value
+    except (ValueError, RecursionError):
+        return key, raw.strip()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`42,43` as numbers, each once. Raises UsageError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"\d{1,9}", part) for part in parts):
+        raise UsageError(f"--seeds {text!r}: expected whole numbers from 0 on, for example --seeds 42,43,44")
+    seeds = [int(part) for part in parts]
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {text!r}: a seed stands there twice")
+    return seeds
+
+
+def apply(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Writes a `--set` into the preset's tables; `methods.*` waits until the methods are known."""
+    head, _, rest = key.partition(".")
+    if head == "methods" and rest.count(".") == 1:
+        return
+    if key in ("seeds", "description"):
+        values[key] = check(value, typing.get_type_hints(Settings)[key], {}, f"--set {key}")
+        return
+    if head not in SECTIONS or not rest:
+        known = [f"{name}.{f.name}" for name, kind in SECTIONS.items() for f in dataclasses.fields(kind)]
+        raise UsageError(
+            f"--set {key}: not a setting; {nearest(key, [*known, 'seeds', 'description', 'methods.NAME.KEY'])}"
+        )
+    name, _, deeper = rest.partition(".")
+    fields = {f.name: f for f in dataclasses.fields(SECTIONS[head])}
+    hint = typing.get_type_hints(SECTIONS[head]).get(name)
+    if hint is None or (deeper and typing.get_origin(hint) is not Mapping):
+        raise UsageError(f"--set {key}: {rest!r} is not a setting of [{head}]; {nearest(rest, fields)}")
+    table = dict(values.get(head, {}))
+    if deeper:
+        before = check(table.get(name, {}), hint, {}, f"{at(where, f'{head}.{name}')}: {head}.{name}")
+        value = {**before, deeper: value}
+    table[name] = check(value, hint, fields[name].metadata, f"--set {key}")
+    values[head] = table
+
+
+def contradictions(settings: Settings) -> None:
+    """Settings that are valid alone and not together."""
+    if not settings.seeds:
+        raise UsageError(f"{blame(settings, 'seeds')}: seeds is empty; give at least one, for example seeds = [42]")
+    if any(not 0 <= seed < 2**32 for seed in settings.seeds) or len(set(settings.seeds)) < len(settings.seeds):
+        raise UsageError(
+            f"{blame(settings, 'seeds')}: seeds = {show(list(settings.seeds))}: "
+            f"expected different whole numbers from 0 to {2**32 - 1}"
+        )
+    training, task = settings.training, settings.task
+    if training.micro_batch_size > training.batch_size:
+        raise UsageError(
+            f"{blame(settings, 'training.micro_batch_size')}: training.micro_batch_size = {training.micro_batch_size} "
+            f"is above training.batch_size = {training.batch_size}; "
+            f"type --set training.micro_batch_size={training.batch_size}"
+        )
+    if task.prompt and task.prompt.count("{document}") != 1:
+        raise UsageError(f"{blame(settings, 'task.prompt')}: task.prompt must hold {{document}} exactly once")
+    if task.instruction and task.instruction.count("{document}") != 1:
+        raise UsageError(f"{blame(settings, 'task.instruction')}: task.instruction must hold {{document}} exactly once")
+    added = settings.model.special_tokens
+    if len(set(added)) < len(added) or any(not token for token in added):
+        raise UsageError(
+            f"{blame(settings, 'model.special_tokens')}: model.special_tokens must be different and not empty"
+        )
+    if settings.model.name == "random" and not settings.model.architecture:
+        raise UsageError(
+            f"{settings.source}: model.name = 'random' needs a table [model.architecture] with a model_type"
+        )
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON holds them: dataclasses and tables as dicts, tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

@@ -1,0 +1,85 @@
+"""Intervals and tests over the scores of the same documents: numbers in, numbers out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+# Differences that vary by less than this are equal: scores lie in 0..1, and what is left is rounding.
+EQUAL = 1e-12
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the bounds of its interval; the bounds are None where the data give none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    def overlaps(self, other: "Interval") -> bool | None:
+        """Whether the two intervals share a value; None where one of them has no bounds."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return None
+        return self.low <= other.high and other.low <= self.high
+
+
+def seeds_by_documents(scores: ArrayLike | Sequence[ArrayLike]) -> Floats:
+    """`scores` as a seeds x documents array. Raises ValueError where it is empty, ragged or not finite."""
+    array = np.asarray(scores, dtype=np.float64)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"scores must be seeds x documents, at least 1 x 1; got the shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("scores hold a value that is not finite")
+    return array
+
+
+def mean_over_seeds(scores: ArrayLike | Sequence[ArrayLike]) -> Floats:
+    """Mean of every document (documents,) from seeds x documents."""
+    return seeds_by_documents(scores).mean(axis=0)
+
+
+def interval(scores: ArrayLike | Sequence[ArrayLike], level: float = 0.95) -> Interval:
+    """Mean of seeds x documents with Student's t interval over the documents of the mean over seeds.
+
+    It covers another draw of documents, not another seed. Fewer than two documents give no bounds.
+    """
+    documents = mean_over_seeds(scores)
+    mean = float(documents.mean())
+    if documents.size < 2:
+        return Interval(mean, None, None)
+    error = float(documents.std(ddof=1)) / math.sqrt(documents.size)
+    half = float(stats.t.ppf((1 + level) / 2, documents.size - 1)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def spread(scores: ArrayLike | Sequence[ArrayLike]) -> float | None:
+    """Standard deviation (ddof=1) of the seeds' means from seeds x documents; None with one seed."""
+    means = seeds_by_documents(scores).mean(axis=1)
+    return float(means.std(ddof=1)) if means.size > 1 else None
+
+
+def paired(a: ArrayLike, b: ArrayLike, alternative: Literal["two-sided", "greater"] = "two-sided") -> float:
+    """p of Student's paired t-test of `a` against `b`, two rows (documents,) over the same documents.
+
+    `greater` asks whether `a` is above `b`. Where all differences are equal there is no noise to test against: p = 1.
+    Raises ValueError for fewer than two documents, rows of different lengths, or a value that is not finite.
+    """
+    first, second = seeds_by_documents([a])[0], seeds_by_documents([b])[0]
+    if first.size != second.size or first.size < 2:
+        raise ValueError(f"a paired test needs the same two or more documents; got {first.size} and {second.size}")
+    difference = first - second
+    if np.ptp(difference) < EQUAL:
+        return 1.0
+    return float(stats.ttest_1samp(difference, 0.0, alternative=alternative).pvalue)
+
+
+def better(a: ArrayLike, b: ArrayLike) -> float:
+    """p that `a` is not above `b` on the same documents: `paired` with the alternative `greater`."""
+    return paired(a, b, "greater")

@@ -1,0 +1,157 @@
+"""Finished runs on disk, by fingerprint: each written completely or not at all, and checked when it is read."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from bakeoff.errors import UsageError
+from bakeoff.results import SCHEMA, Prediction, RunResult
+
+MANIFEST = "manifest.json"
+
+
+class Store:
+    """A folder with `runs/<fingerprint>/`, `models/` (converted base models) and `logs/`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models = root / "models"
+        self.logs = root / "logs"
+        try:
+            for folder in (self.models, self.logs, root / "runs"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{root}: runs can't be kept here: {error.strerror}; type --store FOLDER") from None
+
+    def folder(self, fingerprint: str) -> Path:
+        """Where a finished run is."""
+        return self.root / "runs" / fingerprint
+
+    def find(self, fingerprint: str) -> RunResult | None:
+        """The finished run, or None when there is none or its files are not what was written."""
+        folder = self.folder(fingerprint)
+        if not intact(folder):
+            return None
+        return read_result(folder / "result.json")
+
+    def predictions(self, fingerprint: str) -> list[Prediction]:
+        """What a finished run wrote, in the order of its document_ids."""
+        return read_predictions(self.folder(fingerprint) / "predictions.jsonl")
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Held while a run is made: no run is made twice, and nothing else computes while one is timed."""
+        with FileLock(self.root / "computing.lock"):
+            for left in (self.root / "runs").glob(".*"):  # of a process that was killed: nobody else holds the lock
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+
+    @contextmanager
+    def staging(self, fingerprint: str) -> Iterator[Path]:
+        """A folder to make a run in; gone afterwards unless `commit` took it."""
+        folder = Path(tempfile.mkdtemp(dir=self.root / "runs", prefix=f".{fingerprint}-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def commit(self, staging: Path, result: RunResult, predictions: Sequence[Prediction]) -> None:
+        """Completes `staging` and renames it into place; an older run of the same fingerprint gives way."""
+        write_json(staging / "result.json", dataclasses.asdict(result))
+        lines = [json.dumps(dataclasses.asdict(prediction), ensure_ascii=False) for prediction in predictions]
+        (staging / "predictions.jsonl").write_bytes("".join(line + "\n" for line in lines).encode())
+        names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
+        (staging / MANIFEST).write_bytes(manifest(staging, names).encode())
+        for path in [*staging.rglob("*"), staging]:
+            flush(path)
+        target = self.folder(result.fingerprint)
+        aside = target.with_name(f".{target.name}-old")
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(target, aside)
+        os.rename(staging, target)
+        flush(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def manifest(folder: Path, names: Iterable[str]) -> str:
+    """The text of a run's manifest: the schema, and the sha256 of each of its files."""
+    listed = {name: digest(folder / name) for name in names}
+    return json.dumps({"schema": SCHEMA, "sha256": listed}, indent=1) + "\n"
+
+
+def intact(folder: Path) -> bool:
+    """Whether a run's files, the manifest among them, are byte for byte what was written."""
+    try:
+        text = (folder / MANIFEST).read_bytes().decode()
+        listed = json.loads(text)["sha256"]
+        return {"result.json", "predictions.jsonl"} <= set(listed) and text == manifest(folder, listed)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def read_result(path: Path) -> RunResult:
+    """A stored RunResult. Raises UsageError naming the file where it is not one."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return RunResult(**values)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [""])[0][:100]
+        raise UsageError(f"{path}: not a stored run ({type(error).__name__}: {reason})") from None
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Predictions from a JSONL file. Raises UsageError with the line."""
+    found = []
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].count(b"\n")
+        raise UsageError(f"{path}:{before + 1}: not UTF-8; save the file as UTF-8") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            found.append(
+                Prediction(str(row.get("id", number)), str(row.get("document", "")), row["reference"], row["summary"])
+            )
+            if not isinstance(row["reference"], str) or not isinstance(row["summary"], str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise UsageError(f'{path}:{number}: expected an object with the texts "reference" and "summary"') from None
+    if not found:
+        raise UsageError(f"{path}: the file has no predictions")
+    return found
+
+
+def write_json(path: Path, value: object) -> None:
+    """JSON that refuses NaN, readable, one trailing newline; ASCII, since a path may hold what UTF-8 can't."""
+    path.write_bytes((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Makes sure that a file, or a folder's list of names, has reached the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

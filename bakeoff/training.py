@@ -1,0 +1,155 @@
+"""fine_tune: the one training loop, for every method."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
+from bakeoff.errors import Diverged
+from bakeoff.resources import Clock
+from bakeoff.settings import MachineSettings, TrainingSettings
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Curves:
+    """What training leaves beside the weights."""
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    tokens: int = 0
+    """Tokens passed forward in training, padding excluded."""
+    labels: int = 0
+    """Label tokens among them."""
+    optimizer_parameters: int = 0
+    """Numbers that the optimizer holds."""
+
+
+def fine_tune(
+    model: torch.nn.Module,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    recipe: TrainingSettings,
+    machine: MachineSettings,
+    *,
+    seed: int,
+    pad: int,
+    clock: Clock,
+    tell: Tell = lambda news: None,
+) -> Curves:
+    """Trains what has `requires_grad` and leaves the weights of the epoch with the lowest validation loss.
+
+    The loss of a step is the cross-entropy summed over the label tokens of the whole effective batch, divided by their
+    number, so no micro-batch size changes it. Raises Diverged with the step where a loss is not finite.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    curves = Curves()
+    if not trained:
+        return curves
+    optimizer = torch.optim.AdamW(
+        trained,
+        lr=recipe.learning_rate,
+        betas=(recipe.beta1, recipe.beta2),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    curves.optimizer_parameters = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    total = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, recipe))
+    order = torch.Generator().manual_seed(seed)
+    best = math.inf
+    kept: list[torch.Tensor] = []
+
+    with clock("validation"):
+        curves.epochs.append({"epoch": 0, "validation_loss": mean_loss(model, validation, recipe, machine, pad), "best": 0})
+    for epoch in range(1, recipe.epochs + 1):
+        model.train()
+        with clock("training"):
+            first = len(curves.steps)
+            for window in windows(len(train), recipe.batch_size, order):
+                examples = [train[place] for place in window]
+                labels = sum(len(example.ids) - example.prompt for example in examples)
+                loss = 0.0
+                for micro in micro_batches(examples, recipe.micro_batch_size):
+                    part = loss_sum(model, collate(micro, pad, machine.device), machine) / labels
+                    part.backward()
+                    loss += part.item()
+                step = len(curves.steps) + 1
+                if not math.isfinite(loss):
+                    raise Diverged(f"loss is {loss} at step {step} of {total}; type --set training.learning_rate with a lower value")
+                norm = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip or math.inf)
+                curves.steps.append({"step": step, "epoch": epoch, "loss": loss,
+                                     "learning_rate": schedule.get_last_lr()[0], "gradient_norm": norm.item()})  # fmt: skip
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+                curves.tokens += sum(len(example.ids) for example in examples)
+                curves.labels += labels
+                tell({"phase": "training", "epoch": epoch, "epochs": recipe.epochs, "step": step, "steps": total,
+                      "loss": loss, "tokens": curves.tokens, "seconds": clock.elapsed("training")})  # fmt: skip
+        with clock("validation"):
+            losses = [row["loss"] for row in curves.steps[first:]]
+            loss = mean_loss(model, validation, recipe, machine, pad)
+            if not math.isfinite(loss):
+                raise Diverged(f"validation loss is {loss} after epoch {epoch} (step {len(curves.steps)} of {total})")
+            curves.epochs.append({"epoch": epoch, "training_loss": sum(losses) / len(losses), "validation_loss": loss, "best": 0})
+            if loss < best:
+                best, kept = loss, [parameter.detach().clone() for parameter in trained]
+            tell({"phase": "validation", "epoch": epoch, "epochs": recipe.epochs, **curves.epochs[-1]})
+    if kept:
+        with torch.no_grad():
+            for parameter, value in zip(trained, kept, strict=True):
+                parameter.copy_(value)
+    for row in curves.epochs[1:]:
+        row["best"] = int(row["validation_loss"] == best)
+    return curves
+
+
+def learning_rate_factor(step: int, total: int, recipe: TrainingSettings) -> float:
+    """The learning rate of optimizer step `step` (from 0) as a share of its peak."""
+    rising = math.ceil(recipe.warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    if recipe.schedule == "constant":
+        return 1.0
+    return (total - step) / max(1, total - rising)
+
+
+def loss_sum(model: torch.nn.Module, batch: Batch, machine: MachineSettings) -> torch.Tensor:
+    """Cross-entropy in nats, summed over the batch's label tokens; logits of no other position are computed."""
+    with products_in(machine):
+        logits = model(input_ids=batch.input_ids, logits_to_keep=with_virtual(model, batch.predicts), use_cache=False).logits
+    return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+
+
+def with_virtual(model: torch.nn.Module, predicts: torch.Tensor) -> torch.Tensor:
+    """`predicts` with a False column for each virtual token that PEFT puts in front of the sequence."""
+    config = getattr(model, "active_peft_config", None)
+    virtual = getattr(config, "num_virtual_tokens", 0) if getattr(config, "is_prompt_learning", False) else 0
+    return functional.pad(predicts, (virtual, 0), value=False)
+
+
+def products_in(machine: MachineSettings) -> AbstractContextManager[Any]:
+    """Matrix products in bf16 where the run's precision says so; trained parameters stay fp32."""
+    return torch.autocast(machine.device, dtype=torch.bfloat16, enabled=machine.precision == "bf16")
+
+
+@torch.no_grad()
+def mean_loss(
+    model: torch.nn.Module, examples: Sequence[Encoded], recipe: TrainingSettings, machine: MachineSettings, pad: int
+) -> float:
+    """Cross-entropy in nats per label token over `examples`; NaN without any."""
+    if not examples:
+        return math.nan
+    model.eval()
+    total = sum(
+        loss_sum(model, collate(micro, pad, machine.device), machine).item()
+        for micro in micro_batches(examples, recipe.micro_batch_size)
+    )
+    return total / sum(len(example.ids) - example.prompt for example in examples)

@@ -1,0 +1,176 @@
+"""A process for every run: start, progress, and a cause when it dies."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from bakeoff.errors import Diverged, UsageError
+from bakeoff.results import RunSpec
+
+Tell = Callable[[dict[str, Any]], None]
+ROOT = Path(__file__).resolve().parent.parent
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # Windows has no fork
+PATIENCE = 5.0
+"""Seconds that a process has to end when it is asked to."""
+EXHAUSTED = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
+             "memoryerror")  # fmt: skip
+"""What is printed or raised when memory ran out, in lower case."""
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS has no deterministic products
+}
+
+
+class Died(Exception):
+    """A process that ended without an answer, with the phase it was in and the cause in one line."""
+
+    def __init__(self, phase: str, cause: str) -> None:
+        super().__init__(f"{cause} (during {phase})")
+        self.phase, self.cause = phase, cause
+
+
+def start_server(offline: bool) -> None:
+    """Starts the forkserver, which imports torch once; harmless when it runs already."""
+    if START != "forkserver":
+        return
+    multiprocessing.get_context(START).set_forkserver_preload(["bakeoff.preload"])
+    changes = {**QUIET, **({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if offline else {})}
+    # The server takes its path from the environment alone, and may run in another folder.
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    with environment({**changes, "PYTHONPATH": path}):
+        from multiprocessing.forkserver import ensure_running
+
+        ensure_running()
+
+
+@contextlib.contextmanager
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """os.environ with `changes` inside the block."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def call(job: Callable[..., Any], *arguments: Any, log: Path, tell: Tell = lambda news: None) -> Any:
+    """`job(*arguments, tell)` in a process of its own; what it prints goes to `log`.
+
+    Raises UsageError as the job raised it, and Died for every other end.
+    """
+    context: Any = multiprocessing.get_context(START)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(theirs, job, arguments, str(log)), daemon=True)
+    with _plain_main():
+        process.start()
+    theirs.close()
+    phase = "start"
+    try:
+        while True:
+            try:
+                kind, value = ours.recv()
+            except (EOFError, OSError):  # OSError: it died in the middle of a message
+                process.join()
+                raise Died(phase, cause_of(process.exitcode, log)) from None
+            if kind == "news":
+                phase = value.get("phase", phase)
+                tell(value)
+            elif kind == "result":
+                process.join()
+                return value
+            elif kind == "usage":
+                raise UsageError(value)
+            else:
+                raise Died(phase, value)
+    finally:
+        if process.is_alive():
+            process.terminate()
+            process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+        process.join()
+        ours.close()
+
+
+@contextlib.contextmanager
+def _plain_main() -> Iterator[None]:
+    """Hides the main module: a child would import pytest's start script again and needs nothing of it."""
+    main = sys.modules["__main__"]
+    saved: dict[str, Any] = {
+        name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__
+    }
+    main.__dict__["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(saved)
+
+
+def cause_of(exitcode: int | None, log: Path) -> str:
+    """An exit code in words; `log` tells whether memory ran out before the process could say so."""
+    cause = f"ended with exit code {exitcode} and no answer"
+    if exitcode is not None and exitcode < 0:
+        names = {int(known): known.name for known in signal.Signals}
+        name = names.get(-exitcode, "a signal without a name")
+        hint = "; the system may be out of memory" if name == "SIGKILL" else ""
+        cause = f"killed by signal {-exitcode} ({name}{hint})"
+    with contextlib.suppress(OSError):
+        last = log.read_bytes()[-2000:].decode(errors="replace").lower()
+        if any(words in last for words in EXHAUSTED):
+            return f"out of memory ({cause})"
+    return cause
+
+
+def _child(connection: Connection, job: Callable[..., Any], arguments: tuple[Any, ...], log: str) -> None:
+    """Runs in the new process: everything printed goes to the log, everything raised goes to the parent by kind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    try:
+        connection.send(("result", job(*arguments, lambda news: connection.send(("news", news)))))
+    except UsageError as error:
+        connection.send(("usage", str(error)))
+    except Diverged as error:
+        connection.send(("death", str(error)))
+    except BaseException as error:
+        with contextlib.suppress(MemoryError, OSError):  # the cause must get through, with or without its traceback
+            traceback.print_exc()
+        connection.send(("death", describe(error)))
+    finally:
+        sys.stdout.flush()
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line; memory that ran out is called that, whoever raised it."""
+    text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in EXHAUSTED):
+        return f"out of memory ({text})"
+    return text
+
+
+def run_job(spec: dict[str, Any], folder: str, cache: str, tell: Tell) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """The job of a run: everything that it needs in, everything that it found out, as plain data."""
+    from bakeoff.resources import Clock
+    from bakeoff.run import run
+
+    result, predictions = run(RunSpec(**spec), Path(folder), Path(cache), tell, Clock())
+    return asdict(result), [asdict(prediction) for prediction in predictions]

@@ -1,0 +1,23 @@
+"""Quality: ROUGE at or above its floor, and better than rows that learned nothing."""
+
+import pytest
+
+from bakeoff.results import METRICS
+from bakeoff.statistics import better, mean_over_seeds
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rouge_reaches_its_floor(runs, floors, metric):
+    scores = mean_over_seeds([run.scores[metric] for run in runs])
+    if metric in floors:
+        assert 100 * scores.mean() >= floors[metric]
+
+
+@pytest.mark.parametrize("name", ["zero-shot", "shuffled"])
+def test_better_than_a_control_on_the_same_documents(runs, floors, control, name):
+    other = control(name)
+    assert other.document_ids == runs[0].document_ids
+    scores = mean_over_seeds([run.scores["rougeL"] for run in runs])
+    assert better(scores, other.scores["rougeL"]) < 0.05

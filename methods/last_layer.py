@@ -1,0 +1,48 @@
+"""Last layer: train the output head, freeze everything below it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from bakeoff.parameters import ParameterCounts, Shapes
+
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """The output head, a matrix of vocabulary x hidden size.
+
+    Many models tie the head to the input embedding. `untie = false` trains the tied tensor as the model ships it, so the
+    input embedding moves, too; `untie = true` gives the head a copy of its own first.
+    """
+
+    name: ClassVar[str] = "last-layer"
+
+    untie: bool = False
+
+    def attach(self, model, tokenizer):
+        """Freezes `model` but for its head; unties the head where asked."""
+        model.requires_grad_(False)
+        head = model.get_output_embeddings()
+        if self.untie and head.weight is model.get_input_embeddings().weight:
+            head.weight = nn.Parameter(head.weight.detach().clone())
+            model.config.tie_word_embeddings = False
+        head.requires_grad_(True)
+        return model
+
+    def expected_parameters(self, shapes: Shapes) -> ParameterCounts:
+        """One matrix; untied, it is a copy that the base model does not have."""
+        head = next(name for name in [*shapes, *shapes.ties] if name.endswith(HEADS))
+        size = shapes.size(head)
+        second_names = (len(shapes.names(head)) - 1) * size
+        added = size if self.untie and second_names else 0
+        return ParameterCounts(
+            total=shapes.total + added,
+            trainable=size,
+            frozen=shapes.total + added - size,
+            added=added,
+            tied=shapes.tied - (second_names if added else 0),
+            tied_trainable=0 if added else second_names,
+        )

@@ -1,0 +1,56 @@
+"""A tiny Llama built in memory, a byte tokenizer, and examples; nothing is read from disk."""
+
+import pytest
+import torch
+
+from bakeoff import models
+from bakeoff.encoding import Encoder
+from bakeoff.settings import MachineSettings, ModelSettings, TaskSettings
+from bakeoff.tasks import Example, Examples, Task
+
+ARCHITECTURE = {
+    "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "vocab_size": 257, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny():
+    """A function that builds the same tiny model anew: `model, tokenizer = tiny()`; keywords change the architecture."""
+
+    def build(special_tokens=(), **changes):
+        settings = ModelSettings(name="random", architecture={**ARCHITECTURE, **changes}, special_tokens=special_tokens)
+        return models.load(settings, models.locate(settings), None, "eager")
+
+    return build
+
+
+@pytest.fixture
+def fp32():
+    """A CPU in single precision."""
+    return MachineSettings(device="cpu", precision="fp32", attention="eager", threads=1)
+
+
+@pytest.fixture
+def task():
+    """Twelve documents of different lengths."""
+    texts = [("lorem ipsum " * (2 + number)).strip() for number in range(12)]
+    made = [Example(f"doc-{n}", f"{n} {text}.", f"Gist {'very ' * (n % 4)}{n}.") for n, text in enumerate(texts)]
+    examples = Examples(tuple(made[:8]), tuple(made[8:10]), tuple(made[10:]))
+    return Task("tiny", "{document}\n\nSummary:", "Summarize.\n\n{document}", examples, "0" * 64)
+
+
+@pytest.fixture
+def encoded(tiny, task):
+    """The training examples, encoded for the tiny model."""
+    _, tokenizer = tiny()
+    encoder = Encoder(tokenizer, task, TaskSettings(max_input_tokens=96, max_target_tokens=24))
+    return [encoder.example(example) for example in task.examples.train]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """A tiny model computes in microseconds; more threads would only wait for each other."""
+
+
+    torch.set_num_threads(1)

@@ -1,0 +1,83 @@
+"""What the processes of test_worker.py do; importable, since a process gets its job by name."""
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+from bakeoff.errors import Diverged, UsageError
+
+
+def answer(value, tell):
+    return {"value": value, "pid": os.getpid()}
+
+
+def count(tell):
+    for number in range(100):
+        tell({"phase": "training", "step": number})
+    return "done"
+
+
+def shout(tell):
+    print("printed é")
+    os.system("echo from a child")
+    os.write(2, b"raw \xff bytes\n")
+
+
+def raise_after(phase, error, tell):
+    tell({"phase": phase})
+    raise {"value": ValueError("no\nsecond line"), "usage": UsageError("mend it"), "silent": ValueError(),
+           "diverged": Diverged("step 3"), "memory": MemoryError(), "exit": SystemExit(3)}[error]  # fmt: skip
+
+
+def kill_itself(number, tell):
+    tell({"phase": "training"})
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def kill_itself_mid_message(tell):
+    [connection] = (cell.cell_contents for cell in tell.__closure__)
+    tell({"phase": "evaluation"})
+    os.write(connection.fileno(), b"\x00\x00\x10\x00half of a mess")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_at_once(code, tell):
+    tell({"phase": "validation"})
+    os._exit(code)
+
+
+def abort_for_memory(tell):
+    os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+    os.abort()
+
+
+def starve(hungry, tell):
+    """Asks for more than the address space that it may have."""
+    import torch
+
+    tell({"phase": "training"})
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+    return len(bytearray(2**30)) if hungry == "python" else torch.zeros(2**30).sum()
+
+
+def unspeakable(tell):
+    return lambda: None
+
+
+def unspeakable_news(tell):
+    tell({"phase": lambda: None})
+
+
+def linger(deaf, tell):
+    if deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tell({"phase": "training", "pid": os.getpid()})
+    time.sleep(60)
+
+
+def where(tell):
+    return {"folder": os.getcwd(), "offline": os.environ.get("HF_HUB_OFFLINE")}

@@ -1,0 +1,61 @@
+"""Greedy decoding in batches."""
+
+import pytest
+import torch
+
+from bakeoff.catalogue import select
+from bakeoff.encoding import Encoder
+from bakeoff.generation import pad_left, schedule, summarise
+from bakeoff.settings import GenerationSettings, TaskSettings
+
+METHODS = {entry.name: entry for entry in select(["all"])}
+
+
+@pytest.fixture
+def prompts(tiny, task):
+    _, tokenizer = tiny()
+    encoder = Encoder(tokenizer, task, TaskSettings(max_input_tokens=96))
+    return [encoder.prompt(example)[0] for example in task.examples.train]
+
+
+@pytest.mark.parametrize("name", ["lora", "soft-prompt", "last-layer", "zero-shot"])
+def test_the_batch_changes_no_text_in_fp32(tiny, prompts, fp32, name):
+    model, tokenizer = tiny()
+    torch.manual_seed(0)
+    model = METHODS[name].kind().attach(model, tokenizer)
+    written = [summarise(model, tokenizer, prompts, 12, GenerationSettings(batch_size=size), fp32)[0] for size in (1, 3, 8)]
+    assert written[0] == written[1] == written[2]
+    assert sorted(written[0]) == list(range(len(prompts)))
+
+
+def test_decoding_is_the_argmax_of_each_step(tiny, prompts, fp32):
+    model, tokenizer = tiny()
+    texts, count = summarise(model, tokenizer, prompts[:1], 6, GenerationSettings(), fp32)
+    ids = list(prompts[0])
+    for _ in range(6):
+        ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
+    assert texts[0] == tokenizer.decode(ids[len(prompts[0]) :], skip_special_tokens=True).strip()
+    assert count == 6
+
+
+def test_a_summary_stops_at_the_end_token(tiny, prompts, fp32):
+    model, tokenizer = tiny()
+    end = tokenizer.eos_token_id
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    model.lm_head.bias = torch.nn.Parameter(torch.nn.functional.one_hot(torch.tensor(end), 257).float())
+    texts, count = summarise(model, tokenizer, prompts[:3], 10, GenerationSettings(), fp32)
+    assert texts == {0: "", 1: "", 2: ""}
+    assert count == 3
+
+
+def test_the_schedule_holds_each_prompt_once_longest_first():
+    prompts = [[0] * length for length in (3, 9, 1, 9, 5)]
+    assert schedule(prompts, 2) == [[1, 3], [4, 0], [2]]
+
+
+def test_padding_stands_on_the_left_and_is_masked():
+    ids, mask = pad_left([[1, 2, 3], [4]], pad=9, device="cpu")
+    assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]

