@@ -1,4 +1,4 @@
-"""What a method trained, on disk: exactly those tensors, as safetensors, in a folder that PEFT loads where it is PEFT's."""
+"""What a method trained, on disk: exactly those tensors, as safetensors in a folder that PEFT loads if it is PEFT's."""
 
 import hashlib
 import math
@@ -49,7 +49,10 @@ def load(model: Any, folder: Path) -> None:
 def saved_parameters(file: Path) -> int:
     """Numbers in a safetensors file, read from its header."""
     with safe_open(file, framework="pt") as tensors:
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+        return sum(
+            math.prod(tensors.get_slice(name).get_shape())
+            for name in tensors.keys()  # noqa: SIM118 (no mapping)
+        )
 
 
 def frozen_digests(model: torch.nn.Module) -> dict[str, str]:
@@ -59,4 +62,4 @@ def frozen_digests(model: torch.nn.Module) -> dict[str, str]:
 
 def digest(tensor: torch.Tensor) -> str:
     """sha256 of a tensor's bytes."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()

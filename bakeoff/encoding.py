@@ -59,7 +59,7 @@ class Encoder:
         turns = [{"role": "user", "content": f"{head}{mark}{tail}"}]
         text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         before, _, after = text.partition(mark)
-        # The template's own words don't count against the document's place, so both prompts show the model as much of it.
+        # The template's own words don't count against the document's place: both prompts show the model as much of it.
         length = len(self.prompt(example)[0])
         wrapped = self._own(before), self._own(after)
         limit = max(self.max_input, length + len(wrapped[0]) + len(wrapped[1]))
@@ -118,7 +118,7 @@ def windows(count: int, size: int, order: torch.Generator | None = None) -> Iter
 
 
 def micro_batches(window: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
-    """The sequences of one effective batch by length, `size` at a time: almost no padding, the same sum of gradients."""
+    """The sequences of one effective batch by length, `size` at a time: almost no padding, the same gradient."""
     by_length = sorted(window, key=lambda example: len(example.ids))
     for start in range(0, len(by_length), size):
         yield by_length[start : start + size]

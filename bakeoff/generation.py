@@ -27,7 +27,7 @@ def summarise(
     batches: int | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda news: None,
 ) -> tuple[dict[int, str], int]:
-    """Summary by place in `prompts`, and the number of tokens written; only the first `batches` of the schedule if given."""
+    """Summary by place in `prompts`, and the number of tokens written; the first `batches` of the schedule if given."""
     model.eval()
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,

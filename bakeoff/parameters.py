@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +93,9 @@ def count(model: "nn.Module", base: Shapes) -> ParameterCounts:
     """What `requires_grad` says of `model`, a base model of the shapes `base` with a method attached."""
     once = dict(model.named_parameters())
     # PEFT's wrapper holds the input embedding at a name of its own; that is no tie of the model's.
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = model
+    if hasattr(model, "get_base_model"):
+        inner = model.get_base_model()  # type: ignore[operator]
     ties = shapes_of(inner).ties
     repeated = [tensor for name, tensor in inner.named_parameters(remove_duplicate=False) if name in ties]
     total = sum(tensor.numel() for tensor in once.values())

@@ -15,8 +15,8 @@ from bakeoff.store import Store
 from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
-ROOMS = ("results", "settings", "machine", "tasks", "models", "encoding", "parameters", "catalogue", "training", "generation",
-         "scoring", "resources", "adapters", "run")  # fmt: skip
+ROOMS = ("results", "settings", "machine", "tasks", "models", "encoding", "parameters", "catalogue", "training",
+         "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +88,13 @@ def probe(
     for name, file, hyperparameters in methods:
         entry = next(entry for entry in load_file(Path(file)) if entry.name == name)
         if entry.needs_model:
-            reason = attachable(entry, build(entry.kind, hyperparameters, file), models.meta_model(settings, folder, len(tokenizer)))
+            reason = attachable(
+                entry, build(entry.kind, hyperparameters, file), models.meta_model(settings, folder, len(tokenizer))
+            )
             if reason:
                 raise UsageError(
-                    f"method {name!r} can't attach to {settings.name}: {reason}; change --set methods.{name}.KEY or leave it out"
+                    f"method {name!r} can't attach to {settings.name}: {reason}; "
+                    f"change --set methods.{name}.KEY or leave it out"
                 )
     return {
         "model": source.sha256,

@@ -1,12 +1,12 @@
 """pytest options, fixtures and hooks; what they do is done elsewhere."""
 
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
 from bakeoff.settings import ROOT
-
-
 
 
 def pytest_addoption(parser):
@@ -18,13 +18,18 @@ def pytest_addoption(parser):
         "Controls ride along.")  # fmt: skip
     add("--preset", default="quick", metavar="NAME|FILE.toml", help="named settings; default quick")
     add("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf", help="base model instead of the preset's")
-    add("--task", default="", metavar="NAME|FILE", help="documents instead of the preset's: a known task, a hub data set, "
-        "or a .jsonl, .csv or .parquet file with the columns document, summary, split")  # fmt: skip
+    add("--task", default="", metavar="NAME|FILE", help="documents instead of the preset's: a known task, a hub "
+        "data set, or a .jsonl, .csv or .parquet file with the columns document, summary, split")  # fmt: skip
     add("--seeds", default="", metavar="42,43,44", help="one run of every method for each")
     add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
         help="change a setting, e.g. training.learning_rate=1e-3 or methods.lora.rank=8; repeatable")  # fmt: skip
     add("--fresh", action="store_true", help="train again what is finished")
-    add("--store", default=str(ROOT / ".bakeoff"), metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
+    add(
+        "--store",
+        default=str(ROOT / ".bakeoff"),
+        metavar="FOLDER",
+        help="finished runs; default .bakeoff beside bench/",
+    )
     add("--report-dir", default="", metavar="FOLDER", help="where the report goes; default reports/PRESET")
     add("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")
 
@@ -55,15 +60,30 @@ def _terminal(config):
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(config, "workerinput"):
         return None, False, lambda: None
-    return reporter._tw._file, reporter.isatty, reporter.ensure_newline
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    uncaptured = capture.global_and_fixture_disabled if capture else contextlib.nullcontext
+
+    def newline():
+        with uncaptured():
+            reporter.ensure_newline()
+            reporter.flush()
+
+    # While a test runs, the file descriptor that the reporter writes to is the capture's: keep a copy of the real one.
+    with uncaptured():
+        try:
+            file = os.fdopen(os.dup(reporter._tw._file.fileno()), "w", encoding="utf-8", errors="replace")
+        except (OSError, ValueError, AttributeError):  # not a file of the system's
+            file = reporter._tw._file
+    return file, bool(reporter.isatty), newline
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrizes by method what asks for `runs`."""
-    if "runs" in metafunc.fixturenames:
-        bakeoff = metafunc.config.bakeoff
-        names = [entry.name for entry in bakeoff.plan.entries if not entry.control] if bakeoff else []
-        metafunc.parametrize("runs", names, indirect=True, scope="session")
+    """Parametrizes by method what asks for `runs`, by control what asks for `control_run`."""
+    for fixture, control in (("runs", False), ("control_run", True)):
+        if fixture in metafunc.fixturenames:
+            bakeoff = metafunc.config.bakeoff
+            names = [entry.name for entry in bakeoff.plan.entries if entry.control == control] if bakeoff else []
+            metafunc.parametrize(fixture, names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +115,12 @@ def control(bakeoff):
     return lambda name: _finished(bakeoff, name)[0]
 
 
+@pytest.fixture(scope="session")
+def control_run(request, bakeoff):
+    """The finished run of each control that rides along: `def test_it(control_run): ...`"""
+    return _finished(bakeoff, request.param)[0]
+
+
 @pytest.fixture
 def floors(runs, bakeoff):
     """The floors of this method under this preset, from bench/thresholds.toml; skips where there are none."""
@@ -110,7 +136,9 @@ def pytest_terminal_summary(terminalreporter, config):
     """Writes the report and prints its table."""
     if getattr(config, "bakeoff", None) is None or config.option.collectonly or hasattr(config, "workerinput"):
         return
-    text = config.bakeoff.report(Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset))
+    text = config.bakeoff.report(
+        Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset)
+    )
     if text:
         terminalreporter.section("bakeoff")
         terminalreporter.write_line(text)

@@ -3,7 +3,7 @@
 import peft  # noqa: F401
 import rouge_score.rouge_scorer  # noqa: F401
 import torch._dynamo  # noqa: F401  (torch.optim imports it at its first use, 100 MB that are not the run's)
-import transformers.generation  # noqa: F401
+import transformers.generation
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 

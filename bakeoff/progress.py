@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from bakeoff.results import RunSpec
 
@@ -69,7 +70,8 @@ class Progress:
                 label = f"{title(spec)}: {phase}"
                 if phase == "training":
                     speed = news["tokens"] / max(news["seconds"], 1e-9)
-                    detail = f"epoch {news['epoch']}/{news['epochs']} step {news['step']}/{news['steps']} loss {news['loss']:.3f} {speed:.0f} tokens/s"
+                    done = f"epoch {news['epoch']}/{news['epochs']} step {news['step']}/{news['steps']}"
+                    detail = f"{done} loss {news['loss']:.3f} {speed:.0f} tokens/s"
                     bar.update(task, description=label, total=news["steps"], completed=news["step"], detail=detail)
                 elif phase == "evaluation":
                     detail = f"{news['done']}/{news['documents']} summaries"

@@ -59,7 +59,7 @@ class RunResult:
     steps: list[dict[str, float]] = field(default_factory=list)
     """One of each optimizer step: step, epoch, loss (nats per label token), learning_rate, gradient_norm."""
     epochs: list[dict[str, float]] = field(default_factory=list)
-    """One of each validation: epoch (0: before training), validation_loss, training_loss (absent at 0), best (0 or 1)."""
+    """One of each validation: epoch (0: before training), validation_loss, training_loss (absent at 0), best (0, 1)."""
     seconds: dict[str, float] = field(default_factory=dict)
     """setup, training, validation, evaluation (writing and scoring), checks; each second booked once."""
     tokens: dict[str, int] = field(default_factory=dict)

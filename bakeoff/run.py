@@ -48,14 +48,18 @@ def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> t
         shapes = shapes_of(model)
         model = base.settle(method.attach(model, tokenizer))
         encoder = Encoder(tokenizer, task, task_settings)
-        train, validation = ([encoder.example(e) for e in split] for split in (task.examples.train, task.examples.validation))
+        train, validation = (
+            [encoder.example(e) for e in split] for split in (task.examples.train, task.examples.validation)
+        )
         ask = encoder.chat if getattr(entry.kind, "prompt", "") == "chat" else encoder.prompt
         prompts = [ask(example) for example in task.examples.test]
     with clock("checks"):
         before = adapters.frozen_digests(model)
 
     recipe = build(TrainingSettings, spec.training, "run")
-    curves = fine_tune(model, train, validation, recipe, where, seed=spec.seed, pad=tokenizer.pad_token_id, clock=clock, tell=tell)
+    curves = fine_tune(
+        model, train, validation, recipe, where, seed=spec.seed, pad=tokenizer.pad_token_id, clock=clock, tell=tell
+    )
 
     with clock("evaluation"):
         generation = build(GenerationSettings, spec.generation, "run")
@@ -74,7 +78,7 @@ def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> t
             "optimizer": curves.optimizer_parameters,
             "saved": 0,
         }
-        evidence = {
+        evidence: dict[str, Any] = {
             "frozen_before": together(before),
             "frozen_after": together(after),
             "frozen_changed": sorted(name for name in before if before[name] != after[name]),
@@ -90,7 +94,8 @@ def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> t
             repeated, _ = summarise(again, tokenizer, ids, limit, generation, where, batches=1)
             names = [task.examples.test[place].id for place in first]
             evidence["reloaded"] = [
-                {"id": name, "summary": texts[place], "again": repeated[place]} for name, place in zip(names, first, strict=True)
+                {"id": name, "summary": texts[place], "again": repeated[place]}
+                for name, place in zip(names, first, strict=True)
             ]
     return finish(
         spec,
@@ -170,7 +175,7 @@ def together(digests: dict[str, str]) -> str:
 
 
 def seed_everything(seed: int, where: MachineSettings) -> None:
-    """Seeds every generator that a method may draw from; fixes threads and algorithms so that a run repeats to the bit."""
+    """Seeds every generator that a method may draw from; fixes threads and algorithms: a run repeats to the bit."""
     import numpy
     import torch
 
@@ -186,10 +191,10 @@ def attachable(entry: Entry, method: Any, model: Any) -> str:
     """Why `method` can't attach to `model` (which may stand on the meta device); empty when it can."""
     shapes = shapes_of(model)
     try:
-        expected = method.expected_parameters(shapes)
+        method.expected_parameters(shapes)
         counted = count(method.attach(model, None), shapes)
     except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if counted.trainable == 0 and not entry.control:
         return "it leaves nothing to train"
-    return "" if expected.total == counted.total else ""
+    return ""

@@ -73,7 +73,9 @@ class Session:
         ordered = {name: self.results[name] for name in self.plan.specs if name in self.results}
         if not ordered and not self.deaths:
             return None
-        compared = comparison.compare(self.plan.settings, ordered, list(self.deaths.values()), trials(self.plan.settings))
+        compared = comparison.compare(
+            self.plan.settings, ordered, list(self.deaths.values()), trials(self.plan.settings)
+        )
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder)
         return f"{report.terminal(compared)}\n\n{self.summary()}\nreport: {path}"
@@ -84,7 +86,7 @@ class Session:
 
 
 def trials(settings: configuration.Settings) -> dict[str, int]:
-    """How many settings were tried on validation for each method, from the record beside the preset; empty without one."""
+    """How many settings were tried on validation for each method, from the record beside the preset; {} without one."""
     path = Path(settings.source).with_suffix(".trials.json")
     if not path.is_file():
         return {}

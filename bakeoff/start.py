@@ -14,7 +14,10 @@ from bakeoff.store import Store
 
 def load_settings(options: Namespace) -> settings.Settings:
     """Settings of the options' preset, changed by the other options. Raises UsageError."""
-    changes = [*options.changes, *(["model.trust_remote_code=true"] if getattr(options, "trust_remote_code", False) else [])]
+    changes = [
+        *options.changes,
+        *(["model.trust_remote_code=true"] if getattr(options, "trust_remote_code", False) else []),
+    ]
     return settings.load(options.preset, model=options.model, task=options.task, seeds=options.seeds, changes=changes)
 
 

@@ -67,7 +67,9 @@ def fine_tune(
     kept: list[torch.Tensor] = []
 
     with clock("validation"):
-        curves.epochs.append({"epoch": 0, "validation_loss": mean_loss(model, validation, recipe, machine, pad), "best": 0})
+        curves.epochs.append(
+            {"epoch": 0, "validation_loss": mean_loss(model, validation, recipe, machine, pad), "best": 0}
+        )
     for epoch in range(1, recipe.epochs + 1):
         model.train()
         with clock("training"):
@@ -82,10 +84,14 @@ def fine_tune(
                     loss += part.item()
                 step = len(curves.steps) + 1
                 if not math.isfinite(loss):
-                    raise Diverged(f"loss is {loss} at step {step} of {total}; type --set training.learning_rate with a lower value")
+                    raise Diverged(
+                        f"loss is {loss} at step {step} of {total}; "
+                        "type --set training.learning_rate with a lower value"
+                    )
                 norm = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip or math.inf)
-                curves.steps.append({"step": step, "epoch": epoch, "loss": loss,
-                                     "learning_rate": schedule.get_last_lr()[0], "gradient_norm": norm.item()})  # fmt: skip
+                rate = float(schedule.get_last_lr()[0])
+                curves.steps.append({"step": step, "epoch": epoch, "loss": loss, "learning_rate": rate,
+                                     "gradient_norm": norm.item()})  # fmt: skip
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -98,7 +104,9 @@ def fine_tune(
             loss = mean_loss(model, validation, recipe, machine, pad)
             if not math.isfinite(loss):
                 raise Diverged(f"validation loss is {loss} after epoch {epoch} (step {len(curves.steps)} of {total})")
-            curves.epochs.append({"epoch": epoch, "training_loss": sum(losses) / len(losses), "validation_loss": loss, "best": 0})
+            curves.epochs.append(
+                {"epoch": epoch, "training_loss": sum(losses) / len(losses), "validation_loss": loss, "best": 0}
+            )
             if loss < best:
                 best, kept = loss, [parameter.detach().clone() for parameter in trained]
             tell({"phase": "validation", "epoch": epoch, "epochs": recipe.epochs, **curves.epochs[-1]})
@@ -124,7 +132,9 @@ def learning_rate_factor(step: int, total: int, recipe: TrainingSettings) -> flo
 def loss_sum(model: torch.nn.Module, batch: Batch, machine: MachineSettings) -> torch.Tensor:
     """Cross-entropy in nats, summed over the batch's label tokens; logits of no other position are computed."""
     with products_in(machine):
-        logits = model(input_ids=batch.input_ids, logits_to_keep=with_virtual(model, batch.predicts), use_cache=False).logits
+        logits = model(
+            input_ids=batch.input_ids, logits_to_keep=with_virtual(model, batch.predicts), use_cache=False
+        ).logits
     return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
 
 

@@ -21,3 +21,7 @@ def test_better_than_a_control_on_the_same_documents(runs, floors, control, name
     assert other.document_ids == runs[0].document_ids
     scores = mean_over_seeds([run.scores["rougeL"] for run in runs])
     assert better(scores, other.scores["rougeL"]) < 0.05
+
+
+def test_a_control_is_scored_on_every_document(control_run):
+    assert all(len(control_run.scores[metric]) == len(control_run.document_ids) for metric in METRICS)

@@ -1,9 +1,9 @@
 """Chooses learning rates on the validation split, with the same number of trials for every method.
 
-`python -m lab.tune` trains each method of the quick preset at each learning rate of its grid, reads nothing but the loss
-on the validation documents (a trial sees one test document, whose score is not looked at), and records every trial in
-`bench/presets/quick.trials.json`. The preset then holds the best of each; put it there by hand, so that a preset stays
-a file that people wrote. Finished trials are not repeated.
+`python -m lab.tune` trains each method of the quick preset at each learning rate of its grid, reads nothing but the
+loss on the validation documents (a trial sees one test document, whose score is not looked at), and records every
+trial in `bench/presets/quick.trials.json`. The preset then holds the best of each; put it there by hand, so that a
+preset stays a file that people wrote. Finished trials are not repeated.
 """
 
 import argparse
@@ -40,10 +40,15 @@ def main() -> None:
             trial = run(options.preset, method, rate, store)
             trials = [row for row in trials if (row["method"], row["learning_rate"]) != (method, rate)] + [trial]
             trials.sort(key=lambda row: (row["method"], row["learning_rate"]))
-            record.write_text(json.dumps({"criterion": "lowest validation loss of any epoch", "trials": trials}, indent=1) + "\n")
+            record.write_text(
+                json.dumps({"criterion": "lowest validation loss of any epoch", "trials": trials}, indent=1) + "\n"
+            )
         ours = [row for row in trials if row["method"] == method]
         best = min(ours, key=lambda row: row["validation_loss"] if row["validation_loss"] is not None else float("inf"))
-        print(f"{method}: learning_rate = {best['learning_rate']:g} (validation loss {best['validation_loss']:.4f})", flush=True)
+        print(
+            f"{method}: learning_rate = {best['learning_rate']:g} (validation loss {best['validation_loss']:.4f})",
+            flush=True,
+        )
 
 
 def run(preset: str, method: str, rate: float, store: Store) -> dict[str, object]:
@@ -57,7 +62,12 @@ def run(preset: str, method: str, rate: float, store: Store) -> dict[str, object
     except worker.Died as died:
         return {**trial, "validation_loss": None, "cause": str(died)}
     losses = [round(row["validation_loss"], 4) for row in result.epochs]
-    return {**trial, "validation_loss": min(losses[1:]), "by_epoch": losses, "epochs": result.spec["training"]["epochs"]}
+    return {
+        **trial,
+        "validation_loss": min(losses[1:]),
+        "by_epoch": losses,
+        "epochs": result.spec["training"]["epochs"],
+    }
 
 
 if __name__ == "__main__":

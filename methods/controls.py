@@ -86,7 +86,7 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Oracle:
-    """The sentence of the document with the best ROUGE-1 against its own reference: what one copied sentence can reach."""
+    """The document's sentence with the best ROUGE-1 against its own reference: what one copied sentence can reach."""
 
     name: ClassVar[str] = "oracle"
     control: ClassVar[bool] = True

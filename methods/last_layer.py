@@ -14,8 +14,8 @@ HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 class LastLayer:
     """The output head, a matrix of vocabulary x hidden size.
 
-    Many models tie the head to the input embedding. `untie = false` trains the tied tensor as the model ships it, so the
-    input embedding moves, too; `untie = true` gives the head a copy of its own first.
+    Many models tie the head to the input embedding. `untie = false` trains the tied tensor as the model ships it, so
+    the input embedding moves, too; `untie = true` gives the head a copy of its own first.
     """
 
     name: ClassVar[str] = "last-layer"

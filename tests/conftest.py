@@ -16,7 +16,7 @@ ARCHITECTURE = {
 
 @pytest.fixture
 def tiny():
-    """A function that builds the same tiny model anew: `model, tokenizer = tiny()`; keywords change the architecture."""
+    """A function that builds a tiny model anew: `model, tokenizer = tiny()`; keywords change its architecture."""
 
     def build(special_tokens=(), **changes):
         settings = ModelSettings(name="random", architecture={**ARCHITECTURE, **changes}, special_tokens=special_tokens)
@@ -51,6 +51,5 @@ def encoded(tiny, task):
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """A tiny model computes in microseconds; more threads would only wait for each other."""
-
 
     torch.set_num_threads(1)

@@ -31,7 +31,7 @@ def jsonl(rows):
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch, capfd):
-    """A function that types `pytest bench/ --preset smoke` in this process: `code, out, err = bench("--method", "x")`."""
+    """Types `pytest bench/ --preset smoke` in this process: `code, out, err = bench("--method", "x")`."""
     monkeypatch.chdir(tmp_path)
     worker.start_server(offline=True)
 
@@ -180,8 +180,8 @@ def test_a_bake_off_runs_from_a_strange_checkout_in_another_folder_and_a_plain_l
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "NO_COLOR": "1"}
     sizes = ("task.train=4", "task.validation=2", "task.test=2", "training.epochs=1", "machine.threads=1")
     changes = [part for size in sizes for part in ("--set", size)]
-    found = typed(sys.executable, "-m", "pytest", str(checkout / "bench"), "--preset", "smoke", "--method", "lora", *changes,
-                  "-p", "no:cacheprovider", "--report-dir", "my repört", cwd=tmp_path, env=plain)  # fmt: skip
+    found = typed(sys.executable, "-m", "pytest", str(checkout / "bench"), "--preset", "smoke", "--method", "lora",
+                  *changes, "-p", "no:cacheprovider", "--report-dir", "my repört", cwd=tmp_path, env=plain)  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
     assert (tmp_path / "my repört" / "report.md").is_file()
     assert [path.name for path in checkout.glob(".bakeoff/runs/*/result.json")]
@@ -211,8 +211,9 @@ def left_behind(mark):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ctrl_c_ends_a_bake_off_within_five_seconds_and_leaves_no_process(tmp_path):
     mark = f"BAKEOFF_TEST={uuid.uuid4()}"
-    command = [sys.executable, "-m", "pytest", "bench", "--preset", "smoke", "--method", "lora", "--set", "training.epochs=10000",
-               "--set", "machine.threads=1", "-p", "no:cacheprovider", "--store", str(tmp_path)]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "bench", "--preset", "smoke", "--method", "lora", "--set",
+               "training.epochs=10000", "--set", "machine.threads=1", "-p", "no:cacheprovider",
+               "--store", str(tmp_path)]  # fmt: skip
     env = {**os.environ, **dict([mark.split("=")]), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -94,6 +94,9 @@ def test_micro_batches_hold_each_sequence_of_the_window_once_by_length(encoded):
 
 
 def test_another_seed_is_another_order_of_the_same_documents():
-    orders = [[place for window in windows(50, 8, torch.Generator().manual_seed(seed)) for place in window] for seed in (0, 1, 0)]
+    orders = [
+        [place for window in windows(50, 8, torch.Generator().manual_seed(seed)) for place in window]
+        for seed in (0, 1, 0)
+    ]
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))

@@ -23,7 +23,9 @@ def test_the_batch_changes_no_text_in_fp32(tiny, prompts, fp32, name):
     model, tokenizer = tiny()
     torch.manual_seed(0)
     model = METHODS[name].kind().attach(model, tokenizer)
-    written = [summarise(model, tokenizer, prompts, 12, GenerationSettings(batch_size=size), fp32)[0] for size in (1, 3, 8)]
+    written = [
+        summarise(model, tokenizer, prompts, 12, GenerationSettings(batch_size=size), fp32)[0] for size in (1, 3, 8)
+    ]
     assert written[0] == written[1] == written[2]
     assert sorted(written[0]) == list(range(len(prompts)))
 

@@ -31,7 +31,9 @@ def test_reference_counts_are_the_published_ones(reference, name):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("entry", [entry for entry in select(["all"]) if entry.needs_model], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", [entry for entry in select(["all"]) if entry.needs_model], ids=lambda entry: entry.name
+)
 def test_closed_form_equals_what_attach_makes_trainable(tiny, entry, tied):
     model, tokenizer = tiny(tie_word_embeddings=tied)
     shapes = shapes_of(model)

@@ -36,7 +36,7 @@ foreign = st.text(
 
 
 def inline(text, place):
-    """The inline tokens of `text` at a place (in a table: below the two headings), and the kinds of all tokens around them."""
+    """The inline tokens of `text` at a place (in a table: below both headings), and the kinds of all tokens around."""
     tokens = PARSER.parse(PLACES[place].format(text))
     found = [token.children or [] for token in tokens if token.type == "inline"]
     children = found[2 if place == "cell" else 0] if found else []

@@ -12,7 +12,9 @@ def test_scores_are_rouge_scores_own():
     ours = score([summary for summary, _ in pairs], [reference for _, reference in pairs])
     for number, (summary, reference) in enumerate(pairs):
         expected = theirs.score(reference, summary)
-        assert {metric: values[number] for metric, values in ours.items()} == {m: s.fmeasure for m, s in expected.items()}
+        assert {metric: values[number] for metric, values in ours.items()} == {
+            m: s.fmeasure for m, s in expected.items()
+        }
 
 
 def test_the_stemmer_is_on():

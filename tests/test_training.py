@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import itertools
 import math
 
 import pytest
@@ -79,7 +80,9 @@ def test_the_same_seed_repeats_to_the_bit(tiny, encoded, fp32):
 
 
 def test_another_seed_trains_in_another_order_and_starts_from_other_weights(tiny, encoded, fp32):
-    assert not torch.equal(*(torch.cat([w.flatten() for w in weights(attached(tiny, seed=s)).values()]) for s in (0, 1)))
+    assert not torch.equal(
+        *(torch.cat([w.flatten() for w in weights(attached(tiny, seed=s)).values()]) for s in (0, 1))
+    )
     losses = [[step["loss"] for step in train(attached(tiny), encoded, fp32, seed=seed).steps] for seed in (0, 1)]
     assert losses[0] != losses[1]
 
@@ -152,7 +155,7 @@ def test_the_learning_rate_rises_then_follows_its_schedule(schedule, last):
     factors = [learning_rate_factor(step, 10, recipe) for step in range(10)]
     assert factors[:3] == [0.5, 1.0, 1.0]
     assert factors[-1] == pytest.approx(last, abs=0.03)
-    assert all(a >= b for a, b in zip(factors[2:], factors[3:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[2:]))
 
 
 def test_every_second_is_booked_once():

@@ -1,6 +1,6 @@
 """The comparison table: figures as rows, methods as columns; for Markdown and for a terminal."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -122,6 +122,17 @@ def controls(rows: Sequence[Row], quote: Callable[[str], str]) -> pd.DataFrame:
     ]
     names = [*(f"{label} F1 x 100" for label in figures.ROUGE.values()), TIMES["evaluate"]]
     return pd.DataFrame(cells, index=[quote(row.name) for row in rows], columns=names, dtype=object)
+
+
+def parameter_table(counts: Mapping[str, ParameterCounts]) -> str:
+    """The four counts of each method, once and with ties, for a terminal."""
+    rows = {
+        f"{heading}{label}": [figures.count(getattr(pick(found), field)) for found in counts.values()]
+        for heading, pick in (("", lambda found: found), ("with ties, ", ParameterCounts.with_ties))
+        for field, label in COUNTS.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(counts), dtype=object)
+    return to_text(table, "parameters")
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
