@@ -136,8 +136,8 @@ def merge(old: Record | None, new: Record) -> Record:
         ):
             if before != after:
                 raise UsageError(
-                    f"--update-baseline: the {what} changed, and the baseline's {', '.join(sorted(kept))} would be left "
-                    f"with the old; type --method {names} --update-baseline, or delete the file"
+                    f"--update-baseline: the {what} changed, and {', '.join(sorted(kept))} in the baseline would be "
+                    f"left with the old; type --method {names} --update-baseline, or delete the file"
                 )
     return Record(new.preset, new.signature, new.documents, new.texts, {**kept, **new.methods})
 

@@ -159,7 +159,9 @@ def refusal(
     if accepted is None:
         return f"there is no baseline {baseline}; {accept}"
     if method not in accepted.methods:
-        return f"the baseline {baseline} has no method {method!r} (there: {', '.join(sorted(accepted.methods))}); {accept}"
+        return (
+            f"the baseline {baseline} has no method {method!r} (there: {', '.join(sorted(accepted.methods))}); {accept}"
+        )
     if measured is None or method not in measured.methods:
         return "it has no finished run in this session; run bench/ without -k and without -x"
     if measured.signature != accepted.signature:

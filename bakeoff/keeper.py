@@ -47,12 +47,13 @@ class Keeper:
                 continue
         if case == WRITTEN:
             return Check(failure=self.write())
+        from bakeoff.report.escape import plain
         from bakeoff.report.gate import failure, figures
 
         method, _, metric = case.rpartition("-")
         gate = self.gate()
         if method in gate.refusals:
-            return Check(f"{method}: {gate.refusals[method]}", {"verdict": "refused"})
+            return Check(plain(f"{method}: {gate.refusals[method]}"), {"verdict": "refused"})
         verdict = gate.verdict(method, metric)
         assert verdict is not None
         red = verdict in gate.failures(self.strict)

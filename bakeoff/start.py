@@ -5,7 +5,7 @@ import shlex
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from bakeoff import baseline, plan, settings, worker
 from bakeoff.errors import UsageError
@@ -33,7 +33,7 @@ def start(
     `shared` is what `share` says of the session of which this process is a worker.
     """
     chosen = load_settings(options)
-    known = json.loads(shared) if shared else {"found": None, "ledger": ""}
+    known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": ""}
     store = Store(Path(options.store))
     worker.start_server(offline=not plan.on_hub(chosen))
     try:
@@ -61,8 +61,7 @@ def keep(options: Namespace, session: Session, baselines: Path) -> Keeper | None
         raise UsageError(f"{option}: only controls are selected, and they have no baseline; add --method lora")
     if update and len(chosen.seeds) < baseline.SEEDS:
         raise UsageError(
-            f"--update-baseline needs {baseline.SEEDS} seeds or more, there {'is' if len(chosen.seeds) == 1 else 'are'} "
-            f"{len(chosen.seeds)}; type {updating(options)}"
+            f"--update-baseline needs {baseline.SEEDS} seeds or more, got {len(chosen.seeds)}; type {updating(options)}"
         )
     path = Path(options.baseline or baselines / f"{chosen.preset}.json")
     return Keeper(session, path, update=update, strict=options.gate_strict, remedy=updating(options))

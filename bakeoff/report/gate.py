@@ -100,14 +100,17 @@ def lines(gate: Gate, quote: Quote) -> list[str]:
 def failure(gate: Gate, one: Verdict, accept: str) -> str:
     """Why a verdict is red, and what to do."""
     changed = "; ".join(gate.changes.get(one.method, ())[:MOST]) or "no setting and no version"
-    said = f"{one.method} on {ROUGE[one.metric]}: {one.word or 'no verdict'}: {points(one.accepted)} -> "
-    said += f"{points(one.measured)}, difference {difference(one)}, p {probability(one.p)}, tolerance {gate.tolerance:g}. "
+    parts = [
+        f"{one.method} on {ROUGE[one.metric]}: {one.word or 'no verdict'}: {points(one.accepted)} -> "
+        f"{points(one.measured)}, difference {difference(one)}, p {probability(one.p)}, tolerance {gate.tolerance:g}."
+    ]
     if one.word is None:
-        return said + "Nothing measures the noise; type --set task.test=2 or more documents"
-    said += f"Smallest drop found in {POWER:.0%} of cases: {MISSING if one.smallest is None else points(one.smallest)}. "
+        parts.append("Nothing measures the noise; type --set task.test=2 or more documents.")
+    if one.smallest is not None:
+        parts.append(f"Smallest drop found in {POWER:.0%} of cases: {points(one.smallest)}.")
     if one.remedy:
-        said += f"To settle it: {one.remedy}. "
-    return said + f"Changed since the baseline: {changed}. If this is wanted, type {accept}"
+        parts.append(f"To settle it: {one.remedy}.")
+    return plain(" ".join([*parts, f"Changed since the baseline: {changed}. If this is wanted, type {accept}"]))
 
 
 def figures(gate: Gate, one: Verdict) -> dict[str, Any]:
