@@ -167,17 +167,24 @@ def content(record: Record) -> dict[str, Any]:
 def read(path: Path) -> Record | None:
     """The baseline in `path`, None where there is no such file. Raises UsageError, in one line, for anything else."""
     try:
-        values = json.loads(path.read_bytes().decode(), object_pairs_hook=unique, parse_constant=no_number)
+        return Reader(path).record(parse(path, REMEDY))
     except FileNotFoundError:
         return None
+
+
+def parse(path: Path, remedy: str) -> Any:
+    """The JSON values of a file. Raises FileNotFoundError, and UsageError for what can't be read or isn't JSON."""
+    try:
+        return json.loads(path.read_bytes().decode(), object_pairs_hook=unique, parse_constant=no_number)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise UsageError(f"{path}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}; {REMEDY}") from None
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}; {remedy}") from None
     except (ValueError, RecursionError) as error:  # syntax, a key twice, NaN, a number of thousands of digits
         reason = (str(error).splitlines() or [""])[0][:200]
-        raise UsageError(f"{path}: not a baseline: {reason}; {REMEDY}") from None
-    return Reader(path).record(values)
+        raise UsageError(f"{path}: not valid JSON: {reason}; {remedy}") from None
 
 
 REMEDY = "restore the file, or delete it and type --update-baseline"
@@ -200,12 +207,12 @@ def no_number(name: str) -> float:
 class Reader:
     """Checks every value of a baseline; a complaint names the file and the dotted key."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, remedy: str = REMEDY) -> None:
+        self.path, self.remedy = path, remedy
 
     def wrong(self, key: str, expected: str) -> UsageError:
         """The complaint about `key`."""
-        return UsageError(f"{self.path}: {key!r:.200}: expected {expected}; {REMEDY}")
+        return UsageError(f"{self.path}: {key!r:.200}: expected {expected}; {self.remedy}")
 
     def table(self, value: Any, key: str, keys: Sequence[str] = ()) -> dict[str, Any]:
         """An object, with exactly `keys` where they are given."""
@@ -232,30 +239,39 @@ class Reader:
         table = self.table(values, "the file", keys)
         if table["schema"] != SCHEMA or isinstance(table["schema"], bool):
             raise self.wrong("schema", f"{SCHEMA}")
-        ids = table["document_ids"]
-        if not isinstance(ids, list) or not ids or not all(isinstance(name, str) for name in ids):
-            raise self.wrong("document_ids", "a list of texts, at least one")
-        if len(set(ids)) < len(ids):
-            raise self.wrong("document_ids", "each document once")
+        ids = self.documents(table["document_ids"])
         methods = self.table(table["methods"], "methods")
         if not methods:
             raise self.wrong("methods", "at least one method")
         return Record(
             self.text(table["preset"], "preset"),
             self.text(table["signature"], "signature"),
-            tuple(ids),
+            ids,
             self.text(table["texts"], "texts"),
             {name: self.scored(found, f"methods.{name}", len(ids)) for name, found in methods.items()},
         )
 
+    def documents(self, value: Any) -> tuple[str, ...]:
+        """Ids, each once."""
+        if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+            raise self.wrong("document_ids", "a list of texts, at least one")
+        if len(set(value)) < len(value):
+            raise self.wrong("document_ids", "each document once")
+        return tuple(value)
+
+    def counts(self, value: Any, key: str) -> dict[str, int] | None:
+        """Parameter counts, None for a method without a model."""
+        if value is None:
+            return None
+        for name, count in self.table(value, key).items():
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise self.wrong(f"{key}.{name}", "a whole number from 0 on")
+        return dict(value)
+
     def scored(self, value: Any, key: str, documents: int) -> Scored:
         """One method."""
         table = self.table(value, key, ("parameters", "settings", "environment", "scores"))
-        counts = table["parameters"]
-        if counts is not None:
-            for name, count in self.table(counts, f"{key}.parameters").items():
-                if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                    raise self.wrong(f"{key}.parameters.{name}", "a whole number from 0 on")
+        counts = self.counts(table["parameters"], f"{key}.parameters")
         environment = self.table(table["environment"], f"{key}.environment")
         for name, fact in environment.items():
             self.text(fact, f"{key}.environment.{name}")

@@ -71,16 +71,17 @@ def judge(
     asked: Sequence[str],
     dead: Mapping[str, str] | None = None,
     baseline: str = "the baseline",
-    update: str = "--seeds 1,2,3,4,5 --update-baseline",
+    remedy: str = "to accept what is measured now, type --seeds 1,2,3,4,5 --update-baseline",
 ) -> Gate:
     """Verdicts for the methods `asked`; what can't be compared is refused, each with its reason and what to type.
 
-    `tolerance` is in points of ROUGE; `dead` gives the cause by method; `update` is what makes a new baseline.
+    `tolerance` is in points of ROUGE; `dead` gives the cause by method; `remedy` ends every refusal
+    that a new baseline would mend.
     """
     refusals: dict[str, str] = {}
     pairs: dict[str, tuple[Scored, Scored]] = {}
     for method in asked:
-        reason = refusal(method, measured, accepted, (dead or {}).get(method, ""), baseline, update)
+        reason = refusal(method, measured, accepted, (dead or {}).get(method, ""), baseline, remedy)
         if reason:
             refusals[method] = reason
         elif measured is not None and accepted is not None:
@@ -109,7 +110,7 @@ def judge(
                 one,
                 p,
                 smallest=detectable(one, share, POWER, tolerance / 100) if word else None,
-                remedy=remedy(one, share, tolerance / 100) if word == "inconclusive" else "",
+                remedy=settling(one, share, tolerance / 100) if word == "inconclusive" else "",
             )
         )
     return Gate(
@@ -134,7 +135,7 @@ def word_of(found: Contrast, p: float, tolerance: float, alpha: float) -> Word |
     return "regressed" if p < alpha else "inconclusive"
 
 
-def remedy(found: Contrast, alpha: float, tolerance: float) -> str:
+def settling(found: Contrast, alpha: float, tolerance: float) -> str:
     """Seeds or documents that would settle an inconclusive drop."""
     more = needed(found, alpha, POWER, tolerance)
     if more is None:
@@ -150,10 +151,9 @@ def remedy(found: Contrast, alpha: float, tolerance: float) -> str:
 
 
 def refusal(
-    method: str, measured: Record | None, accepted: Record | None, dead: str, baseline: str, update: str
+    method: str, measured: Record | None, accepted: Record | None, dead: str, baseline: str, accept: str
 ) -> str:
     """Why `method` can't be compared, in one line with what to type; empty where it can."""
-    accept = f"to accept what is measured now, type {update}"
     if dead:
         return f"the run is dead: {dead}"
     if accepted is None:

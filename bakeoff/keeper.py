@@ -72,7 +72,7 @@ class Keeper:
                 asked=self.methods,
                 dead=dead,
                 baseline=shown(self.path),
-                update=self.remedy,
+                remedy=f"to accept what is measured now, type {self.remedy}",
             )
         return self.judged
 
