@@ -18,7 +18,7 @@ DOCUMENTS = 60
 FIVE = (1, 2, 3, 4, 5)
 
 
-def scores(method, seed, points, documents=DOCUMENTS, noise=0.05, wobble=0.0):
+def scores(method, seed, points, documents=DOCUMENTS, noise=0.02, wobble=0.0):
     """F1 by metric: the document's own level, a seed's shift of up to `wobble`, a residual, and `points` on top."""
     level, own = random.Random(method), random.Random(f"{method} {seed} {points}")
     levels = [level.uniform(0.3, 0.6) for _ in range(documents)]
@@ -263,7 +263,7 @@ def test_compare_is_red_for_a_dead_method(tmp_path, capsys):
         ({"deaths": {}}, "'deaths': expected a list"),
         ({"document_ids": ["a"]}, "expected a list of 1 scores"),
         ({"task": "other"}, "give two files of one task"),
-        ({"settings": {"gate": {"alpha": 0}}}, "gate.alpha = 0.0: expected more than 0.0"),
+        ({"settings": {"gate": {"alpha": 0}}}, "gate.alpha = 0: expected more than 0.0"),
     ],
 )
 def test_compare_names_what_is_wrong_in_a_file(tmp_path, capsys, change, expected):
