@@ -94,8 +94,8 @@ def _terminal(config):
 
 def pytest_generate_tests(metafunc):
     """Parametrizes by method what asks for `runs`, by control what asks for `control_run`, the gate by verdict."""
-    if "verdict" in metafunc.fixturenames and (keeper := metafunc.config.bakeoff_gate):
-        metafunc.parametrize("verdict", keeper.cases(), indirect=True, scope="session")
+    if "gate_verdict" in metafunc.fixturenames and (keeper := metafunc.config.bakeoff_gate):
+        metafunc.parametrize("gate_verdict", keeper.cases(), indirect=True, scope="session")
     for fixture, control in (("runs", False), ("control_run", True)):
         if fixture in metafunc.fixturenames:
             bakeoff = metafunc.config.bakeoff
@@ -106,7 +106,7 @@ def pytest_generate_tests(metafunc):
 def pytest_collection_modifyitems(config, items):
     """Without --gate there is no verdict to test."""
     if config.bakeoff_gate is None:
-        items[:] = [item for item in items if "verdict" not in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if "gate_verdict" not in getattr(item, "fixturenames", ())]
 
 
 @pytest.fixture(scope="session")
@@ -145,8 +145,8 @@ def control_run(request, bakeoff):
 
 
 @pytest.fixture(scope="session")
-def verdict(request):
-    """One verdict of the gate: `verdict.failure` is empty where it is green, `verdict.figures` are its figures."""
+def gate_verdict(request):
+    """One verdict of the gate: `gate_verdict.failure` is empty where it is green, `gate_verdict.figures`."""
     return request.config.bakeoff_gate.check(request.param)
 
 

@@ -27,8 +27,8 @@ def test_a_control_is_scored_on_every_document(control_run):
     assert all(len(control_run.scores[metric]) == len(control_run.document_ids) for metric in METRICS)
 
 
-def test_gate(verdict, record_property):
-    for name, figure in verdict.figures.items():
+def test_gate(gate_verdict, record_property):
+    for name, figure in gate_verdict.figures.items():
         record_property(name, figure)
-    if verdict.failure:
-        pytest.fail(verdict.failure, pytrace=False)
+    if gate_verdict.failure:
+        pytest.fail(gate_verdict.failure, pytrace=False)
