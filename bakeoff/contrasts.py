@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from bakeoff.statistics import EQUAL, seeds_by_documents
+from bakeoff.statistics import EQUAL, Interval, interval, seeds_by_documents
 
 Kind = Literal["documents and seeds", "documents only"]
 MOST = 1_000_000
@@ -164,6 +164,15 @@ def contrast(
     half = error * float(stats.t.ppf((1 + level) / 2, df))
     p = 2 * float(stats.t.sf(abs(difference) / error, df))
     return replace(made, low=difference - half, high=difference + half, p=min(1.0, p))
+
+
+def mean(
+    scores: ArrayLike | Sequence[ArrayLike], *, spread: SeedVariance | None = None, fixed: bool = False
+) -> Interval:
+    """Mean of seeds x documents with its 95 % interval, over documents and, where their variance is known, seeds."""
+    array = seeds_by_documents(scores)
+    found = contrast(array, np.zeros((1, array.shape[1])), spread=spread, fixed=(fixed, True))
+    return interval(array) if found.low is None else Interval(found.difference, found.low, found.high)
 
 
 def with_seeds(v_doc: float, variance: SeedVariance, weight: float) -> tuple[float, float]:

@@ -96,10 +96,11 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def letters(names: Sequence[str], different: Collection[tuple[str, str]]) -> dict[str, str]:
-    """Letters by name: two names share one exactly where they are not among the `different` pairs (in either order).
+def groups(names: Sequence[str], different: Collection[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """The largest sets of names without a `different` pair (in either order), in the order of `names`.
 
-    Insert and absorb (Piepho, Journal of Computational and Graphical Statistics 13, 2004). Letters follow `names`.
+    Two names are in one set together exactly where they are not different. Insert and absorb (Piepho, Journal of
+    Computational and Graphical Statistics 13, 2004).
     """
     columns = [frozenset(names)]
     for pair in different:
@@ -110,6 +111,12 @@ def letters(names: Sequence[str], different: Collection[tuple[str, str]]) -> dic
             if not any(column <= other for other in columns):
                 columns.append(column)
     columns.sort(key=lambda column: [name not in column for name in names])
+    return [tuple(name for name in names if name in column) for column in columns]
+
+
+def letters(columns: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Letters by name, one a group of `groups`: two names share one exactly where they are not different."""
+    names = dict.fromkeys(name for column in columns for name in column)
     return {name: "".join(letter(n) for n, column in enumerate(columns) if name in column) for name in names}
 
 

@@ -119,8 +119,8 @@ def test_holm_multiplies_the_smallest_by_all_and_never_falls():
 
 
 def test_letters_of_a_chain_overlap():
-    assert statistics.letters("abc", [("a", "c")]) == {"a": "a", "b": "ab", "c": "b"}
-    assert statistics.letters("ab", []) == {"a": "a", "b": "a"}
+    assert statistics.letters(statistics.groups("abc", [("a", "c")])) == {"a": "a", "b": "ab", "c": "b"}
+    assert statistics.letters(statistics.groups("ab", [])) == {"a": "a", "b": "a"}
 
 
 @given(
@@ -132,7 +132,7 @@ def test_two_names_share_a_letter_exactly_where_they_are_not_different(drawn):
     count, pairs = drawn
     names = [f"m{n}" for n in range(count)]
     different = {(names[x], names[y]) for x, y in pairs if x < y}
-    found = statistics.letters(names, different)
+    found = statistics.letters(statistics.groups(names, different))
     for x in range(count):
         assert found[names[x]]
         for y in range(x + 1, count):
