@@ -49,7 +49,7 @@ def pytest_sessionstart(session):
         shared = getattr(config, "workerinput", {}).get("bakeoff", "")
         try:
             config.bakeoff = start(config.option, *_terminal(config), shared)
-            config.bakeoff_gate = keep(config.option, config.bakeoff, config.rootpath / "reports" / "baselines")
+            config.bakeoff_gate = keep(config.option, config.bakeoff)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bakeoff import settings as configuration
 from bakeoff import worker
+from bakeoff.baseline import Record, spreads
 from bakeoff.errors import UsageError
 from bakeoff.gate import Gate
 from bakeoff.ledger import Ledger, Outcome
@@ -19,10 +20,18 @@ class Session:
     """Makes each run once, whoever asks for it, and remembers what came of it."""
 
     def __init__(
-        self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, ledger: Ledger | None = None
+        self,
+        plan: Plan,
+        store: Store,
+        progress: Progress,
+        *,
+        fresh: bool = False,
+        ledger: Ledger | None = None,
+        accepted: Record | None = None,
     ) -> None:
         self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
         self.ledger = ledger or Ledger()
+        self.accepted = accepted
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
 
@@ -102,7 +111,7 @@ class Session:
         if not ordered and not self.deaths:
             return None
         compared = comparison.compare(
-            self.plan.settings, ordered, list(self.deaths.values()), trials(self.plan.settings)
+            self.plan.settings, ordered, list(self.deaths.values()), trials(self.plan.settings), spreads(self.accepted)
         )
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder, gate)

@@ -132,7 +132,7 @@ class GateSettings:
 
     tolerance: float = setting(1.0, minimum=0.0, maximum=100.0)
     """Points of ROUGE (F1 x 100) that a mean may differ from the baseline's before anything is said; 0: none."""
-    alpha: float = setting(0.05, above=0.0, maximum=0.5)
+    alpha: float = setting(0.05, minimum=1e-9, maximum=0.5)
     """Chance of a false alarm over all verdicts of a session together (Holm)."""
 
 

@@ -41,7 +41,19 @@ def start(
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
     progress = Progress(file, live=live, newline=newline)
-    return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]))
+    return Session(
+        planned,
+        store,
+        progress,
+        fresh=options.fresh,
+        ledger=Ledger(known["ledger"]),
+        accepted=baseline.read(baseline_path(options, chosen)),
+    )
+
+
+def baseline_path(options: Namespace, chosen: settings.Settings) -> Path:
+    """The file of the preset's accepted scores."""
+    return Path(options.baseline or settings.ROOT / "reports" / "baselines" / f"{chosen.preset}.json")
 
 
 def share(session: Session) -> str:
@@ -49,7 +61,7 @@ def share(session: Session) -> str:
     return json.dumps({"found": session.plan.found, "ledger": str(session.ledger.folder)})
 
 
-def keep(options: Namespace, session: Session, baselines: Path) -> Keeper | None:
+def keep(options: Namespace, session: Session) -> Keeper | None:
     """The keeper of the gate, None where nothing of it was asked for. Raises UsageError."""
     update = options.update_baseline
     if not (options.gate or options.gate_strict or update):
@@ -63,7 +75,7 @@ def keep(options: Namespace, session: Session, baselines: Path) -> Keeper | None
         raise UsageError(
             f"--update-baseline needs {baseline.SEEDS} seeds or more, got {len(chosen.seeds)}; type {updating(options)}"
         )
-    path = Path(options.baseline or baselines / f"{chosen.preset}.json")
+    path = baseline_path(options, chosen)
     return Keeper(session, path, update=update, strict=options.gate_strict, remedy=updating(options))
 
 

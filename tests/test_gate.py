@@ -263,7 +263,7 @@ def test_compare_is_red_for_a_dead_method(tmp_path, capsys):
         ({"deaths": {}}, "'deaths': expected a list"),
         ({"document_ids": ["a"]}, "expected a list of 1 scores"),
         ({"task": "other"}, "give two files of one task"),
-        ({"settings": {"gate": {"alpha": 0}}}, "gate.alpha = 0: expected more than 0.0"),
+        ({"settings": {"gate": {"alpha": 0}}}, "gate.alpha = 0: expected at least 1e-09"),
     ],
 )
 def test_compare_names_what_is_wrong_in_a_file(tmp_path, capsys, change, expected):
