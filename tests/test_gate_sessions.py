@@ -105,11 +105,11 @@ def test_a_session_on_github_leaves_summary_and_annotations(bench, tmp_path, mon
 
 
 def typed(folder, *arguments):
-    """A session of lora on the smoke preset, in a process of its own."""
-    sizes = ("task.train=4", "task.validation=2", "training.epochs=1", "machine.threads=1")
+    """A session of the smoke preset's gate in a process of its own."""
+    sizes = ("task.train=4", "task.validation=2", "task.test=20", "training.epochs=1", "machine.threads=1")
     changes = [part for size in sizes for part in ("--set", size)]
-    command = [sys.executable, "-m", "pytest", str(ROOT / "bench"), "--preset", "smoke", "--method", "lora", *changes,
-               *places(folder), *arguments]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", str(ROOT / "bench" / "test_quality.py"), "-k", "test_gate", "--preset",
+               "smoke", *changes, *places(folder), *arguments]  # fmt: skip
     env = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "PYTEST_XDIST"))}
     found = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, timeout=300)
     return found.returncode, found.stdout + found.stderr
@@ -120,23 +120,25 @@ def verdicts(path):
     return {
         case.get("name"): {prop.get("name"): prop.get("value") for prop in case.iter("property")}
         for case in ElementTree.parse(path).iter("testcase")
-        if case.get("name").startswith("test_gate[")
     }
 
 
 def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(tmp_path):
-    code, out = typed(tmp_path, "-n", "2", *ACCEPT)
-    assert code == 1 and "baseline written: accepted.json: lora (5 seeds)" in out, out
-    assert out.count("runs: 11 made, 0 reused") == 1, out
-    (tmp_path / "two").mkdir()
-    two = typed(tmp_path, "-n", "2", "--gate", "--fresh", "--junit-xml", "two.xml")
-    one = typed(tmp_path, "--gate", "--junit-xml", "one.xml")
-    assert two[0] == one[0] == 0, two[1] + one[1]
-    assert two[1].count("runs: 7 made, 0 reused") == 1 and two[1].count("gate against accepted.json") == 1, two[1]
+    (tmp_path / "parrot.py").write_text(PARROT)
+    both = ("--method", "lora,parrot.py")
+    code, out = typed(tmp_path, *both, "-n", "2", *ACCEPT)
+    assert code == 1 and "baseline written: accepted.json: lora (5 seeds), parrot (5 seeds)" in out, out
+    assert out.count("runs: 10 made, 0 reused") == 1, out
+    worse = (*both, "--gate", "--set", "methods.parrot.drop=2")
+    code, out = typed(tmp_path, *worse, "-n", "2", "--fresh", "--junit-xml", "two.xml")
+    assert code == 1 and out.count("runs: 2 made, 0 reused") == 1 and out.count("gate against accepted.json") == 1, out
+    code, out = typed(tmp_path, *worse, "--junit-xml", "one.xml")
+    assert code == 1 and out.count("runs: 0 made, 2 reused") == 1, out
     found = verdicts(tmp_path / "two.xml")
-    assert found == verdicts(tmp_path / "one.xml")
-    assert list(found) == [f"test_gate[lora-{metric}]" for metric in ("rouge1", "rouge2", "rougeL")]
-    assert all({"verdict", "difference", "p_holm", "measured", "baseline"} <= set(one) for one in found.values())
+    assert found == verdicts(tmp_path / "one.xml") and len(found) == 6
+    assert found["test_gate[lora-rouge1]"]["verdict"] == "passed"
+    assert found["test_gate[parrot-rouge1]"]["verdict"] == "regressed"
+    assert {"difference", "p_holm", "measured", "baseline", "smallest_drop"} <= set(found["test_gate[parrot-rouge1]"])
 
 
 def test_a_death_is_not_repeated_by_the_other_worker_and_stands_in_the_report(tmp_path):
@@ -145,12 +147,16 @@ def test_a_death_is_not_repeated_by_the_other_worker_and_stands_in_the_report(tm
         '    name: ClassVar[str] = "doomed"\n\n    def summarise(self, examples):\n'
         f"        open({str(tmp_path / 'tries')!r}, 'a').write('x')\n        raise ValueError('no')\n"
     )
-    code, out = typed(tmp_path, "-n", "2", "--method", "doomed.py", "-k", "test_gate or test_parameters", "--gate")
-    assert code == 1 and (tmp_path / "tries").read_text() == "x"
-    assert "dead: doomed, seed 42, in evaluation: ValueError: no" in out
-    assert "doomed, refused: the run is dead: ValueError: no" in out
+    (tmp_path / "parrot.py").write_text(PARROT)
+    code, out = typed(tmp_path, "--method", "parrot.py", *ACCEPT)
+    assert code == 1, out
+    code, out = typed(tmp_path, "-n", "2", "--method", "parrot.py,doomed.py", "--gate")
+    assert code == 1 and (tmp_path / "tries").read_text() == "x", out
+    assert "dead: doomed, seed 42, in setup: ValueError: no" in out, out
+    assert "doomed, refused: the run is dead: ValueError: no (during setup)" in out
+    assert "3 failed, 3 passed" in out
 
 
 def test_a_wrong_command_is_one_line_under_two_workers(tmp_path):
-    code, out = typed(tmp_path, "-n", "2", "--set", "methods.lora.rank=0")
+    code, out = typed(tmp_path, "-n", "2", "--method", "lora", "--set", "methods.lora.rank=0")
     assert code == 4 and out.count("can't attach to random") == 1
