@@ -1,4 +1,5 @@
 # make bench   set up .venv, then compare every method on the quick preset
+# make gate    compare a small bake-off with its accepted scores, in minutes
 # make test    set up .venv, then run the harness's own tests
 # make lint    ruff, mypy, import-linter
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -6,11 +7,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test lint tune clean
+.PHONY: bench gate test lint tune clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench/ --method all
+
+gate: $(READY)
+	$(BIN)/python -m pytest bench/ --preset ci --method lora,soft-prompt --gate --junit-xml reports/ci/junit.xml
 
 test: $(READY)
 	$(BIN)/python -m pytest tests

@@ -7,6 +7,8 @@ from pathlib import Path
 from bakeoff import settings as configuration
 from bakeoff import worker
 from bakeoff.errors import UsageError
+from bakeoff.gate import Gate
+from bakeoff.ledger import Ledger, Outcome
 from bakeoff.plan import Plan
 from bakeoff.progress import Progress
 from bakeoff.results import Death, Prediction, RunResult, RunSpec
@@ -16,12 +18,13 @@ from bakeoff.store import Store
 class Session:
     """Makes each run once, whoever asks for it, and remembers what came of it."""
 
-    def __init__(self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, ledger: Ledger | None = None
+    ) -> None:
         self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
+        self.ledger = ledger or Ledger()
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
-        self.reused = 0
-        self.made = 0
 
     def runs(self, method: str) -> list[RunResult]:
         """One finished run a seed. Raises Died, again at every call, when one of them died."""
@@ -34,23 +37,47 @@ class Session:
                 try:
                     found.append(self.run(spec))
                 except worker.Died as died:
-                    log = str(self.store.logs / f"{spec.fingerprint}.log")
-                    self.deaths[method] = Death(method, spec.seed, died.phase, died.cause, log)
-                    self.progress.dead(spec, died)
+                    self.bury(spec, died)
                     raise
             self.results[method] = found
         return self.results[method]
 
     def run(self, spec: RunSpec) -> RunResult:
-        """The finished run of `spec`, from the store where it is there and `--fresh` was not typed."""
+        """The finished run of `spec`, from the store where it is there and `--fresh` was not typed. Raises Died."""
         with self.store.computing():
-            if not self.fresh and (finished := self.store.find(spec.fingerprint)):
-                self.reused += 1
-                self.progress.reused(spec)
+            known = self.ledger.find(spec.fingerprint)
+            if known and known.how == "dead":
+                raise worker.Died(known.phase, known.cause)
+            if (known or not self.fresh) and (finished := self.store.find(spec.fingerprint)):
+                if known is None:
+                    self.ledger.note(spec.fingerprint, Outcome("reused"))
+                    self.progress.reused(spec)
                 return finished
-            finished = self.make(spec)
-            self.made += 1
+            try:
+                finished = self.make(spec)
+            except worker.Died as died:
+                self.ledger.note(spec.fingerprint, Outcome("dead", died.phase, died.cause))
+                self.progress.dead(spec, died)
+                raise
+            self.ledger.note(spec.fingerprint, Outcome("made"))
             return finished
+
+    def bury(self, spec: RunSpec, died: worker.Died) -> None:
+        """Remembers how a method's run ended."""
+        log = str(self.store.logs / f"{spec.fingerprint}.log")
+        self.deaths[spec.method] = Death(spec.method, spec.seed, died.phase, died.cause, log)
+
+    def gather(self) -> None:
+        """Reads what other processes of this session finished; makes nothing."""
+        for method, specs in self.plan.specs.items():
+            outcomes = [self.ledger.find(spec.fingerprint) for spec in specs]
+            for spec, outcome in zip(specs, outcomes, strict=True):
+                if outcome and outcome.how == "dead" and method not in self.deaths:
+                    self.bury(spec, worker.Died(outcome.phase, outcome.cause))
+            if method not in self.results and all(outcome and outcome.how != "dead" for outcome in outcomes):
+                found = [self.store.find(spec.fingerprint) for spec in specs]
+                if all(found):
+                    self.results[method] = [run for run in found if run]
 
     def make(self, spec: RunSpec) -> RunResult:
         """Makes the run in a process of its own and stores it. Raises Died."""
@@ -66,10 +93,11 @@ class Session:
             self.store.commit(staging, finished, [Prediction(**row) for row in predictions])
         return finished
 
-    def report(self, folder: Path) -> str | None:
+    def report(self, folder: Path, gate: Gate | None = None) -> str | None:
         """Writes the report of everything that was run into `folder`; returns the table, None when nothing was run."""
         from bakeoff import comparison, report
 
+        self.gather()
         ordered = {name: self.results[name] for name in self.plan.specs if name in self.results}
         if not ordered and not self.deaths:
             return None
@@ -77,12 +105,13 @@ class Session:
             self.plan.settings, ordered, list(self.deaths.values()), trials(self.plan.settings)
         )
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
-        path = report.write(compared, predictions, folder)
-        return f"{report.terminal(compared)}\n\n{self.summary()}\nreport: {path}"
+        path = report.write(compared, predictions, folder, gate)
+        return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}"
 
     def summary(self) -> str:
         """How many runs were made and how many were there already."""
-        return f"runs: {self.made} made, {self.reused} reused from {self.store.root}, {len(self.deaths)} dead"
+        made, reused = self.ledger.count("made"), self.ledger.count("reused")
+        return f"runs: {made} made, {reused} reused from {self.store.root}, {len(self.deaths)} dead"
 
 
 def trials(settings: configuration.Settings) -> dict[str, int]:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.comparison import Comparison, Row, points
+from bakeoff.gate import Gate
 from bakeoff.report import analysis, differences, table
+from bakeoff.report import gate as gates
 from bakeoff.report.escape import clip, markdown
 from bakeoff.report.figures import MISSING, listing, number
 from bakeoff.report.plots import Image
@@ -18,7 +20,12 @@ SUMMARY = 1000
 """Characters of a summary that are shown."""
 
 
-def render(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]], images: Sequence[Image]) -> str:
+def render(
+    comparison: Comparison,
+    predictions: Mapping[str, Sequence[Prediction]],
+    images: Sequence[Image],
+    gate: Gate | None = None,
+) -> str:
     """The whole page."""
     said = analysis.sections(comparison, markdown)
     parts = [
@@ -30,6 +37,7 @@ def render(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction
         *methods(comparison),
         "## Differences",
         *differences.section(comparison, markdown),
+        *([gates.markdown_table(gate).rstrip()] if gate else []),
         "## Controls",
         *controls(comparison),
         "## Plots",

@@ -164,6 +164,11 @@ def to_text(table: pd.DataFrame, corner: str) -> str:
     return "\n\n".join(_tabulate(block, corner, "simple").replace(MISSING, "-") for block in blocks)
 
 
+def one_block(table: pd.DataFrame, corner: str) -> str:
+    """`table` for a terminal, all columns beside each other."""
+    return _tabulate(table, corner, "simple").replace(MISSING, "-")
+
+
 def _tabulate(table: pd.DataFrame, corner: str, style: str) -> str:
     rows = [[label, *cells] for label, cells in zip(table.index, table.to_numpy(), strict=True)]
     align = ("left", *["right"] * table.shape[1])
