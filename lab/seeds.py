@@ -40,7 +40,8 @@ def main() -> None:
         "seeds": list(chosen.seeds),
         "document_ids": runs[0].document_ids,
         "scores": {
-            metric: [[round(value, DIGITS) for value in run.scores[metric]] for run in runs] for metric in runs[0].scores
+            metric: [[round(value, DIGITS) for value in run.scores[metric]] for run in runs]
+            for metric in runs[0].scores
         },
     }
     SCORES.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from factories import run, settings
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -342,6 +343,7 @@ SENTENCES = [
 ]  # fmt: skip
 
 
+@examples(deadline=None)
 @given(tables())
 def test_every_sentence_follows_from_the_runs(table):
     reader = Reader(table)
