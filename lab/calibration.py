@@ -1,7 +1,8 @@
 """How often the verdicts are wrong, and what they find: fitted to ten real seeds, then simulated.
 
-`python -m lab.calibration` reads `reports/calibration/scores.json` (`python -m lab.seeds` trains them anew), writes
-`reports/calibration/report.md` with its plots and, for comparisons with one seed, `reports/baselines/ci.calibration.json`.
+`python -m lab.calibration` reads `reports/calibration/scores.json` (`python -m lab.seeds` trains them anew), and writes
+`reports/calibration/report.md` with its plots and, for comparisons with one seed,
+`reports/baselines/PRESET.calibration.json`.
 The same scores leave the same report.
 """
 

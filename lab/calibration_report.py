@@ -53,9 +53,9 @@ def page(found: Found) -> str:
         "![Mean of every seed](seeds.png)",
         "## False alarms at alpha 0.05",
         "Both sides are the same method, so every p below 0.05 is a false alarm. Fresh: seeds and documents simulated "
-        f"from the components, {documents} documents; with the fitted deviation between seeds, and with the upper bound "
-        "of its interval. Own: the real seeds in two random groups, on bootstrap draws of the real documents; its rounds "
-        "share ten seeds, so its interval covers the rounds, not other seeds.",
+        f"from the components, {documents} documents, with the fitted deviation between seeds and with the upper bound "
+        "of its interval. Own: the real seeds in two random groups, on bootstrap draws of the real documents; the "
+        "rounds share ten seeds, so their interval covers the rounds, not other seeds.",
         false_alarms(found),
         fails(found),
         "![False alarms](alarms.png)",
@@ -63,7 +63,7 @@ def page(found: Found) -> str:
         "The 95 % interval holds the true difference in all rounds without a false alarm: "
         + coverage(found),
         "## Power",
-        "The drop that is found in 80 % of comparisons (p below 0.05, no tolerance) against five accepted seeds, and in "
+        "The drop that is found in 80 % of comparisons (p below 0.05, no tolerance) against five accepted seeds; in "
         "brackets the median of what the gate calls the smallest drop.",
         power_table(found),
         said(found),
@@ -130,11 +130,12 @@ def power_table(found: Found) -> str:
     """The drop found in 80 %, by metric, documents and seeds."""
     documents = list(dict.fromkeys(key[1] for key in found.power))
     counts = list(dict.fromkeys(key[2] for key in found.power))
-    rows = [
-        [f"{label}, {number:,} documents",
-         *(f"{points(one.found)} ({points(one.said)})" for each in counts for one in [found.power[metric, number, each]])]
-        for metric, label in ROUGE.items() for number in documents
-    ]  # fmt: skip
+    rows = []
+    for metric, label in ROUGE.items():
+        for number in documents:
+            cells = [found.power[metric, number, each] for each in counts]
+            shown = [f"{points(one.found)} ({points(one.said)})" for one in cells]
+            rows.append([f"{label}, {number:,} documents", *shown])
     return text_table(["scores", *(f"{each} {'seed' if each == 1 else 'seeds'}" for each in counts)], rows)
 
 
