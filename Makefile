@@ -1,13 +1,14 @@
 # make bench   set up .venv, then compare every method on the quick preset
 # make gate    compare a small bake-off with its accepted scores, in minutes
 # make test    set up .venv, then run the harness's own tests
+# make calibrate   false alarms and power of the verdicts, from the kept seeds: reports/calibration/report.md
 # make lint    ruff, mypy, import-linter
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench gate test lint tune clean
+.PHONY: bench gate test lint calibrate tune clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -24,6 +25,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy bakeoff
 	$(BIN)/lint-imports
+
+calibrate: $(READY)
+	$(BIN)/python -m lab.calibration
 
 tune: $(READY)
 	$(BIN)/python -m lab.tune

@@ -71,23 +71,24 @@ def parser() -> argparse.ArgumentParser:
 
 def compare(options: argparse.Namespace) -> tuple[str, int]:
     """Verdicts on B against A with A's tolerance and alpha; 1 where one of them is red."""
-    from bakeoff import saved
+    from bakeoff import calibration, saved
     from bakeoff.gate import judge
 
     accepted, measured = saved.read(Path(options.baseline)), saved.read(Path(options.measured))
-    if accepted.task != measured.task:
-        tasks = f"{options.baseline} is of {accepted.task!r}, {options.measured} of {measured.task!r}"
-        raise UsageError(f"compare: {tasks}; give two files of one task")
+    tasks = [side.settings.task.name for side in (accepted, measured)]
+    if tasks[0] != tasks[1]:
+        raise UsageError(f"compare: the tasks are {tasks[0]!r} and {tasks[1]!r}; give two files of one task")
     asked = [*measured.record.methods, *measured.dead]
     if not asked:
         raise UsageError(f"compare: {options.measured} has no trained method; give a file with one")
     found = judge(
         measured.record,
         accepted.record,
-        tolerance=accepted.gate.tolerance,
-        alpha=accepted.gate.alpha,
+        tolerance=accepted.settings.gate.tolerance,
+        alpha=accepted.settings.gate.alpha,
         asked=asked,
         dead=measured.dead,
+        spreads=calibration.load(accepted.settings, accepted.record.signature),
         baseline=options.baseline,
         remedy="give two files of the same methods and documents",
     )

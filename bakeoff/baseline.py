@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.contrasts import SeedVariance, components
 from bakeoff.errors import UsageError
 from bakeoff.results import METRICS, Prediction, RunResult
 
@@ -122,16 +121,6 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             found |= flat(value, f"{prefix}{key}.")
         elif value not in ("", None, [], ()):
             found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return found
-
-
-def spreads(record: Record | None) -> dict[str, dict[str, SeedVariance]]:
-    """The variance between seeds by method and metric, for runs that have one seed; {} without a baseline."""
-    found: dict[str, dict[str, SeedVariance]] = {}
-    for name, method in (record.methods if record else {}).items():
-        for metric in METRICS:
-            if variance := components(method.rows(metric), "baseline"):
-                found.setdefault(name, {})[metric] = variance
     return found
 
 

@@ -1,11 +1,14 @@
 """The variance between seeds that was measured once for a preset, for comparisons with one seed a method."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from bakeoff.contrasts import SeedVariance
+from bakeoff.baseline import Record, read
+from bakeoff.contrasts import SeedVariance, components
 from bakeoff.errors import UsageError
-from bakeoff.results import METRICS
+from bakeoff.results import METRICS, RunResult
 from bakeoff.settings import ROOT, Settings
 
 BASELINES = ROOT / "reports" / "baselines"
@@ -33,6 +36,40 @@ def load(settings: Settings, signature: str, folder: Path = BASELINES) -> dict[s
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: not a calibration ({error!r}); type: make calibrate") from None
     return variances if told == (settings.model.name, settings.task.name, signature) else {}
+
+
+@dataclass(frozen=True)
+class Loans:
+    """Where the variance between seeds comes from, for methods with one seed: the baseline, else the calibration."""
+
+    settings: Settings
+    baseline: Record | None
+    folder: Path
+
+    @classmethod
+    def read(cls, settings: Settings, folder: Path = BASELINES) -> "Loans":
+        """Reads the files of the settings' preset. Raises UsageError for one that isn't as it was written."""
+        load(settings, "", folder)
+        return cls(settings, read(folder / f"{settings.preset}.json"), folder)
+
+    def of(self, results: Mapping[str, Sequence[RunResult]]) -> dict[str, dict[str, SeedVariance]]:
+        """By method and metric, for the trained methods with one run."""
+        found: dict[str, dict[str, SeedVariance]] = {}
+        for name, runs in results.items():
+            if len(runs) > 1 or runs[0].spec["control"]:
+                continue
+            found[name] = self.of_baseline(name, runs[0]) or load(self.settings, runs[0].signature, self.folder)
+        return found
+
+    def of_baseline(self, name: str, run: RunResult) -> dict[str, SeedVariance]:
+        """From the accepted seeds of the method on the same documents; {} without them."""
+        record = self.baseline
+        if record is None or name not in record.methods:
+            return {}
+        if (record.signature, sorted(record.documents)) != (run.signature, sorted(run.document_ids)):
+            return {}
+        parts = {metric: components(record.methods[name].rows(metric), "baseline") for metric in METRICS}
+        return {metric: part for metric, part in parts.items() if part is not None}
 
 
 def dump(settings: Settings, signature: str, method: str, seeds: int, variances: dict[str, SeedVariance]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from bakeoff.contrasts import SeedVariance, mean
 from bakeoff.pairs import Pair, Side, alike, family
 from bakeoff.parameters import ParameterCounts
+from bakeoff.published import Published
 from bakeoff.results import METRICS, Death, RunResult
 from bakeoff.settings import Settings
 from bakeoff.statistics import Interval, spread
@@ -103,6 +104,8 @@ class Comparison:
     """Every two methods on every metric, in the order of the methods."""
     control_pairs: tuple[Pair, ...] = ()
     """Every method against every control on every metric, a family of its own."""
+    published: tuple[Published, ...] = ()
+    """What others published of this preset."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -146,6 +149,7 @@ def compare(
     deaths: Sequence[Death] = (),
     trials: Mapping[str, int] | None = None,
     spreads: Mapping[str, Mapping[str, SeedVariance]] | None = None,
+    published: Sequence[Published] = (),
 ) -> Comparison:
     """The comparison of `results`, one RunResult a seed by method name, in the order to be shown.
 
@@ -180,6 +184,7 @@ def compare(
         signature=signature,
         pairs=family(combinations([sides[row.name] for row in methods], 2), METRICS),
         control_pairs=family(((sides[m.name], sides[c.name]) for m in methods for c in controls), METRICS),
+        published=tuple(published),
     )
 
 

@@ -108,11 +108,12 @@ def components(scores: ArrayLike | Sequence[ArrayLike], source: str = "its own s
 
 def pool(parts: Sequence[SeedVariance], documents: int) -> SeedVariance | None:
     """Several variances as one on `documents` documents, weighted by their degrees of freedom; None of none."""
-    moved = [part.on(documents) for part in parts if part.df > 0]
+    parts = [part for part in parts if part.df_res > 0]
+    moved = [part.on(documents) for part in parts]
     df = sum(part.df for part in moved)
     if not df:
         return None
-    df_res = sum(part.df_res for part in parts if part.df > 0)
+    df_res = sum(part.df_res for part in parts)
     return SeedVariance(
         ms_seed=sum(part.ms_seed * part.df for part in moved) / df,
         ms_res=sum(part.ms_res * part.df_res for part in parts) / df_res,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bakeoff.baseline import Record, Scored
-from bakeoff.contrasts import Contrast, contrast, detectable, needed
+from bakeoff.contrasts import Contrast, SeedVariance, contrast, detectable, needed
 from bakeoff.results import METRICS
 from bakeoff.statistics import holm
 
@@ -70,14 +70,17 @@ def judge(
     alpha: float,
     asked: Sequence[str],
     dead: Mapping[str, str] | None = None,
+    spreads: Mapping[str, SeedVariance] | None = None,
     baseline: str = "the baseline",
     remedy: str = "to accept what is measured now, type --seeds 1,2,3,4,5 --update-baseline",
 ) -> Gate:
     """Verdicts for the methods `asked`; what can't be compared is refused, each with its reason and what to type.
 
-    `tolerance` is in points of ROUGE; `dead` gives the cause by method; `remedy` ends every refusal
+    `tolerance` is in points of ROUGE; `dead` gives the cause by method; `spreads` holds by metric the
+    variance between seeds for two sides with one seed each; `remedy` ends every refusal
     that a new baseline would mend.
     """
+    spreads = spreads or {}
     refusals: dict[str, str] = {}
     pairs: dict[str, tuple[Scored, Scored]] = {}
     for method in asked:
@@ -94,7 +97,7 @@ def judge(
         for metric in METRICS:
             ours = new.rows(metric)
             theirs = [[row[place] for place in places] for row in old.rows(metric)]
-            found.append((method, metric, contrast(ours, theirs)))
+            found.append((method, metric, contrast(ours, theirs, spread=spreads.get(metric))))
             means[method, metric] = mean(ours), mean(theirs)
     corrected = holm([one.p for _, _, one in found])
     share = alpha / max(1, len(found))  # what one drop alone has to be below under Holm

@@ -31,6 +31,7 @@ class Keeper:
     def __init__(self, session: Session, path: Path, *, update: bool, strict: bool, remedy: str) -> None:
         self.session, self.path, self.update, self.strict, self.remedy = session, path, update, strict, remedy
         self.methods = [entry.name for entry in session.plan.entries if not entry.control]
+        self.accepted = baseline.read(path)
         self.judged: Gate | None = None
 
     def cases(self) -> list[str]:
@@ -65,7 +66,7 @@ class Keeper:
             settings = self.session.plan.settings
             self.judged = judge(
                 self.measured(),
-                self.session.accepted,
+                self.accepted,
                 tolerance=settings.gate.tolerance,
                 alpha=settings.gate.alpha,
                 asked=self.methods,

@@ -7,7 +7,7 @@ from typing import Any
 from bakeoff.baseline import Reader, Record, Scored, flat, parse, rounded
 from bakeoff.errors import UsageError
 from bakeoff.results import METRICS
-from bakeoff.settings import GateSettings, build
+from bakeoff.settings import GateSettings, ModelSettings, Settings, TaskSettings, build
 
 REMEDY = "give a results.json that pytest bench/ wrote"
 
@@ -17,11 +17,10 @@ class Saved:
     """What compare needs of a results.json."""
 
     record: Record
-    task: str
     dead: dict[str, str]
     """Cause by method, of methods without a finished run."""
-    gate: GateSettings
-    """Of its preset; the defaults where it says nothing."""
+    settings: Settings
+    """Preset, names of model and task, and the gate's settings, which are the defaults where the file has none."""
 
 
 def read(path: Path) -> Saved:
@@ -58,9 +57,13 @@ def read(path: Path) -> Saved:
             texts="",
             methods=found,
         ),
-        task=reader.text(table["task"], "task"),
         dead={name: cause for name, cause in dead.items() if name not in found},
-        gate=build(GateSettings, reader.table(settings.get("gate", {}), "settings.gate"), str(path), "gate."),
+        settings=Settings(
+            preset=reader.text(table["preset"], "preset"),
+            model=ModelSettings(name=reader.text(table.get("model"), "model")),
+            task=TaskSettings(name=reader.text(table["task"], "task")),
+            gate=build(GateSettings, reader.table(settings.get("gate", {}), "settings.gate"), str(path), "gate."),
+        ),
     )
 
 

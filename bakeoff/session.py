@@ -1,17 +1,19 @@
 """A bake-off: the runs of a plan, each fetched from the store or made, and the report that they leave."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from bakeoff import settings as configuration
 from bakeoff import worker
-from bakeoff.baseline import Record, spreads
+from bakeoff.calibration import Loans
 from bakeoff.errors import UsageError
 from bakeoff.gate import Gate
 from bakeoff.ledger import Ledger, Outcome
 from bakeoff.plan import Plan
 from bakeoff.progress import Progress
+from bakeoff.published import Published
 from bakeoff.results import Death, Prediction, RunResult, RunSpec
 from bakeoff.store import Store
 
@@ -20,18 +22,12 @@ class Session:
     """Makes each run once, whoever asks for it, and remembers what came of it."""
 
     def __init__(
-        self,
-        plan: Plan,
-        store: Store,
-        progress: Progress,
-        *,
-        fresh: bool = False,
-        ledger: Ledger | None = None,
-        accepted: Record | None = None,
-    ) -> None:
+        self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, ledger: Ledger | None = None,
+        loans: Loans | None = None, published: Sequence[Published] = (),
+    ) -> None:  # fmt: skip
         self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
         self.ledger = ledger or Ledger()
-        self.accepted = accepted
+        self.loans, self.published = loans, published
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
 
@@ -111,8 +107,9 @@ class Session:
         if not ordered and not self.deaths:
             return None
         compared = comparison.compare(
-            self.plan.settings, ordered, list(self.deaths.values()), trials(self.plan.settings), spreads(self.accepted)
-        )
+            self.plan.settings, ordered, list(self.deaths.values()), trials(self.plan.settings),
+            self.loans.of(ordered) if self.loans else None, self.published,
+        )  # fmt: skip
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder, gate)
         return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}"

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from bakeoff import baseline, plan, settings, worker
+from bakeoff import baseline, plan, published, settings, worker
+from bakeoff.calibration import Loans
 from bakeoff.errors import UsageError
 from bakeoff.keeper import Keeper
 from bakeoff.ledger import Ledger
@@ -34,6 +35,7 @@ def start(
     """
     chosen = load_settings(options)
     known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": ""}
+    loans, beside = Loans.read(chosen), published.beside(chosen)
     store = Store(Path(options.store))
     worker.start_server(offline=not plan.on_hub(chosen))
     try:
@@ -41,14 +43,8 @@ def start(
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
     progress = Progress(file, live=live, newline=newline)
-    return Session(
-        planned,
-        store,
-        progress,
-        fresh=options.fresh,
-        ledger=Ledger(known["ledger"]),
-        accepted=baseline.read(baseline_path(options, chosen)),
-    )
+    return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
+                   loans=loans, published=beside)  # fmt: skip
 
 
 def baseline_path(options: Namespace, chosen: settings.Settings) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bakeoff.comparison import Comparison, Row, points
 from bakeoff.gate import Gate
-from bakeoff.report import analysis, differences, table
+from bakeoff.report import analysis, differences, published, table
 from bakeoff.report import gate as gates
 from bakeoff.report.escape import clip, markdown
 from bakeoff.report.figures import MISSING, listing, number
@@ -40,6 +40,7 @@ def render(
         *([gates.markdown_table(gate).rstrip()] if gate else []),
         "## Controls",
         *controls(comparison),
+        *(["## Beside published figures", *published.section(comparison, markdown)] if comparison.published else []),
         "## Plots",
         *([figure(image) for image in images] or ["No run left a curve or a score."]),
         "## Truncated documents",

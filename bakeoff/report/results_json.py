@@ -31,6 +31,7 @@ def content(comparison: Comparison) -> dict[str, Any]:
             "controls": {row.name: figures(row) for row in comparison.controls},
             "pairs": [pair(found) for found in comparison.pairs],
             "control_pairs": [pair(found) for found in comparison.control_pairs],
+            "published": [dataclasses.asdict(found) for found in comparison.published],
             "deaths": [
                 {"method": death.method, "seed": death.seed, "phase": death.phase, "cause": death.cause}
                 for death in comparison.deaths
