@@ -15,7 +15,7 @@ bench: $(READY)
 	$(BIN)/python -m pytest bench/ --method all
 
 gate: $(READY)
-	$(BIN)/python -m pytest bench/ --preset ci --method lora,soft-prompt --gate --junit-xml reports/ci/junit.xml
+	$(BIN)/python -m pytest bench/ --preset ci --method lora --gate --junit-xml reports/ci/junit.xml
 
 test: $(READY)
 	$(BIN)/python -m pytest tests
