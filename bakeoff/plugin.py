@@ -30,8 +30,18 @@ def pytest_addoption(parser):
         metavar="FOLDER",
         help="finished runs; default .bakeoff beside bench/",
     )
+    add("--run-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="end a run that takes longer; "
+        "its stack is in the report, what it finished is kept; default 0: never")  # fmt: skip
     add("--report-dir", default="", metavar="FOLDER", help="where the report goes; default reports/PRESET")
     add("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")
+
+
+def _seconds(text):
+    """Seconds from 0 on."""
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError
+    return value
 
 
 def pytest_sessionstart(session):
@@ -40,8 +50,9 @@ def pytest_sessionstart(session):
     config.bakeoff = None
     if _selected(config):
         from bakeoff.errors import UsageError
-        from bakeoff.start import start
+        from bakeoff.start import start, stop_on_sigterm
 
+        config.add_cleanup(stop_on_sigterm())
         try:
             config.bakeoff = start(config.option, *_terminal(config))
         except UsageError as error:
@@ -132,9 +143,12 @@ def floors(runs, bakeoff):
     return found
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    """Writes the report and prints its table."""
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    """Writes the report and prints its table; when it was stopped, says what is kept."""
     if getattr(config, "bakeoff", None) is None or config.option.collectonly or hasattr(config, "workerinput"):
+        return
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        terminalreporter.write_line(config.bakeoff.interrupted())
         return
     text = config.bakeoff.report(
         Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset)

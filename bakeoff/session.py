@@ -1,14 +1,16 @@
 """A bake-off: the runs of a plan, each fetched from the store or made, and the report that they leave."""
 
+import functools
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bakeoff import settings as configuration
 from bakeoff import worker
 from bakeoff.errors import UsageError
 from bakeoff.plan import Plan
-from bakeoff.progress import Progress
+from bakeoff.progress import Progress, Tell, title
 from bakeoff.results import Death, Prediction, RunResult, RunSpec
 from bakeoff.store import Store
 
@@ -16,8 +18,12 @@ from bakeoff.store import Store
 class Session:
     """Makes each run once, whoever asks for it, and remembers what came of it."""
 
-    def __init__(self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False) -> None:
-        self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
+    def __init__(
+        self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, run_timeout: float = 0.0
+    ) -> None:
+        self.plan, self.store, self.progress = plan, store, progress
+        self.fresh, self.run_timeout = fresh, run_timeout
+        self.unfinished: dict[str, str] = {}
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
         self.reused = 0
@@ -35,7 +41,7 @@ class Session:
                     found.append(self.run(spec))
                 except worker.Died as died:
                     log = str(self.store.logs / f"{spec.fingerprint}.log")
-                    self.deaths[method] = Death(method, spec.seed, died.phase, died.cause, log)
+                    self.deaths[method] = Death(method, spec.seed, died.phase, died.cause, log, died.stack)
                     self.progress.dead(spec, died)
                     raise
             self.results[method] = found
@@ -43,7 +49,7 @@ class Session:
 
     def run(self, spec: RunSpec) -> RunResult:
         """The finished run of `spec`, from the store where it is there and `--fresh` was not typed."""
-        with self.store.computing():
+        with self.store.computing(lambda: self.progress.say(spec, "waits for another bake-off on this store")):
             if not self.fresh and (finished := self.store.find(spec.fingerprint)):
                 self.reused += 1
                 self.progress.reused(spec)
@@ -55,16 +61,38 @@ class Session:
     def make(self, spec: RunSpec) -> RunResult:
         """Makes the run in a process of its own and stores it. Raises Died."""
         log = self.store.logs / f"{spec.fingerprint}.log"
-        log.unlink(missing_ok=True)
-        with self.store.staging(spec.fingerprint) as staging, self.progress.run(spec) as tell:
-            job = (asdict(spec), str(staging), str(self.store.models))
-            try:
-                result, predictions = worker.call(worker.run_job, *job, log=log, tell=tell)
-            except UsageError as error:
-                raise worker.Died("setup", str(error)) from None
-            finished = RunResult(**result)
-            self.store.commit(staging, finished, [Prediction(**row) for row in predictions])
+        if self.fresh:
+            self.store.forget_partial(spec.fingerprint)
+        try:
+            log.unlink(missing_ok=True)
+            with self.store.staging(spec.fingerprint) as staging, self.progress.run(spec) as tell:
+                partial, durability = self.store.partial(spec.fingerprint), asdict(self.plan.settings.durability)
+                job = (asdict(spec), str(staging), str(self.store.models), str(partial), durability)
+                told = functools.partial(self._told, spec, tell)
+                result, predictions = worker.call(worker.run_job, *job, log=log, tell=told, timeout=self.run_timeout)
+                finished = RunResult(**result)
+                self.store.commit(staging, finished, [Prediction(**row) for row in predictions])
+        except UsageError as error:
+            raise worker.Died("setup", str(error)) from None
+        except OSError as error:
+            raise worker.Died("storing", worker.describe(error)) from None
+        self.unfinished.pop(title(spec), None)
         return finished
+
+    def _told(self, spec: RunSpec, tell: Tell, news: dict[str, Any]) -> None:
+        """Passes a run's news on; what is kept of it is remembered, that it was resumed is said."""
+        if "kept" in news:
+            self.unfinished[title(spec)] = news["kept"]
+        elif "resumed" in news:
+            self.progress.say(spec, news["resumed"])
+        else:
+            tell(news)
+
+    def interrupted(self) -> str:
+        """What is kept of a bake-off that was stopped, and how to go on."""
+        runs = self.made + self.reused
+        kept = [f"{runs} finished run{'s' * (runs != 1)}", *(f"{run}: {what}" for run, what in self.unfinished.items())]
+        return f"stopped; kept in {self.store.root}: {'; '.join(kept)}\ntype the same command to go on"
 
     def report(self, folder: Path) -> str | None:
         """Writes the report of everything that was run into `folder`; returns the table, None when nothing was run."""

@@ -127,6 +127,16 @@ class MachineSettings:
 
 
 @dataclass(frozen=True)
+class DurabilitySettings:
+    """How often an unfinished run is kept; it changes no outcome, so it is no part of a run's fingerprint."""
+
+    checkpoint_seconds: float = setting(120.0, minimum=0.0)
+    """Seconds of training between checkpoints, beside the one after each epoch; 0: no others by time."""
+    checkpoint_steps: int = setting(0, minimum=0)
+    """Optimizer steps between checkpoints; 0: no others by steps."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a bake-off was asked to do."""
 
@@ -146,6 +156,8 @@ class Settings:
     """How summaries are written."""
     machine: MachineSettings = MachineSettings()
     """Device, precision, threads."""
+    durability: DurabilitySettings = DurabilitySettings()
+    """How often an unfinished run is kept."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     changes: Mapping[str, Any] = setting({})
@@ -155,7 +167,7 @@ class Settings:
 
 
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
-            "generation": GenerationSettings, "machine": MachineSettings}  # fmt: skip
+            "generation": GenerationSettings, "machine": MachineSettings, "durability": DurabilitySettings}  # fmt: skip
 
 
 def blame(settings: "Settings", key: str) -> str:

@@ -1,5 +1,6 @@
 """From command-line options to a session that is ready to run."""
 
+import signal
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,8 @@ def start(options: Namespace, file: TextIO | None, live: bool, newline: Callable
         planned = plan.make(chosen, options.method or ["all"], store)
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
-    return Session(planned, store, Progress(file, live=live, newline=newline), fresh=options.fresh)
+    return Session(planned, store, Progress(file, live=live, newline=newline), fresh=options.fresh,
+                   run_timeout=options.run_timeout)  # fmt: skip
 
 
 def floors(path: Path, chosen: settings.Settings, method: str) -> dict[str, float] | None:
@@ -39,3 +41,20 @@ def floors(path: Path, chosen: settings.Settings, method: str) -> dict[str, floa
     if table.get("model") != chosen.model.name or table.get("task") != chosen.task.name:
         return None
     return table.get(method)
+
+
+def stop_on_sigterm() -> Callable[[], None]:
+    """Makes SIGTERM stop a bake-off as Ctrl-C does; returns what undoes it."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        return lambda: None
+
+    def undo() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    return undo

@@ -6,7 +6,7 @@ from typing import Any
 
 from bakeoff.comparison import Comparison, Row, points
 from bakeoff.report import analysis, table
-from bakeoff.report.escape import clip, markdown
+from bakeoff.report.escape import clip, markdown, plain
 from bakeoff.report.figures import MISSING, listing, number
 from bakeoff.report.plots import Image
 from bakeoff.results import Prediction
@@ -86,6 +86,9 @@ def methods(comparison: Comparison) -> list[str]:
         dead = [[markdown(d.method), str(d.seed), markdown(d.phase), markdown(clip(d.cause, SUMMARY)),
                  markdown(Path(d.log).name) if d.log else MISSING] for d in comparison.deaths]  # fmt: skip
         parts += ["Dead runs:", table.text_table(["method", "seed", "phase", "cause", "log"], dead)]
+        for death in (death for death in comparison.deaths if death.stack):
+            stack = "\n".join("    " + plain(line) for line in death.stack.splitlines())  # indented: code
+            parts += [f"Where {markdown(death.method)}, seed {death.seed}, stood:", stack]
     return parts
 
 
