@@ -276,7 +276,7 @@ def freeze(state: Training) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         "curves": vars(state.curves),
         "groups": optimizer["param_groups"],
         "numbers": numbers,
-        "schedule": {key: value for key, value in state.schedule.state_dict().items() if key != "lr_lambdas"},
+        "schedule": state.schedule.state_dict(),
         "random": {"numpy": [kind, *rest], "python": [generation, list(internal), gauss]},
     }
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, facts
@@ -293,12 +293,12 @@ def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any
     state.optimizer.load_state_dict({"state": moments, "param_groups": facts["groups"]})
     state.schedule.load_state_dict(facts["schedule"])
     with torch.no_grad():
-        for place, parameter in enumerate(state.trained):
-            parameter.copy_(tensors.pop(f"trained.{place}"))
+        for number, parameter in enumerate(state.trained):
+            parameter.copy_(tensors.pop(f"trained.{number}"))
     kept = sum(name.startswith("kept.") for name in tensors)
     state.kept = [
-        tensors.pop(f"kept.{place}").to(parameter.device)
-        for place, parameter in zip(range(kept), state.trained, strict=False)
+        tensors.pop(f"kept.{number}").to(parameter.device)
+        for number, parameter in zip(range(kept), state.trained, strict=False)
     ]
     state.drawn = tensors["order"]
     state.order.set_state(state.drawn)
@@ -310,5 +310,5 @@ def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any
         torch.cuda.set_rng_state(tensors["random.cuda"])
     kind, *rest = facts["random"]["numpy"]  # MT19937, place, has_gauss, cached_gaussian
     numpy.random.set_state((kind, tensors["random.numpy"].numpy().astype("uint32"), *rest))
-    generation, internal, gauss = facts["random"]["python"]
-    random.setstate((generation, tuple(internal), gauss))
+    version, internal, gauss = facts["random"]["python"]
+    random.setstate((version, tuple(internal), gauss))

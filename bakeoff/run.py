@@ -29,8 +29,8 @@ def run(
 ) -> tuple[RunResult, list[Prediction]]:
     """Makes the run that `spec` describes; leaves the trained tensors in `folder`/adapter.
 
-    `cache` holds converted models; `partial` what an interrupted process of this run has finished. Raises UsageError for
-    what the user can mend and Diverged for a loss that is not finite.
+    `cache` holds converted models; `partial` what an interrupted process of this run has finished. Raises UsageError
+    for what the user can mend and Diverged for a loss that is not finite.
     """
     entry = next(entry for entry in load_file(Path(spec.method_file)) if entry.name == spec.method)
     method = build(entry.kind, spec.hyperparameters, spec.method_file)
