@@ -36,6 +36,7 @@ EXHAUSTED = ("out of memory", "can't allocate memory", "cannot allocate memory",
 FULL = ("no space left on device", "file too large", "disk quota exceeded", "not enough space on the disk")
 """What is raised when a disk is full, in lower case."""
 QUIET = {
+    "PYTHONHASHSEED": "0",  # the order of a set, PEFT's list of target modules for one, is the same in every process
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
