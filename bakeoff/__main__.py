@@ -95,9 +95,14 @@ def parameters(options: argparse.Namespace) -> str:
 def score(options: argparse.Namespace) -> str:
     """ROUGE of saved predictions, computed anew."""
     from bakeoff import scoring
-    from bakeoff.store import MANIFEST, intact, read_predictions
+    from bakeoff.store import MANIFEST, SCHEMA, foreign_schema, intact, read_predictions
 
     path = predictions_path(options.run, Path(options.store))
+    if (schema := foreign_schema(path.parent)) is not None:
+        raise UsageError(
+            f"score {options.run!r}: {path.parent} was stored with schema {str(schema)[:20]!r}, this Bakeoff reads "
+            f"schema {SCHEMA}; make the run again"
+        )
     if (path.parent / MANIFEST).is_file() and not intact(path.parent):
         raise UsageError(f"score {options.run!r}: a file in {path.parent} is not what was stored; make the run again")
     predictions = read_predictions(path)

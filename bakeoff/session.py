@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ class Session:
         self.plan, self.store, self.progress = plan, store, progress
         self.fresh, self.run_timeout = fresh, run_timeout
         self.unfinished: dict[str, str] = {}
+        self.started = time.time()
+        self.group = ""
+        """What the processes of one `pytest -n` have in common; empty where there is one process."""
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
         self.reused = 0
@@ -42,6 +46,8 @@ class Session:
                 except worker.Died as died:
                     log = str(self.store.logs / f"{spec.fingerprint}.log")
                     self.deaths[method] = Death(method, spec.seed, died.phase, died.cause, log, died.stack)
+                    if self.group:
+                        self.store.bury(spec.fingerprint, self.group, self.deaths[method])
                     self.progress.dead(spec, died)
                     raise
             self.results[method] = found
@@ -50,7 +56,10 @@ class Session:
     def run(self, spec: RunSpec) -> RunResult:
         """The finished run of `spec`, from the store where it is there and `--fresh` was not typed."""
         with self.store.computing(lambda: self.progress.say(spec, "waits for another bake-off on this store")):
-            if not self.fresh and (finished := self.store.find(spec.fingerprint)):
+            if self.group and (death := self.store.death(spec.fingerprint, self.group)):
+                raise worker.Died(death.phase, death.cause, death.stack)
+            fresh = self.fresh and self.store.made_at(spec.fingerprint) < self.started
+            if not fresh and (finished := self.store.find(spec.fingerprint)):
                 self.reused += 1
                 self.progress.reused(spec)
                 return finished
@@ -87,6 +96,19 @@ class Session:
             self.progress.say(spec, news["resumed"])
         else:
             tell(news)
+
+    def gather(self) -> None:
+        """Takes over what the processes of `pytest -n` made, each of which knows only its own."""
+        for method, specs in self.plan.specs.items():
+            for spec in specs:
+                if death := self.store.death(spec.fingerprint, self.group):
+                    self.deaths[method] = death
+                elif finished := self.store.find(spec.fingerprint):
+                    self.results.setdefault(method, []).append(finished)
+                    fresh = self.store.made_at(spec.fingerprint) >= self.started
+                    self.made, self.reused = self.made + fresh, self.reused + (not fresh)
+            if method in self.deaths:
+                self.results.pop(method, None)
 
     def interrupted(self) -> str:
         """What is kept of a bake-off that was stopped, and how to go on."""

@@ -183,8 +183,8 @@ def report(outcomes: list[Outcome], rows: list[tuple[str, int, int]], seconds: f
         "## Kill and resume",
         "",
         f"A LoRA with dropout on the smoke preset ({', '.join(f'{k}={v}' for k, v in SIZES.items())}): 18 steps, "
-        "3 chunks of summaries. SIGKILL at each moment, then the same command again. Losses, adapter, summaries, scores, token "
-        "counts and evidence are compared with those of a bake-off that nobody killed.",
+        "3 chunks of summaries. SIGKILL at each moment, then the same command again. Losses, adapter, summaries, "
+        "scores, token counts and evidence are compared with those of a bake-off that nobody killed.",
         "",
         f"**{kept} of {len(outcomes)} as promised**: killed, no process left, at most {INTERVAL} steps computed again, "
         "every result equal to the bit.",
