@@ -57,6 +57,17 @@ def pytest_sessionstart(session):
             config.bakeoff = start(config.option, *_terminal(config))
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
+        if "bakeoff_started" in getattr(config, "workerinput", {}):
+            config.bakeoff.group = config.workerinput["testrunuid"]
+            config.bakeoff.started = config.workerinput["bakeoff_started"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tells each process of `pytest -n` what it has in common with the others."""
+    if getattr(node.config, "bakeoff", None) is not None:
+        node.config.bakeoff.group = node.workerinput["testrunuid"]
+        node.workerinput["bakeoff_started"] = node.config.bakeoff.started
 
 
 def _selected(config) -> bool:
@@ -150,9 +161,13 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if exitstatus == pytest.ExitCode.INTERRUPTED:
         terminalreporter.write_line(config.bakeoff.interrupted())
         return
-    text = config.bakeoff.report(
-        Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset)
-    )
+    if config.bakeoff.group:
+        config.bakeoff.gather()
+    folder = Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset)
+    try:
+        text = config.bakeoff.report(folder)
+    except OSError as error:
+        text = f"ERROR: {folder}: the report can't be written: {error.strerror}; type --report-dir FOLDER"
     if text:
         terminalreporter.section("bakeoff")
         terminalreporter.write_line(text)
