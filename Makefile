@@ -1,12 +1,13 @@
 # make bench   set up .venv, then compare every method on the quick preset
 # make test    set up .venv, then run the harness's own tests
 # make lint    ruff, mypy, import-linter
+# make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test lint tune clean
+.PHONY: bench test lint torture tune clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -20,6 +21,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy bakeoff
 	$(BIN)/lint-imports
+
+torture: $(READY)
+	$(BIN)/python -m lab.torture
 
 tune: $(READY)
 	$(BIN)/python -m lab.tune
