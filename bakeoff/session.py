@@ -60,6 +60,7 @@ class Session:
                 raise worker.Died(death.phase, death.cause, death.stack)
             fresh = self.fresh and self.store.made_at(spec.fingerprint) < self.started
             if not fresh and (finished := self.store.find(spec.fingerprint)):
+                self.store.forget_partial(spec.fingerprint)  # of a session that was killed after it had stored the run
                 self.reused += 1
                 self.progress.reused(spec)
                 return finished

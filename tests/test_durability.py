@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,7 @@ DEATHS = {
     "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28)); bytearray(2**30)",
     "killed": "os.kill(os.getpid(), signal.SIGKILL)",
     "hanging": "time.sleep(600)",
+    "counting": "open(__file__ + '.count', 'a').write('x')",  # once for the run, once for its reloaded adapter
 }
 
 
@@ -91,17 +93,18 @@ def test_a_killed_bake_off_goes_on_to_the_bit(tmp_path, reference, doom):
 
 
 def test_a_run_that_starves_is_killed_or_hangs_is_dead_by_cause_and_the_rest_finishes(tmp_path, dying):
-    methods = [part for name in DEATHS for part in ("--method", dying(name))]
-    code, out = ended(start(*command(tmp_path / "store", *methods, "--method", "lora", "--run-timeout", "30")))
+    dead = ("hungry", "killed", "hanging")
+    methods = [part for name in dead for part in ("--method", dying(name))]
+    code, out = ended(start(*command(tmp_path / "store", *methods, "--method", "lora", "--run-timeout", "45")))
     assert code == 1, out
     report = (tmp_path / "store" / "report" / "report.md").read_text()
     assert "out of memory (MemoryError" in out and "killed by signal 9 (SIGKILL" in out
     assert re.search(r"\| hungry +\| 42 +\| setup +\| out of memory", report)
     assert re.search(r"\| killed +\| 42 +\| setup +\| killed by signal 9", report)
-    assert re.search(r"\| hanging +\| 42 +\| setup +\| ended after 30 s", report)
+    assert re.search(r"\| hanging +\| 42 +\| setup +\| ended after 45 s", report)
     assert "in attach" in report.partition("Where hanging, seed 42, stood:")[2]
     [header] = [line for line in report.splitlines() if "| figure" in line or "| lora" in line][:1]
-    assert all(name in header for name in DEATHS)
+    assert all(name in header for name in dead)
     assert sum((run / "adapter").is_dir() for run in (tmp_path / "store" / "runs").iterdir()) == 1
 
 
@@ -131,23 +134,23 @@ def test_a_stopped_bake_off_says_what_is_kept_and_how_to_go_on(tmp_path, number)
     ended(process)
 
 
-def test_two_bake_offs_on_one_store_train_each_run_once(tmp_path):
-    sessions = [start(*command(tmp_path, "--method", "lora,full", "--report-dir", str(tmp_path / f"report-{n}")))
+def test_two_bake_offs_on_one_store_train_each_run_once(tmp_path, dying):
+    file = dying("counting")
+    sessions = [start(*command(tmp_path, "--method", f"lora,{file}", "--report-dir", str(tmp_path / f"report-{n}")))
                 for n in range(2)]  # fmt: skip
     outs = [ended(process) for process in sessions]
     assert [code for code, _ in outs] == [0, 0]
-    made = [int(re.search(r"(\d+) made", out)[1]) for _, out in outs]
-    assert sum(made) == 2
+    assert sum(int(re.search(r"(\d+) made", out)[1]) for _, out in outs) == 2
+    assert Path(file + ".count").read_text() == "xx"
     one, two = (json.loads((tmp_path / f"report-{n}" / "results.json").read_text()) for n in range(2))
-    assert one["methods"] == two["methods"] and set(one["methods"]) >= {"lora", "full"}
+    assert one["methods"] == two["methods"] and set(one["methods"]) == {"lora", "counting"}
 
 
-def test_four_processes_of_one_session_train_each_run_once_and_make_one_report(tmp_path):
-    typed = command(tmp_path, "--method", "lora,full", "-n", "4", "--fresh")
-    ended(start(*command(tmp_path, "--method", "lora")))
-    code, out = ended(start(*typed))
-    assert code == 0 and "2 made" in out, out
-    logs = [path.name for path in (tmp_path / "logs").glob("*.log") if path.name != "prepare.log"]
-    assert len(logs) == 2
-    methods = json.loads((tmp_path / "report" / "results.json").read_text())["methods"]
-    assert set(methods) == {"lora", "full"}
+def test_four_processes_of_one_session_train_each_run_once_and_make_one_report(tmp_path, dying):
+    alive, dead = dying("counting"), dying("killed")
+    code, out = ended(start(*command(tmp_path, "--method", f"lora,{alive},{dead}", "-n", "4", "--fresh")))
+    assert code == 1 and "2 made, 0 reused" in out and "1 dead" in out, out
+    assert Path(alive + ".count").read_text() == "xx"
+    assert len(list((tmp_path / "logs").glob("*.death"))) == 1
+    found = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert set(found["methods"]) == {"lora", "counting"}
