@@ -13,7 +13,7 @@ from bakeoff.catalogue import select
 from bakeoff.checkpoints import Chunk, Partial, seal, unseal
 from bakeoff.encoding import Encoder
 from bakeoff.generation import summarise
-from bakeoff.resources import Clock
+from bakeoff.resources import Clock, Memory
 from bakeoff.settings import DurabilitySettings, GenerationSettings, TaskSettings, TrainingSettings
 from bakeoff.training import fine_tune
 
@@ -260,3 +260,16 @@ def test_a_partial_without_a_folder_keeps_nothing(train, write):
     train(partial)
     partial.keep("w", 0, Chunk({0: ""}, 0))
     assert partial.summaries("w") == {} and partial.repeated(0) == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peaks are set back on Linux")
+def test_what_a_checkpoint_allocates_is_not_the_runs_peak():
+    memory = Memory("cpu")
+    held = numpy.ones(2**24)  # 128 MiB, the run's
+    before = memory.read()["max_resident"]
+    with memory.aside():
+        numpy.ones(2**26).sum()  # 512 MiB, given back
+    assert memory.read()["max_resident"] < before + 2**26
+    assert before > 0.9 * held.nbytes
+    memory.raise_to({"max_resident": 2**40, "resident": 2**40})
+    assert memory.read()["max_resident"] == 2**40 > memory.read()["resident"]
