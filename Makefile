@@ -1,5 +1,7 @@
 # make bench   set up .venv, then compare every method on the quick preset
+# make gate    compare a small bake-off with its accepted scores, in minutes
 # make test    set up .venv, then run the harness's own tests
+# make calibrate   false alarms and power of the verdicts, from the kept seeds: reports/calibration/report.md
 # make lint    ruff, mypy, import-linter
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -7,11 +9,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test lint torture tune clean
+.PHONY: bench gate test lint calibrate torture tune clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench/ --method all
+
+gate: $(READY)
+	$(BIN)/python -m pytest bench/ --preset ci --method lora --gate --junit-xml reports/ci/junit.xml
 
 test: $(READY)
 	$(BIN)/python -m pytest tests
@@ -24,6 +29,9 @@ lint: $(READY)
 
 torture: $(READY)
 	$(BIN)/python -m lab.torture
+
+calibrate: $(READY)
+	$(BIN)/python -m lab.calibration
 
 tune: $(READY)
 	$(BIN)/python -m lab.tune

@@ -137,6 +137,16 @@ class DurabilitySettings:
 
 
 @dataclass(frozen=True)
+class GateSettings:
+    """When the gate calls a run worse than its baseline; changes no run."""
+
+    tolerance: float = setting(1.0, minimum=0.0, maximum=100.0)
+    """Points of ROUGE (F1 x 100) that a mean may differ from the baseline's before anything is said; 0: none."""
+    alpha: float = setting(0.05, minimum=1e-9, maximum=0.5)
+    """Chance of a false alarm over all verdicts of a session together (Holm)."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a bake-off was asked to do."""
 
@@ -158,6 +168,8 @@ class Settings:
     """Device, precision, threads."""
     durability: DurabilitySettings = DurabilitySettings()
     """How often an unfinished run is kept."""
+    gate: GateSettings = GateSettings()
+    """Tolerance and alpha of `--gate`."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     changes: Mapping[str, Any] = setting({})
@@ -167,7 +179,8 @@ class Settings:
 
 
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
-            "generation": GenerationSettings, "machine": MachineSettings, "durability": DurabilitySettings}  # fmt: skip
+            "generation": GenerationSettings, "machine": MachineSettings, "durability": DurabilitySettings,
+            "gate": GateSettings}  # fmt: skip
 
 
 def blame(settings: "Settings", key: str) -> str:

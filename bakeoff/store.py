@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from bakeoff.disk import digest, flush
 from bakeoff.errors import UsageError
-from bakeoff.results import SCHEMA, Death, Prediction, RunResult
+from bakeoff.results import SCHEMA, Prediction, RunResult
 
 MANIFEST = "manifest.json"
 
@@ -47,22 +47,6 @@ class Store:
     def predictions(self, fingerprint: str) -> list[Prediction]:
         """What a finished run wrote, in the order of its document_ids."""
         return read_predictions(self.folder(fingerprint) / "predictions.jsonl")
-
-    def made_at(self, fingerprint: str) -> float:
-        """When a finished run was stored, in seconds since the epoch; 0 where there is none."""
-        try:
-            return (self.folder(fingerprint) / MANIFEST).stat().st_mtime
-        except OSError:
-            return 0.0
-
-    def bury(self, fingerprint: str, group: str, death: Death) -> None:
-        """Leaves a death for the other processes of one pytest session, which are called `group`."""
-        write_json(self.logs / f"{fingerprint}.{group}.death", dataclasses.asdict(death))
-
-    def death(self, fingerprint: str, group: str) -> Death | None:
-        """What another process of `group` buried."""
-        path = self.logs / f"{fingerprint}.{group}.death"
-        return Death(**json.loads(path.read_bytes())) if path.is_file() else None
 
     def partial(self, fingerprint: str) -> Path:
         """Where an unfinished run keeps what it has finished."""

@@ -146,7 +146,8 @@ def test_help_shows_one_group_and_imports_nothing_heavy():
     assert found.returncode == 0
     assert len(re.findall(r"^Bakeoff: ", found.stdout, re.MULTILINE)) == 1
     group = found.stdout.partition("Bakeoff: ")[2].partition("\n\n")[0]
-    for option in ("method", "preset", "model", "task", "seeds", "set", "fresh", "report-dir", "store"):
+    names = "method preset model task seeds set fresh report-dir store gate gate-strict update-baseline baseline"
+    for option in names.split():
         assert f"  --{option}" in group
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in found.stderr.splitlines()}
     assert "bakeoff" in imported
