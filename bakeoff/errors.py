@@ -29,7 +29,7 @@ class Diverged(Exception):
 def nearest(word: str, known: Iterable[str]) -> str:
     """A sentence that offers the nearest of the known words, or lists them when none is near."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5) if len(word) < 200 else []
     return f"did you mean {close[0]!r}?" if close else "known: " + (", ".join(names) or "none")
 
 

