@@ -95,12 +95,13 @@ def bakeoff(request):
 
 
 def _finished(bakeoff, method):
+    from bakeoff.errors import one_line
     from bakeoff.worker import Died
 
     try:
         return bakeoff.runs(method)
     except Died as died:
-        pytest.fail(f"{method}: the run is dead: {died}", pytrace=False)
+        pytest.fail(one_line(f"{method}: the run is dead: {died}"), pytrace=False)
 
 
 @pytest.fixture(scope="session")

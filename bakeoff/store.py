@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from bakeoff.checking import misfit, strict_json
 from bakeoff.errors import UsageError
-from bakeoff.results import METRICS, SCHEMA, Prediction, RunResult
+from bakeoff.results import SCHEMA, Prediction, RunResult
 
 MANIFEST = "manifest.json"
 
@@ -111,13 +111,11 @@ def read_result(path: Path) -> RunResult:
         found = RunResult(**strict_json(path.read_text(encoding="utf-8")))
         hints = typing.get_type_hints(RunResult)
         wrong = [misfit(getattr(found, name), hint, name) for name, hint in hints.items()]
-        if not any(wrong) and (found.scores or found.document_ids):
-            scores = ((metric, found.scores.get(metric, [])) for metric in METRICS)
-            wrong += [
-                f"scores.{metric}"
-                for metric, values in scores
-                if len(values) != len(found.document_ids) or not all(0 <= value <= 1 for value in values)
-            ]
+        if not any(wrong):
+            count = len(found.document_ids)
+            fits = {m: len(v) == count and all(0 <= value <= 1 for value in v) for m, v in found.scores.items()}
+            wrong += [f"scores.{metric}" for metric, right in fits.items() if not right]
+            wrong += ["scores"] if count and not found.scores else []
         if any(wrong):
             raise ValueError(f"{next(filter(None, wrong))} is not what is stored there")
         return found

@@ -287,7 +287,7 @@ RUNS = {
            "adapter_bytes": ["x", 1.5, [], True],
            "evidence": [None, []],
            "truncated": [None, {"documents": "x"}],
-           "scores": [None, [], {}, {"rouge1": [0.5]}, {m: [float("nan")] for m in RESULT["scores"]},
+           "scores": [None, [], {}, {m: [float("nan")] for m in RESULT["scores"]},
                       {m: [] for m in RESULT["scores"]}, {m: ["x"] for m in RESULT["scores"]},
                       {m: [1.5] for m in RESULT["scores"]}, {m: [-0.1] for m in RESULT["scores"]}],
            "document_ids": [None, "a", [3], [], ["a", "b"]],
