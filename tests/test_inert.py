@@ -1,11 +1,11 @@
-"""Text that would be markup, a command or a token elsewhere is text here: in the model's input and in all that is left."""
+"""Text that would be markup, a command or a token elsewhere is text here: in the model's input and in what is left."""
 
 import json
 import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from factories import predictions, run, settings
+from factories import run, settings
 from markdown_it import MarkdownIt
 
 from bakeoff import report
@@ -56,10 +56,14 @@ def test_foreign_text_changes_nothing_of_the_report_but_its_words(tmp_path, text
     kinds = []
     for place, words in (("plain", "plain words"), ("foreign", text)):
         page = written(words, tmp_path / place)[1].read_text("utf-8")
-        kinds.append([token.type for token in parser.parse(page)])
+        tokens = parser.parse(page)
+        kinds.append([token.type for token in tokens])
+        inline = [child for token in tokens for child in token.children or []]
+        assert not any(child.type.startswith("link") for child in inline)
+        assert all(child.attrs["src"].startswith("plots/") for child in inline if child.type == "image")
     assert kinds[0] == kinds[1]
     assert not UNPRINTABLE.search(page) and not COMMAND.search(page)
-    assert not re.search(r"<(?!/?span>)|javascript:|\]\((?!plots/)", page)
+    assert not re.search(r"<(?!/?span>)", page)
 
 
 @each_foreign
@@ -89,22 +93,27 @@ def test_the_cause_of_a_death_is_one_line_on_the_terminal(tmp_path, text):
 
 @each_foreign
 def test_a_junit_file_holds_foreign_text_as_text(pytester, text):
-    pytester.makepyfile(f"""
-        from bakeoff.errors import UsageError
+    (pytester.path / "text.json").write_text(json.dumps(text))
+    pytester.makepyfile("""
+        import json
+        from pathlib import Path
+        from bakeoff.errors import one_line
         from bakeoff.plugin import _finished
         from bakeoff.worker import Died
 
+        text = json.loads(Path("text.json").read_text())
+
         class Session:
             def runs(self, method):
-                raise Died("training", {text!r})
+                raise Died("training", text)
 
         def test_dead(record_property):
-            record_property("method", {text!r})
+            record_property("method", text)
             _finished(Session(), "lora")
 
         def test_differs():
-            rows = [{{"id": {text!r}, "summary": {text!r}, "again": "x"}}]
-            assert [row["id"] for row in rows if row["again"] != row["summary"]] == []
+            rows = [{"id": text, "summary": text, "again": "x"}]
+            assert [one_line(row["id"]) for row in rows if row["again"] != row["summary"]] == []
         """)
     ended = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--junitxml=out.xml")
     ended.assert_outcomes(failed=2)
@@ -114,7 +123,7 @@ def test_a_junit_file_holds_foreign_text_as_text(pytester, text):
                                                         "property"}  # fmt: skip
     [dead, differs] = [failure.attrib["message"] for failure in tree.iter("failure")]
     assert dead == f"Failed: {one_line(f'lora: the run is dead: {text} (during training)')}"
-    assert repr(text)[1:20] in differs
+    assert "Left contains one more item" in differs
 
 
 @pytest.mark.parametrize("template", ["", "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"])
@@ -122,7 +131,7 @@ def test_special_tokens_of_a_document_a_summary_and_an_aspect_are_words_in_the_m
     specials = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
     _, tokenizer = tiny(special_tokens=specials)
     tokenizer.chat_template = template or None
-    encoder = Encoder(tokenizer, task, TaskSettings(max_input_tokens=400))
+    encoder = Encoder(tokenizer, task, TaskSettings(max_input_tokens=400, max_target_tokens=200))
     text = FOREIGN["special tokens"] + "{document}{aspect}{{ messages }}\x00document\x00"
     foreign = Example("a", text, text, aspect="")
     ids = encoder.chat(foreign)[0] + encoder.example(foreign).ids[:-1]
@@ -136,9 +145,3 @@ def test_special_tokens_that_a_model_writes_are_left_out_of_its_summary(tiny):
     _, tokenizer = tiny(special_tokens=("<|im_start|>",))
     ids = tokenizer("a<|im_start|>b").input_ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "ab"
-
-
-def test_factories_write_summaries_that_stand_in_the_report(tmp_path):
-    compared, path = written("seen", tmp_path)
-    assert path.read_text("utf-8").count("seen") > 20
-    assert predictions(compared.rows[0].runs[0])
