@@ -156,9 +156,9 @@ def score(options: argparse.Namespace) -> str:
 def predictions_path(name: str, store: Path) -> Path:
     """The predictions file of a run by fingerprint, of a run's folder, or the file itself. Raises UsageError."""
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         return path / "predictions.jsonl"
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     found = sorted((store / "runs").glob(f"{name}*")) if name.isalnum() else []
     if len(found) != 1:

@@ -129,12 +129,14 @@ def bakeoff(request):
 
 
 def _finished(bakeoff, method):
+    from bakeoff.errors import one_line
     from bakeoff.worker import Died
 
     try:
         return bakeoff.runs(method)
     except Died as died:
-        pytest.fail(f"{method}: the run is dead: {died}", pytrace=False)
+        cause = one_line(f"{method}: the run is dead: {died}")
+    return pytest.fail(cause, pytrace=False)  # outside of the except: pytest would show what Died quotes as it is
 
 
 @pytest.fixture(scope="session")
