@@ -68,7 +68,11 @@ def test_counts_that_contradict_each_other_are_refused():
 def test_the_command_prints_the_published_counts_without_network_or_weights():
     command = [sys.executable, "-m", "bakeoff", "parameters", "--preset", "reference", "--method", "reference"]
     blocked = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin", "HF_HOME": "/nonexistent"}
-    shown = subprocess.run(command, cwd=settings.ROOT, env=blocked, capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        command, cwd=settings.ROOT, env=blocked, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert found.stderr == ""
+    shown = found.stdout
     for counts in PUBLISHED.values():
         for number in counts:
             assert f"{number:,}" in shown
