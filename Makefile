@@ -1,12 +1,14 @@
 # make bench   set up .venv, then compare every method on the quick preset
 # make test    set up .venv, then run the harness's own tests
 # make lint    ruff, mypy, import-linter
+# make tune    learning rates, chosen on the validation split
+# make readme  writes the README's table and its list of rooms anew
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test lint tune clean
+.PHONY: bench test lint tune readme clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -32,6 +34,9 @@ $(READY): requirements.txt requirements-dev.txt requirements-assets.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-assets.txt
 	touch $(READY)
+
+readme: $(READY)
+	$(BIN)/python -m lab.readme
 
 clean:
 	rm -rf .venv .bakeoff .pytest_cache .ruff_cache .mypy_cache .hypothesis
