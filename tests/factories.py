@@ -10,7 +10,6 @@ from bakeoff.settings import Settings
 DOOMED = '''"""Dies at its first step."""
 
 import os
-import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +23,7 @@ class Doomed:
     def attach(self, model, tokenizer):
         model.requires_grad_(True)
         if next(model.parameters()).device.type != "meta":
-            model.register_full_backward_hook(lambda *_: os._exit(7))
+            next(model.parameters()).register_hook(lambda gradient: os._exit(7))
         return model
 
     def expected_parameters(self, shapes: Shapes):

@@ -35,7 +35,7 @@ def store(tmp_path_factory):
     return Store(tmp_path_factory.mktemp("session") / "store")
 
 
-@pytest.mark.parametrize("method", ["lora", "soft-prompt", "last-layer", "full"])
+@pytest.mark.parametrize("method", ["lora", "last-layer"])
 def test_the_same_seed_repeats_losses_adapter_summaries_and_scores_to_the_bit(store, tmp_path, method):
     other = Store(tmp_path / "other")
     (first,), (second,) = (bake(place, [method])[0].runs(method) for place in (store, other))
@@ -106,7 +106,7 @@ def test_a_run_that_dies_is_named_with_phase_and_cause_and_the_others_go_on(stor
 
 def test_a_loss_that_is_not_finite_ends_its_own_run_with_step_and_method(store):
     session, printed = bake(store, changes=["methods.lora.alpha=1e38", "methods.lora.learning_rate=1000.0"])
-    with pytest.raises(worker.Died, match=r"loss is .* step"):
+    with pytest.raises(worker.Died, match=r"(loss|norm) is .* at step \d+ of"):
         session.runs("lora")
     assert "lora (seed 42): dead: " in printed.getvalue()
 
