@@ -214,7 +214,7 @@ def test_ctrl_c_ends_a_bake_off_within_five_seconds_and_leaves_no_process(tmp_pa
     mark = f"BAKEOFF_TEST={uuid.uuid4()}"
     command = [sys.executable, "-m", "pytest", "bench", "--preset", "smoke", "--method", "lora", "--set",
                "training.epochs=10000", "--set", "machine.threads=1", "-p", "no:cacheprovider",
-               "--store", str(tmp_path)]  # fmt: skip
+               "--store", str(tmp_path), "--report-dir", str(tmp_path / "report")]  # fmt: skip
     env = {**os.environ, **dict([mark.split("=")]), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
