@@ -4,12 +4,14 @@
 # make calibrate   false alarms and power of the verdicts, from the kept seeds: reports/calibration/report.md
 # make lint    ruff, mypy, import-linter
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
+# make tune    learning rates, chosen on the validation split
+# make readme  writes the README's table and its list of rooms anew
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench gate test lint calibrate torture tune clean
+.PHONY: bench gate test lint calibrate torture tune readme clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -44,6 +46,9 @@ $(READY): requirements.txt requirements-dev.txt requirements-assets.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-assets.txt
 	touch $(READY)
+
+readme: $(READY)
+	$(BIN)/python -m lab.readme
 
 clean:
 	rm -rf .venv .bakeoff .pytest_cache .ruff_cache .mypy_cache .hypothesis

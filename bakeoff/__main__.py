@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -105,6 +106,9 @@ def parameters(options: argparse.Namespace) -> str:
     from bakeoff.parameters import count, shapes_of
     from bakeoff.start import load_settings
 
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="transformers"
+    )  # its own old names, in its own code
     chosen = load_settings(options)
     entries = select(options.method or ["all"])
     refuse_unread(chosen, entries)
