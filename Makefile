@@ -1,12 +1,13 @@
 # make bench   set up .venv, then compare every method on the quick preset
 # make test    set up .venv, then run the harness's own tests
 # make lint    ruff, mypy, import-linter
+# make speed   measure against transformers' Trainer with PEFT and generate (at most 40 minutes on two cores)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test lint tune clean
+.PHONY: bench test lint tune speed clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -23,6 +24,9 @@ lint: $(READY)
 
 tune: $(READY)
 	$(BIN)/python -m lab.tune
+
+speed: $(READY)
+	$(BIN)/python -m lab.speed
 
 .venv: $(READY)
 
