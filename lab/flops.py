@@ -22,7 +22,7 @@ class Product:
     head: bool
     """Whether it is the output head, of which only labelled positions are needed."""
     gradients: int
-    """How many of the two gradients (of each operand) are needed; for attention of its two products together: 0 to 4."""
+    """How many of the two gradients (of each operand) are needed; 0 to 4 for the two products of attention."""
     fixed: bool
     """Whether nothing below or in it is trained, so that its output is the same in every epoch."""
 

@@ -56,7 +56,7 @@ class Recorder(Trainer):
 
 
 def train(bench: Any, *, bf16: bool, grouped: bool, folder: str) -> list[float]:
-    """Loss by optimizer step of Trainer with `bench`'s recipe; `grouped`: its own group_by_length order of documents."""
+    """Loss by optimizer step of Trainer with `bench`'s recipe; `grouped`: in its own group_by_length order."""
     recipe = bench.recipe
     size = min(recipe.micro_batch_size, recipe.batch_size)
     if recipe.batch_size % size or len(bench.train) % recipe.batch_size:

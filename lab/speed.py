@@ -1,4 +1,4 @@
-"""Measures Bakeoff against transformers' Trainer with PEFT and `generate`: the same work, interleaved, a process an arm.
+"""Measures Bakeoff against Trainer with PEFT and `generate`: the same work, interleaved, a process an arm.
 
 python -m lab.speed                                       everything, at most 40 minutes on two cores
 python -m lab.speed --only lora --shape quick --rounds 1  one part of it
@@ -6,7 +6,6 @@ python -m lab.speed --short                               seconds on a tiny mode
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile

@@ -6,7 +6,7 @@ EXACT = 1e-4
 """fp32: largest difference between the losses of a step, in nats."""
 BF16_LOSS = 0.02
 """bf16: largest difference between the losses of a step, as a share of the loss."""
-BF16_LOGITS = 0.05
+BF16_LOGITS = 0.2
 """bf16: mean difference between the log-probabilities of the tokens that a model finds likely, in nats."""
 LIKELY = -7.0
 """Log-probability from which a token counts as likely: about one in a thousand."""
