@@ -3,6 +3,7 @@
 from collections import Counter
 from functools import cache, lru_cache
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 from bakeoff.results import METRICS
@@ -24,7 +25,7 @@ def rouge(summary: str, reference: str) -> dict[str, float]:
     return {
         "rouge1": f1(shared(ours, theirs), len(ours), len(theirs)),
         "rouge2": f1(
-            shared(list(zip(ours, ours[1:], strict=False)), list(zip(theirs, theirs[1:], strict=False))),
+            shared(list(pairwise(ours)), list(pairwise(theirs))),
             max(len(ours) - 1, 0),
             max(len(theirs) - 1, 0),
         ),

@@ -54,8 +54,8 @@ def test_thousands_of_random_pairs_score_as_rouge_score_has_it():
 
 
 def test_real_pairs_score_as_rouge_score_has_it():
-    for example in tasks.load(TaskSettings(name="aclsum/all", train=100, validation=1, test=1)).examples.train:
-        assert rouge(example.document, example.summary) == theirs(example.document, example.summary)
+    for paper in tasks.load(TaskSettings(name="aclsum/all", train=100, validation=1, test=1)).examples.train:
+        assert rouge(paper.document, paper.summary) == theirs(paper.document, paper.summary)
 
 
 @given(st.text(), st.text())
