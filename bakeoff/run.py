@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bakeoff.parameters import count, shapes_of
 from bakeoff.resources import Clock, Memory
 from bakeoff.results import Prediction, RunResult, RunSpec
 from bakeoff.settings import GenerationSettings, MachineSettings, ModelSettings, TaskSettings, TrainingSettings, build
+from bakeoff.shelf import Shelf
 from bakeoff.training import fine_tune
 
 Tell = Callable[[dict[str, Any]], None]
@@ -49,7 +51,7 @@ def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> t
         model = base.settle(method.attach(model, tokenizer))
         encoder = Encoder(tokenizer, task, task_settings)
         train, validation = (
-            [encoder.example(e) for e in split] for split in (task.examples.train, task.examples.validation)
+            Shelf(encoder.example(e) for e in split) for split in (task.examples.train, task.examples.validation)
         )
         ask = encoder.chat if getattr(entry.kind, "prompt", "") == "chat" else encoder.prompt
         prompts = [ask(example) for example in task.examples.test]
@@ -110,8 +112,8 @@ def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> t
         adapter_bytes=adapter_bytes,
         evidence=evidence,
         truncated={
-            "documents": sum(e.document_cut for e in (*train, *validation)) + sum(cut for _, cut in prompts),
-            "summaries": sum(e.summary_cut for e in (*train, *validation)),
+            "documents": sum(e.document_cut for e in chain(train, validation)) + sum(cut for _, cut in prompts),
+            "summaries": sum(e.summary_cut for e in chain(train, validation)),
         },
         model_note=base.source.note,
     )
