@@ -6,12 +6,13 @@
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
 # make tune    learning rates, chosen on the validation split
 # make readme  writes the README's table and its list of rooms anew
+# make speed   measure against transformers' Trainer with PEFT and generate (at most 40 minutes on two cores)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench gate test lint calibrate torture tune readme clean
+.PHONY: bench gate test lint calibrate torture tune speed readme clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -37,6 +38,9 @@ calibrate: $(READY)
 
 tune: $(READY)
 	$(BIN)/python -m lab.tune
+
+speed: $(READY)
+	$(BIN)/python -m lab.speed
 
 .venv: $(READY)
 
