@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -105,6 +106,9 @@ def parameters(options: argparse.Namespace) -> str:
     from bakeoff.parameters import count, shapes_of
     from bakeoff.start import load_settings
 
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="transformers"
+    )  # its own old names, in its own code
     chosen = load_settings(options)
     entries = select(options.method or ["all"])
     refuse_unread(chosen, entries)
@@ -134,9 +138,14 @@ def parameters(options: argparse.Namespace) -> str:
 def score(options: argparse.Namespace) -> str:
     """ROUGE of saved predictions, computed anew."""
     from bakeoff import scoring
-    from bakeoff.store import MANIFEST, intact, read_predictions
+    from bakeoff.store import MANIFEST, SCHEMA, foreign_schema, intact, read_predictions
 
     path = predictions_path(options.run, Path(options.store))
+    if (schema := foreign_schema(path.parent)) is not None:
+        raise UsageError(
+            f"score {options.run!r}: {path.parent} was stored with schema {str(schema)[:20]!r}, this Bakeoff reads "
+            f"schema {SCHEMA}; make the run again"
+        )
     if (path.parent / MANIFEST).is_file() and not intact(path.parent):
         raise UsageError(f"score {options.run!r}: a file in {path.parent} is not what was stored; make the run again")
     predictions = read_predictions(path)
@@ -151,9 +160,9 @@ def score(options: argparse.Namespace) -> str:
 def predictions_path(name: str, store: Path) -> Path:
     """The predictions file of a run by fingerprint, of a run's folder, or the file itself. Raises UsageError."""
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         return path / "predictions.jsonl"
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     found = sorted((store / "runs").glob(f"{name}*")) if name.isalnum() else []
     if len(found) != 1:

@@ -17,6 +17,8 @@ class Outcome:
     """Of a death."""
     cause: str = ""
     """Of a death."""
+    stack: str = ""
+    """Of a run that took too long."""
 
 
 class Ledger:

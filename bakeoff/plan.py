@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from bakeoff.store import Store
 from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
-ROOMS = ("results", "settings", "machine", "tasks", "models", "encoding", "parameters", "catalogue", "training",
-         "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
+ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue", "training",
+         "checkpoints", "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,6 @@ def rooms_sha256() -> str:
 def on_hub(settings: Settings) -> bool:
     """Whether the user named a model or data set that comes over the network."""
     model, task = settings.model.name, settings.task.name
-    remote_model = "/" in model and not Path(model).expanduser().exists() and not model.endswith(".gguf")
+    remote_model = "/" in model and not os.path.exists(os.path.expanduser(model)) and not model.endswith(".gguf")
     remote_task = task in HUB or ("/" in task and not task.startswith("aclsum") and not Path(task).suffix)
     return remote_model or remote_task

@@ -30,6 +30,8 @@ def pytest_addoption(parser):
         metavar="FOLDER",
         help="finished runs; default .bakeoff beside bench/",
     )
+    add("--run-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="end a run that takes longer; "
+        "its stack is in the report, what it finished is kept; default 0: never")  # fmt: skip
     add("--report-dir", default="", metavar="FOLDER", help="where the report goes; default reports/PRESET")
     add("--gate", action="store_true", help="fail where a method got worse than its baseline")
     add("--gate-strict", action="store_true", help="--gate, and fail where that can't be told")
@@ -38,14 +40,23 @@ def pytest_addoption(parser):
     add("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")
 
 
+def _seconds(text):
+    """Seconds from 0 on."""
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError
+    return value
+
+
 def pytest_sessionstart(session):
     """Checks the usage and plans the runs, once, when bench/ is among what was selected."""
     config = session.config
     config.bakeoff = config.bakeoff_gate = None
     if _selected(config):
         from bakeoff.errors import UsageError
-        from bakeoff.start import keep, start
+        from bakeoff.start import keep, start, stop_on_sigterm
 
+        config.add_cleanup(stop_on_sigterm())
         shared = getattr(config, "workerinput", {}).get("bakeoff", "")
         try:
             config.bakeoff = start(config.option, *_terminal(config), shared)
@@ -118,12 +129,14 @@ def bakeoff(request):
 
 
 def _finished(bakeoff, method):
+    from bakeoff.errors import one_line
     from bakeoff.worker import Died
 
     try:
         return bakeoff.runs(method)
     except Died as died:
-        pytest.fail(f"{method}: the run is dead: {died}", pytrace=False)
+        cause = one_line(f"{method}: the run is dead: {died}")
+    return pytest.fail(cause, pytrace=False)  # outside of the except: pytest would show what Died quotes as it is
 
 
 @pytest.fixture(scope="session")
@@ -161,12 +174,18 @@ def floors(runs, bakeoff):
     return found
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    """Writes the report and prints its table."""
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    """Writes the report and prints its table; when it was stopped, says what is kept."""
     if getattr(config, "bakeoff", None) is None or config.option.collectonly or hasattr(config, "workerinput"):
         return
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        terminalreporter.write_line(config.bakeoff.interrupted())
+        return
     folder = Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset)
-    text = config.bakeoff_gate.report(folder) if config.bakeoff_gate else config.bakeoff.report(folder)
+    try:
+        text = config.bakeoff_gate.report(folder) if config.bakeoff_gate else config.bakeoff.report(folder)
+    except OSError as error:
+        text = f"ERROR: {folder}: the report can't be written: {error.strerror}; type --report-dir FOLDER"
     if text:
         terminalreporter.section("bakeoff")
         terminalreporter.write_line(text)

@@ -1,9 +1,11 @@
 """A bake-off: the runs of a plan, each fetched from the store or made, and the report that they leave."""
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bakeoff import settings as configuration
 from bakeoff import worker
@@ -12,7 +14,7 @@ from bakeoff.errors import UsageError
 from bakeoff.gate import Gate
 from bakeoff.ledger import Ledger, Outcome
 from bakeoff.plan import Plan
-from bakeoff.progress import Progress
+from bakeoff.progress import Progress, Tell, title
 from bakeoff.published import Published
 from bakeoff.results import Death, Prediction, RunResult, RunSpec
 from bakeoff.store import Store
@@ -23,11 +25,13 @@ class Session:
 
     def __init__(
         self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, ledger: Ledger | None = None,
-        loans: Loans | None = None, published: Sequence[Published] = (),
+        loans: Loans | None = None, published: Sequence[Published] = (), run_timeout: float = 0.0,
     ) -> None:  # fmt: skip
         self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
         self.ledger = ledger or Ledger()
         self.loans, self.published = loans, published
+        self.run_timeout = run_timeout
+        self.unfinished: dict[str, str] = {}
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
 
@@ -49,11 +53,12 @@ class Session:
 
     def run(self, spec: RunSpec) -> RunResult:
         """The finished run of `spec`, from the store where it is there and `--fresh` was not typed. Raises Died."""
-        with self.store.computing():
+        with self.store.computing(lambda: self.progress.say(spec, "waits for another bake-off on this store")):
             known = self.ledger.find(spec.fingerprint)
             if known and known.how == "dead":
-                raise worker.Died(known.phase, known.cause)
+                raise worker.Died(known.phase, known.cause, known.stack)
             if (known or not self.fresh) and (finished := self.store.find(spec.fingerprint)):
+                self.store.forget_partial(spec.fingerprint)  # of a session that was killed after it had stored the run
                 if known is None:
                     self.ledger.note(spec.fingerprint, Outcome("reused"))
                     self.progress.reused(spec)
@@ -61,7 +66,7 @@ class Session:
             try:
                 finished = self.make(spec)
             except worker.Died as died:
-                self.ledger.note(spec.fingerprint, Outcome("dead", died.phase, died.cause))
+                self.ledger.note(spec.fingerprint, Outcome("dead", died.phase, died.cause, died.stack))
                 self.progress.dead(spec, died)
                 raise
             self.ledger.note(spec.fingerprint, Outcome("made"))
@@ -70,7 +75,7 @@ class Session:
     def bury(self, spec: RunSpec, died: worker.Died) -> None:
         """Remembers how a method's run ended."""
         log = str(self.store.logs / f"{spec.fingerprint}.log")
-        self.deaths[spec.method] = Death(spec.method, spec.seed, died.phase, died.cause, log)
+        self.deaths[spec.method] = Death(spec.method, spec.seed, died.phase, died.cause, log, died.stack)
 
     def gather(self) -> None:
         """Reads what other processes of this session finished; makes nothing."""
@@ -78,7 +83,7 @@ class Session:
             outcomes = [self.ledger.find(spec.fingerprint) for spec in specs]
             for spec, outcome in zip(specs, outcomes, strict=True):
                 if outcome and outcome.how == "dead" and method not in self.deaths:
-                    self.bury(spec, worker.Died(outcome.phase, outcome.cause))
+                    self.bury(spec, worker.Died(outcome.phase, outcome.cause, outcome.stack))
             if method not in self.results and all(outcome and outcome.how != "dead" for outcome in outcomes):
                 found = [self.store.find(spec.fingerprint) for spec in specs]
                 if all(found):
@@ -87,16 +92,38 @@ class Session:
     def make(self, spec: RunSpec) -> RunResult:
         """Makes the run in a process of its own and stores it. Raises Died."""
         log = self.store.logs / f"{spec.fingerprint}.log"
-        log.unlink(missing_ok=True)
-        with self.store.staging(spec.fingerprint) as staging, self.progress.run(spec) as tell:
-            job = (asdict(spec), str(staging), str(self.store.models))
-            try:
-                result, predictions = worker.call(worker.run_job, *job, log=log, tell=tell)
-            except UsageError as error:
-                raise worker.Died("setup", str(error)) from None
-            finished = RunResult(**result)
-            self.store.commit(staging, finished, [Prediction(**row) for row in predictions])
+        if self.fresh:
+            self.store.forget_partial(spec.fingerprint)
+        try:
+            log.unlink(missing_ok=True)
+            with self.store.staging(spec.fingerprint) as staging, self.progress.run(spec) as tell:
+                partial, durability = self.store.partial(spec.fingerprint), asdict(self.plan.settings.durability)
+                job = (asdict(spec), str(staging), str(self.store.models), str(partial), durability)
+                told = functools.partial(self._told, spec, tell)
+                result, predictions = worker.call(worker.run_job, *job, log=log, tell=told, timeout=self.run_timeout)
+                finished = RunResult(**result)
+                self.store.commit(staging, finished, [Prediction(**row) for row in predictions])
+        except UsageError as error:
+            raise worker.Died("setup", str(error)) from None
+        except OSError as error:
+            raise worker.Died("storing", worker.describe(error)) from None
+        self.unfinished.pop(title(spec), None)
         return finished
+
+    def _told(self, spec: RunSpec, tell: Tell, news: dict[str, Any]) -> None:
+        """Passes a run's news on; what is kept of it is remembered, that it was resumed is said."""
+        if "kept" in news:
+            self.unfinished[title(spec)] = news["kept"]
+        elif "resumed" in news:
+            self.progress.say(spec, news["resumed"])
+        else:
+            tell(news)
+
+    def interrupted(self) -> str:
+        """What is kept of a bake-off that was stopped, and how to go on."""
+        runs = self.ledger.count("made") + self.ledger.count("reused")
+        kept = [f"{runs} finished run{'s' * (runs != 1)}", *(f"{run}: {what}" for run, what in self.unfinished.items())]
+        return f"stopped; kept in {self.store.root}: {'; '.join(kept)}\ntype the same command to go on"
 
     def report(self, folder: Path, gate: Gate | None = None) -> str | None:
         """Writes the report of everything that was run into `folder`; returns the table, None when nothing was run."""

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def start(
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
     progress = Progress(file, live=live, newline=newline)
     return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
-                   loans=loans, published=beside)  # fmt: skip
+                   loans=loans, published=beside, run_timeout=options.run_timeout)  # fmt: skip
 
 
 def baseline_path(options: Namespace, chosen: settings.Settings) -> Path:
@@ -94,3 +95,20 @@ def floors(path: Path, chosen: settings.Settings, method: str) -> dict[str, floa
     if table.get("model") != chosen.model.name or table.get("task") != chosen.task.name:
         return None
     return table.get(method)
+
+
+def stop_on_sigterm() -> Callable[[], None]:
+    """Makes SIGTERM stop a bake-off as Ctrl-C does; returns what undoes it."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        return lambda: None
+
+    def undo() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    return undo

@@ -5,7 +5,7 @@ import pytest
 
 from lab import calibration
 
-KNOWN = dict(seeds=10, documents=400, document=0.12, residual=0.06, seed=0.01)
+KNOWN = {"seeds": 10, "documents": 400, "document": 0.12, "residual": 0.06, "seed": 0.01}
 
 
 def simulated(number=0, *, seeds, documents, document, residual, seed):

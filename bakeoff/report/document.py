@@ -8,7 +8,7 @@ from bakeoff.comparison import Comparison, Row, points
 from bakeoff.gate import Gate
 from bakeoff.report import analysis, differences, published, table
 from bakeoff.report import gate as gates
-from bakeoff.report.escape import clip, markdown
+from bakeoff.report.escape import clip, markdown, plain
 from bakeoff.report.figures import MISSING, listing, number
 from bakeoff.report.plots import Image
 from bakeoff.results import METRICS, Prediction
@@ -97,6 +97,9 @@ def methods(comparison: Comparison) -> list[str]:
         dead = [[markdown(d.method), str(d.seed), markdown(d.phase), markdown(clip(d.cause, SUMMARY)),
                  markdown(Path(d.log).name) if d.log else MISSING] for d in comparison.deaths]  # fmt: skip
         parts += ["Dead runs:", table.text_table(["method", "seed", "phase", "cause", "log"], dead)]
+        for death in (death for death in comparison.deaths if death.stack):
+            stack = "\n".join("    " + plain(line) for line in death.stack.splitlines())  # indented: code
+            parts += [f"Where {markdown(death.method)}, seed {death.seed}, stood:", stack]
     return parts
 
 
