@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bakeoff.parameters import count, shapes_of
 from bakeoff.resources import Clock, Memory
 from bakeoff.results import Prediction, RunResult, RunSpec
 from bakeoff.settings import GenerationSettings, MachineSettings, ModelSettings, TaskSettings, TrainingSettings, build
+from bakeoff.shelf import Shelf
 from bakeoff.training import fine_tune
 
 Tell = Callable[[dict[str, Any]], None]
@@ -54,7 +56,7 @@ def run(
         model = base.settle(method.attach(model, tokenizer))
         encoder = Encoder(tokenizer, task, task_settings)
         train, validation = (
-            [encoder.example(e) for e in split] for split in (task.examples.train, task.examples.validation)
+            Shelf(encoder.example(e) for e in split) for split in (task.examples.train, task.examples.validation)
         )
         ask = encoder.chat if getattr(entry.kind, "prompt", "") == "chat" else encoder.prompt
         prompts = [ask(example) for example in task.examples.test]
@@ -120,8 +122,8 @@ def run(
         adapter_bytes=adapter_bytes,
         evidence=evidence,
         truncated={
-            "documents": sum(e.document_cut for e in (*train, *validation)) + sum(cut for _, cut in prompts),
-            "summaries": sum(e.summary_cut for e in (*train, *validation)),
+            "documents": sum(e.document_cut for e in chain(train, validation)) + sum(cut for _, cut in prompts),
+            "summaries": sum(e.summary_cut for e in chain(train, validation)),
         },
         repeated_steps=partial.repeated(len(curves.steps)),
         model_note=base.source.note,

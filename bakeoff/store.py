@@ -5,15 +5,18 @@ import json
 import os
 import shutil
 import tempfile
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bakeoff.checking import misfit, strict_json
 from bakeoff.disk import digest, flush
 from bakeoff.errors import UsageError
-from bakeoff.results import SCHEMA, Death, Prediction, RunResult
+from bakeoff.results import SCHEMA, Prediction, RunResult
 
 MANIFEST = "manifest.json"
 
@@ -42,27 +45,15 @@ class Store:
         folder = self.folder(fingerprint)
         if not intact(folder):
             return None
-        return read_result(folder / "result.json")
+        try:
+            found = read_result(folder / "result.json")
+        except UsageError:  # its checksum holds and it is no run all the same: never believed
+            return None
+        return found if found.fingerprint == fingerprint else None
 
     def predictions(self, fingerprint: str) -> list[Prediction]:
         """What a finished run wrote, in the order of its document_ids."""
         return read_predictions(self.folder(fingerprint) / "predictions.jsonl")
-
-    def made_at(self, fingerprint: str) -> float:
-        """When a finished run was stored, in seconds since the epoch; 0 where there is none."""
-        try:
-            return (self.folder(fingerprint) / MANIFEST).stat().st_mtime
-        except OSError:
-            return 0.0
-
-    def bury(self, fingerprint: str, group: str, death: Death) -> None:
-        """Leaves a death for the other processes of one pytest session, which are called `group`."""
-        write_json(self.logs / f"{fingerprint}.{group}.death", dataclasses.asdict(death))
-
-    def death(self, fingerprint: str, group: str) -> Death | None:
-        """What another process of `group` buried."""
-        path = self.logs / f"{fingerprint}.{group}.death"
-        return Death(**json.loads(path.read_bytes())) if path.is_file() else None
 
     def partial(self, fingerprint: str) -> Path:
         """Where an unfinished run keeps what it has finished."""
@@ -148,8 +139,17 @@ def foreign_schema(folder: Path) -> object | None:
 def read_result(path: Path) -> RunResult:
     """A stored RunResult. Raises UsageError naming the file where it is not one."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return RunResult(**values)
+        found = RunResult(**strict_json(path.read_text(encoding="utf-8")))
+        hints = typing.get_type_hints(RunResult)
+        wrong = [misfit(getattr(found, name), hint, name) for name, hint in hints.items()]
+        if not any(wrong):
+            count = len(found.document_ids)
+            fits = {m: len(v) == count and all(0 <= value <= 1 for value in v) for m, v in found.scores.items()}
+            wrong += [f"scores.{metric}" for metric, right in fits.items() if not right]
+            wrong += ["scores"] if count and not found.scores else []
+        if any(wrong):
+            raise ValueError(f"{next(filter(None, wrong))} is not what is stored there")
+        return found
     except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [""])[0][:100]
         raise UsageError(f"{path}: not a stored run ({type(error).__name__}: {reason})") from None
@@ -169,12 +169,12 @@ def read_predictions(path: Path) -> list[Prediction]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            found.append(
-                Prediction(str(row.get("id", number)), str(row.get("document", "")), row["reference"], row["summary"])
-            )
-            if not isinstance(row["reference"], str) or not isinstance(row["summary"], str):
+            row = strict_json(line)
+            made = Prediction(str(row.get("id", number)), row.get("document", ""), row["reference"], row["summary"])
+            if isinstance(row.get("id"), (dict, list)) or any(misfit(text, str, "") for text in astuple(made)):
                 raise TypeError
+            "".join(astuple(made)).encode()  # JSON lets half of a surrogate pair in
+            found.append(made)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UsageError(f'{path}:{number}: expected an object with the texts "reference" and "summary"') from None
     if not found:

@@ -94,6 +94,11 @@ def fine_tune(
                         "type --set training.learning_rate with a lower value"
                     )
                 norm = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip or math.inf)
+                if not math.isfinite(norm):
+                    raise Diverged(
+                        f"the gradient's norm is {norm.item()} at step {step} of {total}; "
+                        "type --set training.learning_rate with a lower value"
+                    )
                 rate = float(schedule.get_last_lr()[0])
                 curves.steps.append({"step": step, "epoch": epoch, "loss": loss, "learning_rate": rate,
                                      "gradient_norm": norm.item()})  # fmt: skip

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bakeoff import store as rooms
 from bakeoff.__main__ import main
 from bakeoff.errors import UsageError
-from bakeoff.results import Death, Prediction, RunResult
+from bakeoff.results import Prediction, RunResult
 from bakeoff.settings import ROOT
 from bakeoff.store import Store, read_predictions, read_result
 
@@ -167,12 +167,6 @@ def test_a_committed_run_needs_what_was_kept_no_more(store):
     (kept / "checkpoint-00000001.json").write_text("{}")
     keep(store, result())
     assert not kept.exists()
-
-
-def test_a_death_is_known_to_the_other_processes_of_its_session_alone(store):
-    died = Death("lora", 42, "training", "out of memory", stack="File x")
-    store.bury("f" * 32, "a", died)
-    assert store.death("f" * 32, "a") == died and store.death("f" * 32, "b") is None
 
 
 def test_what_a_killed_process_left_is_swept_and_finished_runs_stay(store):
