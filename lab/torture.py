@@ -248,7 +248,9 @@ def main() -> int:
         reference = results(folder / "reference")
         with ThreadPoolExecutor(options.jobs) as pool:
             waiting = [
-                pool.submit(kill, phase, doom, folder, reference) for phase, doom in DOOMS if options.only in doom
+                pool.submit(kill, phase, doom, folder, reference, fork=options.fork)
+                for phase, doom in DOOMS
+                if options.only in doom
             ]
             outcomes = [future.result() for future in waiting]
         bake(folder / "unfinished", "summaries-kept:2:all", fork=options.fork)
