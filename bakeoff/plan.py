@@ -16,8 +16,9 @@ from bakeoff.store import Store
 from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
-ROOMS = ("results", "settings", "machine", "tasks", "models", "encoding", "parameters", "catalogue", "training",
-         "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
+ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue",
+         "attention", "trunk", "training", "checkpoints", "generation", "scoring", "resources", "adapters",
+         "run")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +29,20 @@ class Plan:
     entries: tuple[Entry, ...]
     specs: dict[str, tuple[RunSpec, ...]]
     """Method name to one RunSpec a seed; a control has one, since its rows don't depend on the seed."""
+    found: dict[str, Any]
+    """What `probe` found: hashes of model and data, and the machine resolved."""
 
 
-def make(settings: Settings, asked: Sequence[str], store: Store) -> Plan:
-    """The checked plan for `--method asked`. Raises UsageError for everything that a user can mend."""
+def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str, Any] | None = None) -> Plan:
+    """The checked plan for `--method asked`. Raises UsageError for everything that a user can mend.
+
+    `found` is what another process's plan found, which is then not checked again.
+    """
     entries = select(asked)
     refuse_unread(settings, entries)
     configured = {entry.name: configure(entry, settings) for entry in entries}
     methods = [(entry.name, str(entry.file), plain(configured[entry.name][0])) for entry in entries]
-    found = worker.call(
+    found = found or worker.call(
         probe, plain(settings.model), plain(settings.task), plain(settings.machine), methods, str(store.models),
         log=store.logs / "prepare.log",
     )  # fmt: skip
@@ -63,7 +69,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store) -> Plan:
             )
             for seed in seeds
         )
-    return Plan(settings, tuple(entries), specs)
+    return Plan(settings, tuple(entries), specs, found)
 
 
 def probe(

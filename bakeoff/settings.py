@@ -123,8 +123,32 @@ class MachineSettings:
     """Of frozen weights and of products; trained parameters are always fp32. auto: bf16 where the processor has it."""
     attention: str = setting("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
     """auto: sdpa on cuda, eager on a CPU (where sdpa is the slower one in bf16)."""
+    packing: bool = True
+    """Documents of a micro-batch in one row without padding, on a CPU and where the model allows; false: padded."""
+    reuse_trunk: bool = True
+    """Where only an untied output head is trained, compute what lies below it once a document; false: every epoch."""
     threads: int = setting(0, minimum=0, maximum=1024)
     """CPU threads of a run; 0: as many as the process may use."""
+
+
+@dataclass(frozen=True)
+class DurabilitySettings:
+    """How often an unfinished run is kept; it changes no outcome, so it is no part of a run's fingerprint."""
+
+    checkpoint_seconds: float = setting(120.0, minimum=0.0)
+    """Seconds of training between checkpoints, beside the one after each epoch; 0: no others by time."""
+    checkpoint_steps: int = setting(0, minimum=0)
+    """Optimizer steps between checkpoints; 0: no others by steps."""
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """When the gate calls a run worse than its baseline; changes no run."""
+
+    tolerance: float = setting(1.0, minimum=0.0, maximum=100.0)
+    """Points of ROUGE (F1 x 100) that a mean may differ from the baseline's before anything is said; 0: none."""
+    alpha: float = setting(0.05, minimum=1e-9, maximum=0.5)
+    """Chance of a false alarm over all verdicts of a session together (Holm)."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +171,10 @@ class Settings:
     """How summaries are written."""
     machine: MachineSettings = MachineSettings()
     """Device, precision, threads."""
+    durability: DurabilitySettings = DurabilitySettings()
+    """How often an unfinished run is kept."""
+    gate: GateSettings = GateSettings()
+    """Tolerance and alpha of `--gate`."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     changes: Mapping[str, Any] = setting({})
@@ -156,7 +184,8 @@ class Settings:
 
 
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
-            "generation": GenerationSettings, "machine": MachineSettings}  # fmt: skip
+            "generation": GenerationSettings, "machine": MachineSettings, "durability": DurabilitySettings,
+            "gate": GateSettings}  # fmt: skip
 
 
 def blame(settings: "Settings", key: str) -> str:

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from bakeoff.attention import Documents, packable, row_logits, virtual_tokens
+from bakeoff.checkpoints import Partial, Training
 from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
 from bakeoff.errors import Diverged
 from bakeoff.resources import Clock
 from bakeoff.settings import MachineSettings, TrainingSettings
+from bakeoff.trunk import Remembered, Trunk, head_alone
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -24,7 +27,7 @@ class Curves:
     steps: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
     tokens: int = 0
-    """Tokens passed forward in training, padding excluded."""
+    """Tokens of the sequences trained on, epoch by epoch, padding excluded."""
     labels: int = 0
     """Label tokens among them."""
     optimizer_parameters: int = 0
@@ -42,11 +45,13 @@ def fine_tune(
     pad: int,
     clock: Clock,
     tell: Tell = lambda news: None,
+    partial: Partial | None = None,
 ) -> Curves:
     """Trains what has `requires_grad` and leaves the weights of the epoch with the lowest validation loss.
 
     The loss of a step is the cross-entropy summed over the label tokens of the whole effective batch, divided by their
-    number, so no micro-batch size changes it. Raises Diverged with the step where a loss is not finite.
+    number, so no micro-batch size changes it. `partial` keeps checkpoints, and goes on from the newest. Raises Diverged
+    with the step where a loss is not finite.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     curves = Curves()
@@ -63,23 +68,26 @@ def fine_tune(
     total = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, recipe))
     order = torch.Generator().manual_seed(seed)
-    best = math.inf
-    kept: list[torch.Tensor] = []
+    train, validation = with_trunk(model, train, machine), with_trunk(model, validation, machine)
+    state = Training(trained, optimizer, schedule, order, curves, drawn=order.get_state())
+    partial = partial or Partial()
 
-    with clock("validation"):
-        curves.epochs.append(
-            {"epoch": 0, "validation_loss": mean_loss(model, validation, recipe, machine, pad), "best": 0}
-        )
-    for epoch in range(1, recipe.epochs + 1):
+    if not partial.restore(state):
+        with clock("validation"):
+            curves.epochs.append(
+                {"epoch": 0, "validation_loss": mean_loss(model, validation, recipe, machine, pad), "best": 0}
+            )
+    for epoch in range(state.epoch, recipe.epochs + 1):
         model.train()
         with clock("training"):
-            first = len(curves.steps)
-            for window in windows(len(train), recipe.batch_size, order):
+            for place, window in enumerate(windows(len(train), recipe.batch_size, order)):
+                if place < state.window:  # done before the run was interrupted
+                    continue
                 examples = [train[place] for place in window]
                 labels = sum(len(example.ids) - example.prompt for example in examples)
                 loss = 0.0
                 for micro in micro_batches(examples, recipe.micro_batch_size):
-                    part = loss_sum(model, collate(micro, pad, machine.device), machine) / labels
+                    part = loss_of(model, micro, pad, machine) / labels
                     part.backward()
                     loss += part.item()
                 step = len(curves.steps) + 1
@@ -89,6 +97,11 @@ def fine_tune(
                         "type --set training.learning_rate with a lower value"
                     )
                 norm = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip or math.inf)
+                if not math.isfinite(norm):
+                    raise Diverged(
+                        f"the gradient's norm is {norm.item()} at step {step} of {total}; "
+                        "type --set training.learning_rate with a lower value"
+                    )
                 rate = float(schedule.get_last_lr()[0])
                 curves.steps.append({"step": step, "epoch": epoch, "loss": loss, "learning_rate": rate,
                                      "gradient_norm": norm.item()})  # fmt: skip
@@ -99,23 +112,27 @@ def fine_tune(
                 curves.labels += labels
                 tell({"phase": "training", "epoch": epoch, "epochs": recipe.epochs, "step": step, "steps": total,
                       "loss": loss, "tokens": curves.tokens, "seconds": clock.elapsed("training")})  # fmt: skip
+                state.window = place + 1
+                partial.stepped(state)
         with clock("validation"):
-            losses = [row["loss"] for row in curves.steps[first:]]
+            losses = [row["loss"] for row in curves.steps if row["epoch"] == epoch]
             loss = mean_loss(model, validation, recipe, machine, pad)
             if not math.isfinite(loss):
                 raise Diverged(f"validation loss is {loss} after epoch {epoch} (step {len(curves.steps)} of {total})")
             curves.epochs.append(
                 {"epoch": epoch, "training_loss": sum(losses) / len(losses), "validation_loss": loss, "best": 0}
             )
-            if loss < best:
-                best, kept = loss, [parameter.detach().clone() for parameter in trained]
+            if loss < state.best:
+                state.best, state.kept = loss, [parameter.detach().clone() for parameter in trained]
             tell({"phase": "validation", "epoch": epoch, "epochs": recipe.epochs, **curves.epochs[-1]})
-    if kept:
+        state.epoch, state.window, state.drawn = epoch + 1, 0, order.get_state()
+        partial.save(state)
+    if state.kept:
         with torch.no_grad():
-            for parameter, value in zip(trained, kept, strict=True):
+            for parameter, value in zip(trained, state.kept, strict=True):
                 parameter.copy_(value)
     for row in curves.epochs[1:]:
-        row["best"] = int(row["validation_loss"] == best)
+        row["best"] = int(row["validation_loss"] == state.best)
     return curves
 
 
@@ -129,20 +146,50 @@ def learning_rate_factor(step: int, total: int, recipe: TrainingSettings) -> flo
     return (total - step) / max(1, total - rising)
 
 
+def loss_of(model: Any, examples: Sequence[Encoded], pad: int, machine: MachineSettings) -> torch.Tensor:
+    """Cross-entropy in nats, summed over the label tokens of `examples`, in the way that costs least."""
+    if isinstance(examples[0], Remembered):
+        labels = [label for example in examples for label in example.ids[example.prompt :]]
+        hidden = torch.cat([example.hidden for example in examples if isinstance(example, Remembered)])
+        with products_in(machine):
+            logits = model.get_output_embeddings()(hidden)
+        return functional.cross_entropy(logits.float(), torch.tensor(labels, device=logits.device), reduction="sum")
+    return loss_sum(model, collate(examples, pad, machine.device, packed=machine.packing and packable(model)), machine)
+
+
+def with_trunk(model: Any, examples: Sequence[Encoded], machine: MachineSettings) -> Sequence[Encoded]:
+    """`examples`, with what a frozen trunk says of them where the head is all that is trained."""
+    head = head_alone(model) if machine.reuse_trunk else None
+    if head is None:
+        return examples
+
+    def hidden(example: Encoded) -> torch.Tensor:
+        caught: list[torch.Tensor] = []
+        hook = head.register_forward_pre_hook(lambda module, given: caught.append(given[0].detach()))
+        try:
+            with torch.no_grad():
+                loss_of(model, [example], 0, machine)
+        finally:
+            hook.remove()
+        return caught[0].flatten(0, -2)
+
+    return Trunk(examples, hidden)
+
+
 def loss_sum(model: torch.nn.Module, batch: Batch, machine: MachineSettings) -> torch.Tensor:
     """Cross-entropy in nats, summed over the batch's label tokens; logits of no other position are computed."""
     with products_in(machine):
-        logits = model(
-            input_ids=batch.input_ids, logits_to_keep=with_virtual(model, batch.predicts), use_cache=False
-        ).logits
+        if batch.lengths:
+            logits = row_logits(model, batch.input_ids, batch.lengths, batch.predicts, Documents)
+        else:
+            keep = with_virtual(model, batch.predicts)
+            logits = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False).logits
     return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
 
 
 def with_virtual(model: torch.nn.Module, predicts: torch.Tensor) -> torch.Tensor:
     """`predicts` with a False column for each virtual token that PEFT puts in front of the sequence."""
-    config = getattr(model, "active_peft_config", None)
-    virtual = getattr(config, "num_virtual_tokens", 0) if getattr(config, "is_prompt_learning", False) else 0
-    return functional.pad(predicts, (virtual, 0), value=False)
+    return functional.pad(predicts, (virtual_tokens(model), 0), value=False)
 
 
 def products_in(machine: MachineSettings) -> AbstractContextManager[Any]:
@@ -159,7 +206,6 @@ def mean_loss(
         return math.nan
     model.eval()
     total = sum(
-        loss_sum(model, collate(micro, pad, machine.device), machine).item()
-        for micro in micro_batches(examples, recipe.micro_batch_size)
+        loss_of(model, micro, pad, machine).item() for micro in micro_batches(examples, recipe.micro_batch_size)
     )
     return total / sum(len(example.ids) - example.prompt for example in examples)

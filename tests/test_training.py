@@ -89,7 +89,7 @@ def test_another_seed_trains_in_another_order_and_starts_from_other_weights(tiny
 
 def test_the_best_checkpoint_is_the_one_that_is_left(tiny, encoded, fp32):
     model = attached(tiny, "full")
-    recipe = {"epochs": 6, "learning_rate": 0.3, "schedule": "constant", "warmup": 0.0}
+    recipe = {"epochs": 8, "learning_rate": 1.0, "schedule": "constant", "warmup": 0.0}
     curves = train(model, encoded, fp32, validation=encoded[6:], **recipe)
     best = min(row["validation_loss"] for row in curves.epochs[1:])
     assert best < curves.epochs[-1]["validation_loss"], "the recipe must overshoot for this test to mean anything"
@@ -104,6 +104,14 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(tiny, encoded, fp32):
         model.lm_head.weight[0, 0] = math.nan
     with pytest.raises(Diverged, match="step 1 of 4"):
         train(model, encoded, fp32)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_stops_with_its_step(tiny, encoded, fp32, clip):
+    model = attached(tiny, "full")
+    model.lm_head.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(Diverged, match=r"norm is .* at step 1 of 4"):
+        train(model, encoded, fp32, gradient_clip=clip)
 
 
 def test_learning_rate_zero_moves_nothing(tiny, encoded, fp32):
