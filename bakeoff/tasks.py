@@ -3,17 +3,23 @@
 import csv
 import hashlib
 import importlib.util
+import itertools
 import json
+import os
 import random
 import re
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bakeoff.checking import once
 from bakeoff.errors import UsageError, nearest
 from bakeoff.settings import TaskSettings
+from bakeoff.shelf import Shelf
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
@@ -55,9 +61,9 @@ class Example:
 class Examples:
     """What a run sees, by split."""
 
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
 
 
 @dataclass(frozen=True)
@@ -91,77 +97,94 @@ def load(settings: TaskSettings) -> Task:
     prompt, instruction = settings.prompt or PROMPT, settings.instruction or INSTRUCTION
     name = settings.name
     if name.startswith("aclsum/") or name == "aclsum":
-        rows = list(aclsum_rows(name))
+        rows = aclsum_rows(name)
         prompt = settings.prompt or "{document}\n\n{aspect}:"
         instruction = settings.instruction or (
             "Summarize the {aspect} of this paper in one sentence. Answer with the sentence only.\n\n{document}"
         )
     elif Path(name).suffix in READERS:
-        rows = list(file_rows(Path(name), settings))
+        rows = file_rows(Path(name), settings)
     elif name in HUB or ("/" in name and not name.startswith((".", "/", "~"))):
-        rows = list(hub_rows(name, settings))
+        rows = hub_rows(name, settings)
     else:
         known = [f"aclsum/{aspect}" for aspect in (*ASPECTS, "all")] + list(HUB)
         raise UsageError(
             f"--task {name!r} is not known; {nearest(name, known)}; or give a .jsonl, .csv or .parquet file"
         )
     splits = draw(rows, settings)
-    texts = json.dumps([[e.id, e.document, e.summary, e.aspect] for s in SPLITS for e in splits[s]])
-    return Task(name, prompt, instruction, Examples(**splits), hashlib.sha256(texts.encode()).hexdigest())
+    digest = hashlib.sha256()
+    for e in itertools.chain(*(splits[split] for split in SPLITS)):
+        digest.update(json.dumps([e.id, e.document, e.summary, e.aspect]).encode() + b"\n")
+    return Task(name, prompt, instruction, Examples(**splits), digest.hexdigest())
 
 
-def draw(rows: Sequence[Row], settings: TaskSettings) -> dict[str, tuple[Example, ...]]:
+def draw(rows: Iterable[Row], settings: TaskSettings) -> dict[str, Sequence[Example]]:
     """Each split's sample: `settings.train` documents and so on, drawn by `split_seed`, in the order of the source.
 
     A document with several summaries counts once and stays together. Raises UsageError for a document in two splits
-    and for more documents than there are.
+    and for more documents than there are. Texts stay on disk; a document is known by the number of its first row.
     """
-    home: dict[str, tuple[str, str]] = {}
-    documents: dict[str, dict[str, list[Example]]] = {split: {} for split in SPLITS}
-    for split, example, place in rows:
-        first, there = home.setdefault(example.document, (split, place))
-        if first != split:
-            raise UsageError(f"{place} ({split}): the document stands at {there} ({first}), too; remove one of them")
-        documents[split].setdefault(example.document, []).append(example)
+    shelf: Shelf[Row] = Shelf()
+    home: dict[bytes, int] = {}
+    again: dict[int, list[int]] = {}
+    documents = {split: array("q") for split in SPLITS}
+    for number, row in enumerate(rows):
+        shelf.append(row)
+        first = home.setdefault(text_digest(row.example.document), number)
+        if first == number:
+            documents[row.split].append(number)
+            continue
+        if (before := shelf[first]).split != row.split:
+            raise UsageError(
+                f"{row.place} ({row.split}): the document stands at {before.place} ({before.split}), too; "
+                "remove one of them"
+            )
+        again.setdefault(first, []).append(number)
     if not settings.split_column and Path(settings.name).suffix in READERS:
         documents = deal(documents["train"], settings)
-    chosen = {}
+    chosen: dict[str, Sequence[Example]] = {}
     for split in SPLITS:
-        wanted, groups = getattr(settings, split), list(documents[split].values())
-        if not groups:
+        wanted, there = getattr(settings, split), documents[split]
+        if not there:
             raise UsageError(
                 f"--task {settings.name}: the {split} split is empty; every split needs at least one document"
             )
-        if wanted > len(groups):
+        if wanted > len(there):
             raise UsageError(
-                f"--task {settings.name}: task.{split} = {wanted}, but the {split} split has {len(groups)} documents; "
-                f"type --set task.{split}={len(groups)}"
+                f"--task {settings.name}: task.{split} = {wanted}, but the {split} split has {len(there)} documents; "
+                f"type --set task.{split}={len(there)}"
             )
-        places: Sequence[int] = range(len(groups))
-        if wanted and wanted < len(groups):
+        places: Sequence[int] = range(len(there))
+        if wanted and wanted < len(there):
             places = sorted(random.Random(f"{settings.split_seed} {split}").sample(places, wanted))
-        chosen[split] = tuple(example for place in places for example in groups[place])
+        chosen[split] = Shelf(
+            shelf[number].example for place in places for number in (there[place], *again.get(there[place], ()))
+        )
     return chosen
 
 
-def deal(documents: dict[str, list[Example]], settings: TaskSettings) -> dict[str, dict[str, list[Example]]]:
+def text_digest(text: str) -> bytes:
+    """16 bytes that stand for a text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def deal(documents: "array[int]", settings: TaskSettings) -> "dict[str, array[int]]":
     """Splits for a file without a split column: shuffled by `split_seed`, then validation, test, the rest to train."""
-    texts = list(documents)
-    random.Random(f"{settings.split_seed} deal").shuffle(texts)
+    documents = documents[:]
+    random.Random(f"{settings.split_seed} deal").shuffle(documents)
     if not settings.validation or not settings.test:
         raise UsageError(
             f"--task {settings.name}: without a split column task.validation and task.test must be at least 1; "
             "type --set task.validation=50 --set task.test=100"
         )
     cut, end = settings.validation, settings.validation + settings.test
-    if end + max(1, settings.train) > len(texts):
+    if end + max(1, settings.train) > len(documents):
         raise UsageError(
-            f"--task {settings.name}: {len(texts)} documents are fewer than task.train + task.validation + task.test = "
-            f"{max(1, settings.train)} + {cut} + {settings.test}; type --set task.train=0 for what is left, or "
-            "lower the others"
+            f"--task {settings.name}: {len(documents)} documents are fewer than task.train + task.validation + "
+            f"task.test = {max(1, settings.train)} + {cut} + {settings.test}; type --set task.train=0 for what is "
+            "left, or lower the others"
         )
-    parts = {"validation": texts[:cut], "test": texts[cut:end], "train": texts[end:]}
-    return {split: {text: documents[text] for text in parts[split]} for split in SPLITS}
+    return {"validation": documents[:cut], "test": documents[cut:end], "train": documents[end:]}
 
 
 def aclsum_rows(name: str) -> Iterator[Row]:
@@ -200,7 +223,7 @@ def package_folder(package: str, what: str) -> Path:
 
 def file_rows(path: Path, settings: TaskSettings) -> Iterator[Row]:
     """Rows of one's own file. Raises UsageError with the row's number."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"--task {path}: no such file")
     if path.stat().st_size == 0:
         raise UsageError(f"--task {path}: the file is empty")
@@ -261,15 +284,6 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys stand there once. Raises ValueError."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
-    return row
-
-
 def read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number (of the row's last line) and cells by column."""
     csv.field_size_limit(2**31 - 1)
@@ -277,7 +291,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         reader = csv.DictReader(lines, strict=True)
         try:
             columns = list(reader.fieldnames or [])
-            if twice := [column for column in columns if column and columns.count(column) > 1]:
+            if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
                 raise UsageError(f"{path}:1: the column {twice[0]!r} stands there twice")
             for row in reader:
                 if None in row:
@@ -294,7 +308,7 @@ def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     from pyarrow.lib import ArrowException
 
     try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024)
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except (ArrowException, OSError) as error:
         raise UsageError(f"{path}: not a valid Parquet file: {str(error).splitlines()[0]}") from None
@@ -345,7 +359,7 @@ def hub_rows(name: str, settings: TaskSettings) -> Iterator[Row]:
             f"--task {name}: {hub_id} can't be loaded from the hub ({type(error).__name__}); "
             "check the name and the network, or give a file"
         ) from None
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     for label, part in data.items():
         split = SPLIT_NAMES.get(str(label))
         missing = [column for column in (document, summary) if column not in part.column_names]
@@ -356,8 +370,8 @@ def hub_rows(name: str, settings: TaskSettings) -> Iterator[Row]:
             if not all(isinstance(text, str) for text in texts):
                 raise UsageError(f"--task {name}: {label} row {number}: {document!r} and {summary!r} must be texts")
             # News sets repeat a few articles across splits; the first split keeps them.
-            if all(text.strip() for text in texts) and row[document] not in seen:
-                seen.add(row[document])
+            if all(text.strip() for text in texts) and (known := text_digest(row[document])) not in seen:
+                seen.add(known)
                 given = "" if row.get("id") is None else str(row["id"])
                 yield Row(split or "", Example(given or f"{split}-{number}", *texts), f"{hub_id} {label} row {number}")
 

@@ -1,0 +1,149 @@
+"""What is timed, one process an arm: training and generation by Bakeoff and by what a user would otherwise run."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from bakeoff import adapters, tasks
+from bakeoff.catalogue import load_file
+from bakeoff.encoding import Encoder
+from bakeoff.generation import summarise
+from bakeoff.resources import Clock, Memory
+from bakeoff.run import Base, seed_everything
+from bakeoff.settings import GenerationSettings, MachineSettings, ModelSettings, TaskSettings, TrainingSettings, build
+from bakeoff.training import fine_tune
+from lab import opponents
+
+CHECKED = 4
+"""Test documents whose logits and texts are compared."""
+
+
+class Bench:
+    """A run's model, documents and recipe, set up as bakeoff/run.py does; `job` is plain data (see lab/speed.py)."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        spec = job["spec"]
+        entry = next(entry for entry in load_file(Path(spec["method_file"])) if entry.name == spec["method"])
+        self.method = build(entry.kind, spec["hyperparameters"], spec["method_file"])
+        self.limits = build(TaskSettings, spec["task"], "speed")
+        self.where = build(MachineSettings, spec["machine"], "speed")
+        self.generation = build(GenerationSettings, spec["generation"], "speed")
+        self.recipe = build(TrainingSettings, spec["training"], "speed")
+        if job["documents"]:
+            self.recipe = replace(self.recipe, epochs=1)
+        self.seed = spec["seed"]
+        task = tasks.load(self.limits)
+        base = Base(build(ModelSettings, spec["model"], "speed"), Path(job["cache"]), self.where)
+        if job["opponent"]:
+            self.model, self.tokenizer = opponents.load(base, self.method, self.seed, self.where.threads)
+        else:
+            seed_everything(self.seed, self.where)
+            model, self.tokenizer = base.load()
+            self.model = base.settle(self.method.attach(model, self.tokenizer))
+        encoder = Encoder(self.tokenizer, task, self.limits)
+        documents = job["documents"] or len(task.examples.train)
+        self.train = [encoder.example(example) for example in task.examples.train[:documents]]
+        self.validation = [encoder.example(example) for example in task.examples.validation]
+        self.test = [encoder.example(example) for example in task.examples.test]
+        self.prompts = [list(example.ids[: example.prompt]) for example in self.test]
+        for parameter in self.model.parameters():  # memory-mapped weights are in memory before its level is read
+            parameter.detach().reshape(-1)[::1024].sum()
+
+
+def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
+    """Seconds, loss by step, tokens and peak bytes of one training; on a subset also logits and texts."""
+    bench = Bench(job)
+    memory = Memory("cpu")
+    with busy() as load:
+        start = time.perf_counter()
+        if job["opponent"]:
+            losses = opponents.train(bench, bf16=job["bf16"], grouped=job["grouped"], folder=job["folder"])
+        else:
+            curves = fine_tune(
+                bench.model, bench.train, bench.validation, bench.recipe, bench.where,
+                seed=bench.seed, pad=bench.tokenizer.pad_token_id, clock=Clock(),
+            )  # fmt: skip
+            losses = [step["loss"] for step in curves.steps]
+        seconds = time.perf_counter() - start
+    found = {
+        "seconds": seconds,
+        "losses": losses,
+        "peak": memory.read()["max_resident"],
+        "tokens": bench.recipe.epochs * sum(len(example.ids) for example in bench.train),
+        "lengths": [[len(example.ids), len(example.ids) - example.prompt] for example in bench.train],
+        "epochs": bench.recipe.epochs,
+        "load": load,
+    }
+    if job["save"]:
+        adapters.save(bench.model, Path(job["save"]))
+    if job["documents"]:
+        found["logits"] = str(Path(job["folder"]) / f"logits-{os.getpid()}.npy")
+        numpy.save(found["logits"], teacher_forced(bench, job))
+        if not job["bf16"]:
+            found["texts"] = write(bench, job, bench.prompts[:CHECKED])[0]
+    return found
+
+
+def generate(job: dict[str, Any], tell: Any) -> dict[str, Any]:
+    """Seconds, texts and tokens of the test set's summaries by a model whose adapter is loaded."""
+    bench = Bench(job)
+    adapters.load(bench.model, Path(job["adapter"]))
+    if job["opponent"] and job["bf16"]:
+        bench.model.to(torch.bfloat16)
+    memory = Memory("cpu")
+    with busy() as load:
+        start = time.perf_counter()
+        texts, tokens = write(bench, job, bench.prompts)
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "texts": texts, "tokens": tokens, "peak": memory.read()["max_resident"], "load": load}
+
+
+def write(bench: Bench, job: dict[str, Any], prompts: list[list[int]]) -> tuple[list[str], int]:
+    """Summaries in the order of `prompts`, and how many tokens they have."""
+    limit = bench.limits.max_target_tokens
+    if job["opponent"]:
+        size = job["batch"] or bench.generation.batch_size
+        return opponents.write(bench.model, bench.tokenizer, prompts, limit, size)
+    texts, tokens = summarise(bench.model, bench.tokenizer, prompts, limit, bench.generation, bench.where)
+    return [texts[place] for place in range(len(prompts))], tokens
+
+
+@torch.no_grad()
+def teacher_forced(bench: Bench, job: dict[str, Any]) -> numpy.ndarray:
+    """label tokens x vocabulary: log-probabilities of the next token before each label of the first test documents."""
+    bench.model.eval()
+    rows = []
+    for example in bench.test[:CHECKED]:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=job["bf16"]):
+            logits = bench.model(input_ids=torch.tensor([list(example.ids)]), use_cache=False).logits[0]
+        labels = len(example.ids) - example.prompt
+        rows.append(logits[-1 - labels : -1].float().log_softmax(-1))
+    return torch.cat(rows).numpy()
+
+
+@contextlib.contextmanager
+def busy() -> Iterator[dict[str, float | None]]:
+    """Fills in, at the end, the share of the processors that others used meanwhile; None where it can't be known."""
+    found: dict[str, float | None] = {"others": None}
+    before, own, start = jiffies(), time.process_time(), time.perf_counter()
+    yield found
+    after = jiffies()
+    if before is not None and after is not None:
+        used = (after - before) / os.sysconf("SC_CLK_TCK") - (time.process_time() - own)
+        found["others"] = max(0.0, used / (time.perf_counter() - start) / (os.cpu_count() or 1))
+
+
+def jiffies() -> int | None:
+    """Clock ticks that all processors together have worked since the system started; None where it doesn't say."""
+    try:
+        user, nice, system, _, _, irq, soft, *_ = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+    except (OSError, ValueError):
+        return None
+    return user + nice + system + irq + soft

@@ -1,0 +1,66 @@
+"""The work that speed is measured on: real text at two lengths, and a handful of seconds for CI."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bakeoff import plan, settings, tasks
+from bakeoff.store import Store
+
+METHODS = ("lora", "soft-prompt", "last-layer")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Documents of one length, and how many of them."""
+
+    preset: str
+    train: int
+    """Documents of the timed training; a multiple of the effective batch."""
+    test: int
+    """Documents of the timed generation."""
+    subset: int
+    """Documents, one epoch, on which equal work is checked and fp32 is timed."""
+    epochs: tuple[int, int, int]
+    """Of the timed training, one for each of METHODS."""
+    changes: tuple[str, ...] = ()
+    """Settings beside the preset's."""
+
+
+SHAPES = {
+    "quick": Shape("quick", train=96, test=96, subset=16, epochs=(2, 1, 5)),
+    "long": Shape("quick", train=32, test=32, subset=8, epochs=(1, 1, 5),
+                  changes=("task.max_input_tokens=512", "task.max_target_tokens=128")),
+    "short": Shape("smoke", train=8, test=4, subset=8, epochs=(1, 1, 2)),
+}  # fmt: skip
+
+
+def specs(name: str, precision: str, store: Store, documents: int = 0) -> dict[str, dict[str, Any]]:
+    """The run of every method on a shape as plain data, by method: planned as `pytest bench/` plans it."""
+    shape = SHAPES[name]
+    sizes = [f"task.train={documents or shape.train}", "task.validation=1", f"task.test={shape.test}"]
+    epochs = [f"methods.{m}.epochs={n}" for m, n in zip(METHODS, shape.epochs, strict=True)]
+    untied = ["methods.last-layer.untie=true", "machine.threads=2", f"machine.precision={precision}"]
+    task = ""
+    if name == "long":
+        task = str(long_papers(store.root / "speed" / "long.jsonl"))
+    chosen = settings.load(shape.preset, task=task, changes=[*shape.changes, *sizes, *epochs, *untied])
+    return {method: asdict(runs[0]) for method, runs in plan.make(chosen, METHODS, store).specs.items()}
+
+
+def long_papers(path: Path) -> Path:
+    """Writes ACLSum's papers as abstract and introduction with their three summaries in one: about 1,000 tokens to 90.
+
+    Real text of 512 input tokens is what is left when the preset cuts it.
+    """
+    folder = tasks.package_folder("aclsum", "the ACLSum papers") / "aclsum" / "dataset"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for stem, split in (("train", "train"), ("val", "validation"), ("test", "test")):
+            for _, paper in tasks.read_jsonl(folder / f"{stem}.jsonl"):
+                text = " ".join([*paper["sentences"]["abstract"], *paper["sentences"]["introduction"]])
+                summary = " ".join(paper["summary"][aspect] for aspect in tasks.ASPECTS)
+                row = {"id": paper["id"], "document": text, "summary": summary, "split": split}
+                file.write(json.dumps(row) + "\n")
+    return path
