@@ -1,17 +1,25 @@
 # make bench   set up .venv, then compare every method on the quick preset
+# make gate    compare a small bake-off with its accepted scores, in minutes
 # make test    set up .venv, then run the harness's own tests
+# make calibrate   false alarms and power of the verdicts, from the kept seeds: reports/calibration/report.md
 # make lint    ruff, mypy, import-linter
+# make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
+# make tune    learning rates, chosen on the validation split
+# make readme  writes the README's table and its list of rooms anew
 # make speed   measure against transformers' Trainer with PEFT and generate (at most 40 minutes on two cores)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test lint tune speed clean
+.PHONY: bench gate test lint calibrate torture tune speed readme clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench/ --method all
+
+gate: $(READY)
+	$(BIN)/python -m pytest bench/ --preset ci --method lora --gate --junit-xml reports/ci/junit.xml
 
 test: $(READY)
 	$(BIN)/python -m pytest tests
@@ -21,6 +29,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy bakeoff
 	$(BIN)/lint-imports
+
+torture: $(READY)
+	$(BIN)/python -m lab.torture
+
+calibrate: $(READY)
+	$(BIN)/python -m lab.calibration
 
 tune: $(READY)
 	$(BIN)/python -m lab.tune
@@ -36,6 +50,9 @@ $(READY): requirements.txt requirements-dev.txt requirements-assets.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-assets.txt
 	touch $(READY)
+
+readme: $(READY)
+	$(BIN)/python -m lab.readme
 
 clean:
 	rm -rf .venv .bakeoff .pytest_cache .ruff_cache .mypy_cache .hypothesis

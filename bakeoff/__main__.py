@@ -1,9 +1,10 @@
-"""The commands that need no pytest: python -m bakeoff parameters | score."""
+"""The commands that need no pytest: python -m bakeoff parameters | score | compare."""
 
 import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,16 +13,20 @@ from bakeoff.settings import ROOT
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns 0, or 4 with one line on stderr for what the user can mend."""
+    """Runs a command; returns 0, 1 where `compare` turns red, or 4 with one line on stderr for what can be mended."""
     try:
         options = parser().parse_args(arguments)
-        print(options.command(options))
+        said, code = options.command(options), 0
+        if isinstance(said, tuple):
+            said, code = said
+        print(said)
+        return code
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,7 +61,42 @@ def parser() -> argparse.ArgumentParser:
     scores.add_argument("--store", default=str(ROOT / ".bakeoff"), metavar="FOLDER")
     scores.add_argument("--json", action="store_true", help="per-document scores as JSON")
     scores.set_defaults(command=score)
+
+    gate = commands.add_parser("compare", help="the gate's verdicts on two results.json, without a model")
+    gate.add_argument("baseline", metavar="A.json", help="the accepted side")
+    gate.add_argument("measured", metavar="B.json", help="the side that must not be worse")
+    gate.add_argument("--strict", action="store_true", help="inconclusive is red, too")
+    gate.set_defaults(command=compare)
     return top
+
+
+def compare(options: argparse.Namespace) -> tuple[str, int]:
+    """Verdicts on B against A with A's tolerance and alpha; 1 where one of them is red."""
+    from bakeoff import calibration, saved
+    from bakeoff.gate import judge
+
+    accepted, measured = saved.read(Path(options.baseline)), saved.read(Path(options.measured))
+    tasks = [side.settings.task.name for side in (accepted, measured)]
+    if tasks[0] != tasks[1]:
+        raise UsageError(f"compare: the tasks are {tasks[0]!r} and {tasks[1]!r}; give two files of one task")
+    asked = [*measured.record.methods, *measured.dead]
+    if not asked:
+        raise UsageError(f"compare: {options.measured} has no trained method; give a file with one")
+    found = judge(
+        measured.record,
+        accepted.record,
+        tolerance=accepted.settings.gate.tolerance,
+        alpha=accepted.settings.gate.alpha,
+        asked=asked,
+        dead=measured.dead,
+        spreads=calibration.load(accepted.settings, accepted.record.signature),
+        baseline=options.baseline,
+        remedy="give two files of the same methods and documents",
+    )
+    from bakeoff.report.gate import text
+
+    red = [verdict for verdict in found.failures(options.strict) if verdict.word]
+    return text(found), int(bool(red or found.refusals))
 
 
 def parameters(options: argparse.Namespace) -> str:
@@ -66,6 +106,9 @@ def parameters(options: argparse.Namespace) -> str:
     from bakeoff.parameters import count, shapes_of
     from bakeoff.start import load_settings
 
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="transformers"
+    )  # its own old names, in its own code
     chosen = load_settings(options)
     entries = select(options.method or ["all"])
     refuse_unread(chosen, entries)
@@ -95,9 +138,14 @@ def parameters(options: argparse.Namespace) -> str:
 def score(options: argparse.Namespace) -> str:
     """ROUGE of saved predictions, computed anew."""
     from bakeoff import scoring
-    from bakeoff.store import MANIFEST, intact, read_predictions
+    from bakeoff.store import MANIFEST, SCHEMA, foreign_schema, intact, read_predictions
 
     path = predictions_path(options.run, Path(options.store))
+    if (schema := foreign_schema(path.parent)) is not None:
+        raise UsageError(
+            f"score {options.run!r}: {path.parent} was stored with schema {str(schema)[:20]!r}, this Bakeoff reads "
+            f"schema {SCHEMA}; make the run again"
+        )
     if (path.parent / MANIFEST).is_file() and not intact(path.parent):
         raise UsageError(f"score {options.run!r}: a file in {path.parent} is not what was stored; make the run again")
     predictions = read_predictions(path)
@@ -112,9 +160,9 @@ def score(options: argparse.Namespace) -> str:
 def predictions_path(name: str, store: Path) -> Path:
     """The predictions file of a run by fingerprint, of a run's folder, or the file itself. Raises UsageError."""
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         return path / "predictions.jsonl"
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     found = sorted((store / "runs").glob(f"{name}*")) if name.isalnum() else []
     if len(found) != 1:

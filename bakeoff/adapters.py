@@ -60,6 +60,11 @@ def frozen_digests(model: torch.nn.Module) -> dict[str, str]:
     return {name: digest(p) for name, p in model.named_parameters() if not p.requires_grad}
 
 
+def trained_digests(model: torch.nn.Module) -> dict[str, str]:
+    """sha256 of every parameter that is trained, by name."""
+    return {name: digest(p) for name, p in model.named_parameters() if p.requires_grad}
+
+
 def digest(tensor: torch.Tensor) -> str:
     """sha256 of a tensor's bytes."""
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()

@@ -51,7 +51,7 @@ class Entry:
 
 def load_file(path: Path) -> list[Entry]:
     """The methods in one Python file: its dataclasses with a `name` and `attach` or `summarise`. Raises UsageError."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"--method {path}: no such file")
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
     module_name = f"bakeoff_method_{path.stem}_{key}"

@@ -1,7 +1,9 @@
 """Values against the types and ranges of a dataclass, and the line of a file to blame when they don't fit."""
 
 import dataclasses
+import json
 import math
+import os
 import re
 import types
 import typing
@@ -34,7 +36,7 @@ def build(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -
 def at(where: str, key: str) -> str:
     """`where`, with the line that sets the dotted `key` (or the table around it) when `where` is a TOML file."""
     path = Path(where)
-    if path.suffix != ".toml" or not path.is_file():
+    if path.suffix != ".toml" or not os.path.isfile(path):
         return where
     table, best, found = "", "", 0
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -110,3 +112,40 @@ def show(value: Any) -> str:
     except ValueError:  # Python refuses to print whole numbers of more than 4,300 digits
         return "a very long number"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def strict_json(text: str | bytes) -> Any:
+    """JSON whose objects hold each key once and whose numbers are numbers. Raises ValueError, RecursionError."""
+    return json.loads(text, object_pairs_hook=once, parse_constant=refuse_constant)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys stand there once. Raises ValueError."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {show(twice)} stands there twice")
+    return row
+
+
+def refuse_constant(name: str) -> float:
+    """Raises ValueError: NaN and Infinity are no JSON."""
+    raise ValueError(f"{name} is not a number")
+
+
+def misfit(value: Any, hint: Any, name: str) -> str:
+    """Which part of a JSON `value` is not of the type `hint`, called `name` and what is below it; empty if all fits."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        found = [misfit(value, part, name) for part in parts]
+        return "" if "" in found else found[0]
+    if origin is dict and isinstance(value, dict):
+        return next(filter(None, (misfit(item, parts[1], f"{name}.{key}") for key, item in value.items())), "")
+    if origin is list and isinstance(value, list):
+        return next(filter(None, (misfit(item, parts[0], f"{name}[{n}]") for n, item in enumerate(value))), "")
+    if hint is Any or (hint is types.NoneType and value is None):
+        return ""
+    kinds = (int, float) if hint is float else hint
+    fits = origin is None and isinstance(value, kinds) and isinstance(value, bool) == (hint is bool)
+    return "" if fits and (not isinstance(value, float) or math.isfinite(value)) else name

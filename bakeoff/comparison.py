@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
+from bakeoff.contrasts import SeedVariance, mean
+from bakeoff.pairs import Pair, Side, alike, family
 from bakeoff.parameters import ParameterCounts
+from bakeoff.published import Published
 from bakeoff.results import METRICS, Death, RunResult
 from bakeoff.settings import Settings
-from bakeoff.statistics import Interval, interval, spread
+from bakeoff.statistics import Interval, spread
 
 SECONDS = {
     "setup": "setup",
@@ -29,7 +33,7 @@ class Row:
     runs: tuple[RunResult, ...]
     """One a seed, at least one."""
     rouge: Mapping[str, Interval]
-    """F1 in 0..1 by metric: mean over seeds and documents, 95 % interval over documents."""
+    """F1 in 0..1 by metric: mean over seeds and documents, 95 % interval over documents and, where known, seeds."""
     spread: Mapping[str, float | None]
     """Standard deviation of the seeds' means, F1 in 0..1, by metric."""
     seconds: Mapping[str, float | None]
@@ -44,6 +48,8 @@ class Row:
     """Size of what the method saved, the highest of the seeds."""
     trials: int | None
     """How many settings were tried on validation; None where nobody recorded it."""
+    borrowed: Mapping[str, SeedVariance]
+    """By metric, with one seed: the variance between seeds that was measured elsewhere; empty where none was."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -94,6 +100,12 @@ class Comparison:
     """Of the test documents, in the order of the scores; empty where no run finished."""
     signature: str
     """How the scores were made; empty where no run finished."""
+    pairs: tuple[Pair, ...] = ()
+    """Every two methods on every metric, in the order of the methods."""
+    control_pairs: tuple[Pair, ...] = ()
+    """Every method against every control on every metric, a family of its own."""
+    published: tuple[Published, ...] = ()
+    """What others published of this preset."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -106,9 +118,20 @@ class Comparison:
         alive = {row.name for row in self.rows}
         return tuple(dict.fromkeys(death.method for death in self.deaths if death.method not in alive))
 
-    def best(self, metric: str) -> tuple[str, ...]:
+    def highest(self, metric: str) -> tuple[str, ...]:
         """Names of the trained methods with the highest mean, all of them where their means print the same."""
         return extreme({row.name: row.rouge[metric].mean for row in self.methods}, points)
+
+    def alike(self, metric: str) -> list[tuple[str, ...]] | None:
+        """Groups of methods that can't be told apart, the one with the highest mean first. None: not tested."""
+        order = sorted(self.methods, key=lambda row: -row.rouge[metric].mean)
+        return alike([row.name for row in order], self.pairs, metric)
+
+    def best(self, metric: str) -> tuple[str, ...]:
+        """Names of the methods that can't be told from that with the highest mean; empty where that was not tested."""
+        columns = self.alike(metric) or []
+        together = {name for column in columns if columns[0][0] in column for name in column}
+        return tuple(row.name for row in self.methods if row.name in together)
 
     def environment(self) -> dict[str, str]:
         """Machine, versions and notes; runs that differ are named one after another."""
@@ -125,9 +148,12 @@ def compare(
     results: Mapping[str, Sequence[RunResult]],
     deaths: Sequence[Death] = (),
     trials: Mapping[str, int] | None = None,
+    spreads: Mapping[str, Mapping[str, SeedVariance]] | None = None,
+    published: Sequence[Published] = (),
 ) -> Comparison:
     """The comparison of `results`, one RunResult a seed by method name, in the order to be shown.
 
+    `spreads` holds by method and metric the variance between seeds measured elsewhere, for methods with one seed.
     Raises ValueError, naming the method, where runs have other documents, another signature, or no scores.
     """
     for name, runs in results.items():
@@ -146,23 +172,34 @@ def compare(
         for metric in METRICS:
             if len(run.scores.get(metric, ())) != len(ids):
                 raise ValueError(f"{name}: {metric} must have one score for each of its {len(ids)} documents")
-    rows = [row(name, runs, (trials or {}).get(name)) for name, runs in results.items()]
+    rows = [row(name, runs, (trials or {}).get(name), (spreads or {}).get(name)) for name, runs in results.items()]
+    methods, controls = [row for row in rows if not row.control], [row for row in rows if row.control]
+    sides = {row.name: Side(row.name, row.scores, row.control, row.borrowed) for row in rows}
     return Comparison(
         settings=settings,
-        methods=tuple(row for row in rows if not row.control),
-        controls=tuple(row for row in rows if row.control),
+        methods=tuple(methods),
+        controls=tuple(controls),
         deaths=tuple(deaths),
         document_ids=tuple(ids),
         signature=signature,
+        pairs=family(combinations([sides[row.name] for row in methods], 2), METRICS),
+        control_pairs=family(((sides[m.name], sides[c.name]) for m in methods for c in controls), METRICS),
+        published=tuple(published),
     )
 
 
-def row(name: str, runs: Sequence[RunResult], trials: int | None = None) -> Row:
+def row(
+    name: str,
+    runs: Sequence[RunResult],
+    trials: int | None = None,
+    elsewhere: Mapping[str, SeedVariance] | None = None,
+) -> Row:
     """The figures of one method's runs. Raises ValueError, naming it, where its scores are not finite numbers."""
     control = bool(runs[0].spec["control"])
     scores = {metric: [run.scores[metric] for run in runs] for metric in METRICS}
+    borrowed = dict(elsewhere or {}) if len(runs) == 1 and not control else {}
     try:
-        rouge = {metric: interval(scores[metric]) for metric in METRICS}
+        rouge = {metric: mean(scores[metric], spread=borrowed.get(metric), fixed=control) for metric in METRICS}
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     counts = runs[0].parameters
@@ -178,6 +215,7 @@ def row(name: str, runs: Sequence[RunResult], trials: int | None = None) -> Row:
         parameters=ParameterCounts(**counts["requires_grad"]) if counts else None,
         adapter_bytes=highest([run.adapter_bytes for run in runs]),
         trials=trials,
+        borrowed=borrowed,
     )
 
 

@@ -72,7 +72,8 @@ class Encoder:
     def _fit(self, head: list[int], document: str, tail: list[int], limit: int = 0) -> tuple[list[int], bool]:
         room = max(1, (limit or self.max_input) - len(head) - len(tail))
         ids = self._foreign(document)
-        return [*head, *ids[:room], *tail], len(ids) > room
+        # A document may leave no token; something must stand before the first word of the summary.
+        return [*head, *ids[:room], *tail] or [self.tokenizer.eos_token_id], len(ids) > room
 
     def _own(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids) if text else []

@@ -1,11 +1,12 @@
 """summarise: greedy, batched decoding on a schedule that the run fixes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from bakeoff.checkpoints import Chunk
 from bakeoff.settings import GenerationSettings, MachineSettings
 from bakeoff.training import products_in
 
@@ -26,8 +27,13 @@ def summarise(
     *,
     batches: int | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda news: None,
+    done: Mapping[int, Chunk] | None = None,
+    keep: Callable[[int, Chunk], None] = lambda number, chunk: None,
 ) -> tuple[dict[int, str], int]:
-    """Summary by place in `prompts`, and the number of tokens written; the first `batches` of the schedule if given."""
+    """Summary by place in `prompts`, and the number of tokens written; the first `batches` of the schedule if given.
+
+    `done` are chunks of the schedule that an interrupted run finished; `keep` is called with each that is new.
+    """
     model.eval()
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -38,15 +44,23 @@ def summarise(
     )
     texts: dict[int, str] = {}
     written = 0
-    for places in schedule(prompts, settings.batch_size)[:batches]:
+    for number, places in enumerate(schedule(prompts, settings.batch_size)[:batches]):
+        if done and number in done:
+            texts |= done[number].texts
+            written += done[number].written
+            continue
         ids, mask = pad_left([prompts[place] for place in places], tokenizer.pad_token_id, machine.device)
         with torch.inference_mode(), products_in(machine):
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         # PEFT's virtual tokens stand in the mask only, so new tokens follow the prompt's ids for every method.
+        fresh, tokens = {}, 0
         for place, row in zip(places, output[:, ids.shape[1] :].tolist(), strict=True):
             end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
-            written += min(end + 1, len(row))
-            texts[place] = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+            tokens += min(end + 1, len(row))
+            fresh[place] = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+        texts |= fresh
+        written += tokens
+        keep(number, Chunk(fresh, tokens))
         tell({"phase": "evaluation", "done": len(texts), "documents": len(prompts)})
     return texts, written
 

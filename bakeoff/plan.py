@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from bakeoff.store import Store
 from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
-ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue",
-         "training", "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
+ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue", "training",
+         "checkpoints", "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +28,20 @@ class Plan:
     entries: tuple[Entry, ...]
     specs: dict[str, tuple[RunSpec, ...]]
     """Method name to one RunSpec a seed; a control has one, since its rows don't depend on the seed."""
+    found: dict[str, Any]
+    """What `probe` found: hashes of model and data, and the machine resolved."""
 
 
-def make(settings: Settings, asked: Sequence[str], store: Store) -> Plan:
-    """The checked plan for `--method asked`. Raises UsageError for everything that a user can mend."""
+def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str, Any] | None = None) -> Plan:
+    """The checked plan for `--method asked`. Raises UsageError for everything that a user can mend.
+
+    `found` is what another process's plan found, which is then not checked again.
+    """
     entries = select(asked)
     refuse_unread(settings, entries)
     configured = {entry.name: configure(entry, settings) for entry in entries}
     methods = [(entry.name, str(entry.file), plain(configured[entry.name][0])) for entry in entries]
-    found = worker.call(
+    found = found or worker.call(
         probe, plain(settings.model), plain(settings.task), plain(settings.machine), methods, str(store.models),
         log=store.logs / "prepare.log",
     )  # fmt: skip
@@ -62,7 +68,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store) -> Plan:
             )
             for seed in seeds
         )
-    return Plan(settings, tuple(entries), specs)
+    return Plan(settings, tuple(entries), specs, found)
 
 
 def probe(
@@ -115,6 +121,6 @@ def rooms_sha256() -> str:
 def on_hub(settings: Settings) -> bool:
     """Whether the user named a model or data set that comes over the network."""
     model, task = settings.model.name, settings.task.name
-    remote_model = "/" in model and not Path(model).expanduser().exists() and not model.endswith(".gguf")
+    remote_model = "/" in model and not os.path.exists(os.path.expanduser(model)) and not model.endswith(".gguf")
     remote_task = task in HUB or ("/" in task and not task.startswith("aclsum") and not Path(task).suffix)
     return remote_model or remote_task

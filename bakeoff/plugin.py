@@ -30,22 +30,48 @@ def pytest_addoption(parser):
         metavar="FOLDER",
         help="finished runs; default .bakeoff beside bench/",
     )
+    add("--run-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="end a run that takes longer; "
+        "its stack is in the report, what it finished is kept; default 0: never")  # fmt: skip
     add("--report-dir", default="", metavar="FOLDER", help="where the report goes; default reports/PRESET")
+    add("--gate", action="store_true", help="fail where a method got worse than its baseline")
+    add("--gate-strict", action="store_true", help="--gate, and fail where that can't be told")
+    add("--update-baseline", action="store_true", help="accept what is measured, of five seeds or more; fails once")
+    add("--baseline", default="", metavar="FILE", help="accepted scores; default reports/baselines/PRESET.json")
     add("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")
+
+
+def _seconds(text):
+    """Seconds from 0 on."""
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError
+    return value
 
 
 def pytest_sessionstart(session):
     """Checks the usage and plans the runs, once, when bench/ is among what was selected."""
     config = session.config
-    config.bakeoff = None
+    config.bakeoff = config.bakeoff_gate = None
     if _selected(config):
         from bakeoff.errors import UsageError
-        from bakeoff.start import start
+        from bakeoff.start import keep, start, stop_on_sigterm
 
+        config.add_cleanup(stop_on_sigterm())
+        shared = getattr(config, "workerinput", {}).get("bakeoff", "")
         try:
-            config.bakeoff = start(config.option, *_terminal(config))
+            config.bakeoff = start(config.option, *_terminal(config), shared)
+            config.bakeoff_gate = keep(config.option, config.bakeoff)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tells a worker of `pytest -n N` what was planned, so that it neither checks nor makes anything again."""
+    if getattr(node.config, "bakeoff", None):
+        from bakeoff.start import share
+
+        node.workerinput["bakeoff"] = share(node.config.bakeoff)
 
 
 def _selected(config) -> bool:
@@ -78,12 +104,20 @@ def _terminal(config):
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrizes by method what asks for `runs`, by control what asks for `control_run`."""
+    """Parametrizes by method what asks for `runs`, by control what asks for `control_run`, the gate by verdict."""
+    if "gate_verdict" in metafunc.fixturenames and (keeper := metafunc.config.bakeoff_gate):
+        metafunc.parametrize("gate_verdict", keeper.cases(), indirect=True, scope="session")
     for fixture, control in (("runs", False), ("control_run", True)):
         if fixture in metafunc.fixturenames:
             bakeoff = metafunc.config.bakeoff
             names = [entry.name for entry in bakeoff.plan.entries if entry.control == control] if bakeoff else []
             metafunc.parametrize(fixture, names, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without --gate there is no verdict to test."""
+    if config.bakeoff_gate is None:
+        items[:] = [item for item in items if "gate_verdict" not in getattr(item, "fixturenames", ())]
 
 
 @pytest.fixture(scope="session")
@@ -95,12 +129,14 @@ def bakeoff(request):
 
 
 def _finished(bakeoff, method):
+    from bakeoff.errors import one_line
     from bakeoff.worker import Died
 
     try:
         return bakeoff.runs(method)
     except Died as died:
-        pytest.fail(f"{method}: the run is dead: {died}", pytrace=False)
+        cause = one_line(f"{method}: the run is dead: {died}")
+    return pytest.fail(cause, pytrace=False)  # outside of the except: pytest would show what Died quotes as it is
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +157,12 @@ def control_run(request, bakeoff):
     return _finished(bakeoff, request.param)[0]
 
 
+@pytest.fixture(scope="session")
+def gate_verdict(request):
+    """One verdict of the gate: `gate_verdict.failure` is empty where it is green, `gate_verdict.figures`."""
+    return request.config.bakeoff_gate.check(request.param)
+
+
 @pytest.fixture
 def floors(runs, bakeoff):
     """The floors of this method under this preset, from bench/thresholds.toml; skips where there are none."""
@@ -132,13 +174,18 @@ def floors(runs, bakeoff):
     return found
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    """Writes the report and prints its table."""
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    """Writes the report and prints its table; when it was stopped, says what is kept."""
     if getattr(config, "bakeoff", None) is None or config.option.collectonly or hasattr(config, "workerinput"):
         return
-    text = config.bakeoff.report(
-        Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset)
-    )
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        terminalreporter.write_line(config.bakeoff.interrupted())
+        return
+    folder = Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset)
+    try:
+        text = config.bakeoff_gate.report(folder) if config.bakeoff_gate else config.bakeoff.report(folder)
+    except OSError as error:
+        text = f"ERROR: {folder}: the report can't be written: {error.strerror}; type --report-dir FOLDER"
     if text:
         terminalreporter.section("bakeoff")
         terminalreporter.write_line(text)

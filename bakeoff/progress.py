@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from bakeoff.errors import one_line
 from bakeoff.results import RunSpec
 
 Tell = Callable[[dict[str, Any]], None]
@@ -34,7 +35,7 @@ class Progress:
 
     def dead(self, spec: RunSpec, died: Exception) -> None:
         """Says how a run ended."""
-        self.say(spec, f"dead: {died}")
+        self.say(spec, f"dead: {one_line(str(died))}")
 
     @contextmanager
     def run(self, spec: RunSpec) -> Iterator[Tell]:

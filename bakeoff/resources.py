@@ -1,7 +1,7 @@
 """What a run costs: seconds by phase, each booked once, and bytes above the level before the model was loaded."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,6 +59,7 @@ class Memory:
     def __init__(self, device: str) -> None:
         self.device = device
         self.base = 0
+        self.before: dict[str, int] = {}
         if device == "cuda":
             import torch
 
@@ -79,10 +80,34 @@ class Memory:
             found["max_allocated"] = torch.cuda.max_memory_allocated()
             found["reserved"] = torch.cuda.memory_reserved()
             found["max_reserved"] = torch.cuda.max_memory_reserved()
-            return found
+            return self._with_before(found)
         for name, counter in (("resident", "VmRSS"), ("max_resident", "VmHWM")):
             level = _status(counter)
             found[name] = None if level is None else max(0, level - self.base)
+        return self._with_before(found)
+
+    def raise_to(self, peaks: Mapping[str, int | None]) -> None:
+        """Takes over the peaks of an earlier process of the same run."""
+        for name, peak in peaks.items():
+            if name.startswith("max_") and peak is not None:
+                self.before[name] = max(self.before.get(name, 0), peak)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is allocated inside the block and given back is not the run's: it raises no peak."""
+        self.raise_to(self.read())
+        yield
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            _reset_peak()
+
+    def _with_before(self, found: dict[str, int | None]) -> dict[str, int | None]:
+        for name, peak in self.before.items():
+            level = found[name]
+            found[name] = peak if level is None else max(level, peak)
         return found
 
 

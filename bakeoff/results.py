@@ -82,6 +82,8 @@ class RunResult:
     """How the scores were made."""
     environment: dict[str, Any] = field(default_factory=dict)
     """Machine and versions at the time of the run."""
+    repeated_steps: int = 0
+    """Optimizer steps that were computed again because a process of this run was killed."""
     finished: str = ""
     """ISO 8601, UTC."""
 
@@ -108,3 +110,5 @@ class Death:
     """One line: the exception, `out of memory`, `killed by signal 9`, the step of a loss that is not finite."""
     log: str = ""
     """The file with everything that the process printed."""
+    stack: str = ""
+    """Where it stood when its time was over; empty for other ends."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import random
@@ -12,6 +13,7 @@ from typing import Any
 
 from bakeoff import adapters, machine, models, scoring, tasks
 from bakeoff.catalogue import Entry, load_file
+from bakeoff.checkpoints import Partial
 from bakeoff.encoding import Encoder
 from bakeoff.generation import schedule, summarise
 from bakeoff.parameters import count, shapes_of
@@ -24,14 +26,17 @@ from bakeoff.training import fine_tune
 Tell = Callable[[dict[str, Any]], None]
 
 
-def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> tuple[RunResult, list[Prediction]]:
+def run(
+    spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock, partial: Partial | None = None
+) -> tuple[RunResult, list[Prediction]]:
     """Makes the run that `spec` describes; leaves the trained tensors in `folder`/adapter.
 
-    `cache` holds converted models. Raises UsageError for what the user can mend and Diverged for a loss that is not
-    finite.
+    `cache` holds converted models; `partial` what an interrupted process of this run has finished. Raises UsageError
+    for what the user can mend and Diverged for a loss that is not finite.
     """
     entry = next(entry for entry in load_file(Path(spec.method_file)) if entry.name == spec.method)
     method = build(entry.kind, spec.hyperparameters, spec.method_file)
+    partial = partial or Partial()
     tell({"phase": "setup"})
     with clock("setup"):
         task_settings = build(TaskSettings, spec.task, "run")
@@ -45,7 +50,7 @@ def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> t
         where = build(MachineSettings, spec.machine, "run")
         base = Base(build(ModelSettings, spec.model, "run"), cache, where)
         seed_everything(spec.seed, where)
-        memory = Memory(where.device)
+        memory = partial.memory = Memory(where.device)
         model, tokenizer = base.load()
         shapes = shapes_of(model)
         model = base.settle(method.attach(model, tokenizer))
@@ -60,15 +65,20 @@ def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> t
 
     recipe = build(TrainingSettings, spec.training, "run")
     curves = fine_tune(
-        model, train, validation, recipe, where, seed=spec.seed, pad=tokenizer.pad_token_id, clock=clock, tell=tell
-    )
+        model, train, validation, recipe, where, seed=spec.seed, pad=tokenizer.pad_token_id, clock=clock, tell=tell,
+        partial=partial,
+    )  # fmt: skip
 
     with clock("evaluation"):
         generation = build(GenerationSettings, spec.generation, "run")
         ids = [prompt for prompt, _ in prompts]
         limit = task_settings.max_target_tokens
         tell({"phase": "evaluation", "done": 0, "documents": len(ids)})
-        texts, written = summarise(model, tokenizer, ids, limit, generation, where, tell=tell)
+        weights = together(adapters.trained_digests(model))
+        texts, written = summarise(
+            model, tokenizer, ids, limit, generation, where, tell=tell, done=partial.summaries(weights),
+            keep=functools.partial(partial.keep, weights),
+        )  # fmt: skip
     cost = memory.read()
 
     with clock("checks"):
@@ -115,6 +125,7 @@ def run(spec: RunSpec, folder: Path, cache: Path, tell: Tell, clock: Clock) -> t
             "documents": sum(e.document_cut for e in chain(train, validation)) + sum(cut for _, cut in prompts),
             "summaries": sum(e.summary_cut for e in chain(train, validation)),
         },
+        repeated_steps=partial.repeated(len(curves.steps)),
         model_note=base.source.note,
     )
 

@@ -1,6 +1,7 @@
 """Presets and command line become frozen, checked settings here and nowhere else."""
 
 import dataclasses
+import os
 import re
 import tomllib
 import types
@@ -42,7 +43,7 @@ class ModelSettings:
     """A transformers configuration (`model_type` and its keys): counts need no more than this, and `random` is built
     from it."""
     trust_remote_code: bool = False
-    """Run Python code that a hub model brings along."""
+    """Run Python code that a hub model brings along; typed (--trust-remote-code), never from a file."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,26 @@ class MachineSettings:
 
 
 @dataclass(frozen=True)
+class DurabilitySettings:
+    """How often an unfinished run is kept; it changes no outcome, so it is no part of a run's fingerprint."""
+
+    checkpoint_seconds: float = setting(120.0, minimum=0.0)
+    """Seconds of training between checkpoints, beside the one after each epoch; 0: no others by time."""
+    checkpoint_steps: int = setting(0, minimum=0)
+    """Optimizer steps between checkpoints; 0: no others by steps."""
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """When the gate calls a run worse than its baseline; changes no run."""
+
+    tolerance: float = setting(1.0, minimum=0.0, maximum=100.0)
+    """Points of ROUGE (F1 x 100) that a mean may differ from the baseline's before anything is said; 0: none."""
+    alpha: float = setting(0.05, minimum=1e-9, maximum=0.5)
+    """Chance of a false alarm over all verdicts of a session together (Holm)."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a bake-off was asked to do."""
 
@@ -146,6 +167,10 @@ class Settings:
     """How summaries are written."""
     machine: MachineSettings = MachineSettings()
     """Device, precision, threads."""
+    durability: DurabilitySettings = DurabilitySettings()
+    """How often an unfinished run is kept."""
+    gate: GateSettings = GateSettings()
+    """Tolerance and alpha of `--gate`."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     changes: Mapping[str, Any] = setting({})
@@ -155,7 +180,8 @@ class Settings:
 
 
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
-            "generation": GenerationSettings, "machine": MachineSettings}  # fmt: skip
+            "generation": GenerationSettings, "machine": MachineSettings, "durability": DurabilitySettings,
+            "gate": GateSettings}  # fmt: skip
 
 
 def blame(settings: "Settings", key: str) -> str:
@@ -167,10 +193,12 @@ def preset_path(name: str) -> Path:
     """The file of a preset, by name or by path. Raises UsageError when there is none."""
     if name.endswith(".toml"):
         path = Path(name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UsageError(
                 f"--preset {name}: no such file; give a name ({', '.join(preset_names())}) or a .toml file"
             )
+        if not path.stem.strip("."):  # it would name the report's folder
+            raise UsageError(f"--preset {name}: the file needs a name before .toml")
         return path
     if name not in preset_names():
         raise UsageError(f"--preset {name!r} is not known; {nearest(name, preset_names())}")
@@ -195,6 +223,11 @@ def load(preset: str, *, model: str = "", task: str = "", seeds: str = "", chang
         raise UsageError(f"{at(where, 'methods')}: expected [methods.NAME] tables under 'methods'")
     for name in SECTIONS:
         section(values, name, where)
+    if section(values, "model", where).get("trust_remote_code") is True:
+        raise UsageError(
+            f"{at(where, 'model.trust_remote_code')}: no file can allow that a model runs code of its own; "
+            "take it out and type --trust-remote-code"
+        )
     changed = dict(parse_change(text) for text in changes)
     if model:
         values["model"] = command_line_model(values.get("model", {}), model)
@@ -220,7 +253,7 @@ def command_line_model(preset: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The model table when `--model` replaces the preset's: what described the old model goes with it."""
     if preset.get("name") == name:
         return dict(preset)
-    return {"name": name, "trust_remote_code": preset.get("trust_remote_code", False)}
+    return {"name": name}
 
 
 def section(values: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:

@@ -1,12 +1,18 @@
 """From command-line options to a session that is ready to run."""
 
+import json
+import shlex
+import signal
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from bakeoff import plan, settings, worker
+from bakeoff import baseline, plan, published, settings, worker
+from bakeoff.calibration import Loans
 from bakeoff.errors import UsageError
+from bakeoff.keeper import Keeper
+from bakeoff.ledger import Ledger
 from bakeoff.progress import Progress
 from bakeoff.session import Session
 from bakeoff.store import Store
@@ -21,16 +27,66 @@ def load_settings(options: Namespace) -> settings.Settings:
     return settings.load(options.preset, model=options.model, task=options.task, seeds=options.seeds, changes=changes)
 
 
-def start(options: Namespace, file: TextIO | None, live: bool, newline: Callable[[], None]) -> Session:
-    """A session for the command line's options. Raises UsageError for what the user can mend."""
+def start(
+    options: Namespace, file: TextIO | None, live: bool, newline: Callable[[], None], shared: str = ""
+) -> Session:
+    """A session for the command line's options. Raises UsageError for what the user can mend.
+
+    `shared` is what `share` says of the session of which this process is a worker.
+    """
     chosen = load_settings(options)
+    known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": ""}
+    loans, beside = Loans.read(chosen), published.beside(chosen)
     store = Store(Path(options.store))
     worker.start_server(offline=not plan.on_hub(chosen))
     try:
-        planned = plan.make(chosen, options.method or ["all"], store)
+        planned = plan.make(chosen, options.method or ["all"], store, known["found"])
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
-    return Session(planned, store, Progress(file, live=live, newline=newline), fresh=options.fresh)
+    progress = Progress(file, live=live, newline=newline)
+    return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
+                   loans=loans, published=beside, run_timeout=options.run_timeout)  # fmt: skip
+
+
+def baseline_path(options: Namespace, chosen: settings.Settings) -> Path:
+    """The file of the preset's accepted scores."""
+    return Path(options.baseline or settings.ROOT / "reports" / "baselines" / f"{chosen.preset}.json")
+
+
+def share(session: Session) -> str:
+    """What the workers of `pytest -n N` need to know of the session, as text."""
+    return json.dumps({"found": session.plan.found, "ledger": str(session.ledger.folder)})
+
+
+def keep(options: Namespace, session: Session) -> Keeper | None:
+    """The keeper of the gate, None where nothing of it was asked for. Raises UsageError."""
+    update = options.update_baseline
+    if not (options.gate or options.gate_strict or update):
+        return None
+    option = "--update-baseline" if update else "--gate"
+    chosen = session.plan.settings
+    methods = [entry.name for entry in session.plan.entries if not entry.control]
+    if not methods:
+        raise UsageError(f"{option}: only controls are selected, and they have no baseline; add --method lora")
+    if update and len(chosen.seeds) < baseline.SEEDS:
+        raise UsageError(
+            f"--update-baseline needs {baseline.SEEDS} seeds or more, got {len(chosen.seeds)}; type {updating(options)}"
+        )
+    path = baseline_path(options, chosen)
+    return Keeper(session, path, update=update, strict=options.gate_strict, remedy=updating(options))
+
+
+def updating(options: Namespace) -> str:
+    """The command that accepts what these options measure."""
+    words = ["pytest", "bench/", "--preset", options.preset]
+    for name in ("method", "changes"):
+        for value in getattr(options, name):
+            words += ["--set" if name == "changes" else "--method", value]
+    for name in ("model", "task", "baseline"):
+        if getattr(options, name):
+            words += [f"--{name}", getattr(options, name)]
+    seeds = options.seeds if options.seeds.count(",") >= baseline.SEEDS - 1 else "1,2,3,4,5"
+    return f"{shlex.join(words)} --seeds {seeds} --update-baseline"
 
 
 def floors(path: Path, chosen: settings.Settings, method: str) -> dict[str, float] | None:
@@ -39,3 +95,20 @@ def floors(path: Path, chosen: settings.Settings, method: str) -> dict[str, floa
     if table.get("model") != chosen.model.name or table.get("task") != chosen.task.name:
         return None
     return table.get(method)
+
+
+def stop_on_sigterm() -> Callable[[], None]:
+    """Makes SIGTERM stop a bake-off as Ctrl-C does; returns what undoes it."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        return lambda: None
+
+    def undo() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    return undo

@@ -1,7 +1,7 @@
 """Intervals and tests over the scores of the same documents: numbers in, numbers out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,3 +83,53 @@ def paired(a: ArrayLike, b: ArrayLike, alternative: Literal["two-sided", "greate
 def better(a: ArrayLike, b: ArrayLike) -> float:
     """p that `a` is not above `b` on the same documents: `paired` with the alternative `greater`."""
     return paired(a, b, "greater")
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """`ps` corrected for their number by Holm's step-down (Scandinavian Journal of Statistics 6, 1979), same order."""
+    if any(not 0 <= p <= 1 for p in ps):
+        raise ValueError("p values must lie between 0 and 1")
+    corrected, highest = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def groups(names: Sequence[str], different: Collection[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """The largest sets of names without a `different` pair (in either order), in the order of `names`.
+
+    Two names are in one set together exactly where they are not different. Insert and absorb (Piepho, Journal of
+    Computational and Graphical Statistics 13, 2004).
+    """
+    columns = [frozenset(names)]
+    for pair in different:
+        split = [column - {name} for column in columns if set(pair) <= column for name in pair]
+        kept = [column for column in columns if not set(pair) <= column]
+        columns = []
+        for column in sorted((*kept, *split), key=len, reverse=True):
+            if not any(column <= other for other in columns):
+                columns.append(column)
+    columns.sort(key=lambda column: [name not in column for name in names])
+    return [tuple(name for name in names if name in column) for column in columns]
+
+
+def letters(columns: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Letters by name, one a group of `groups`: two names share one exactly where they are not different."""
+    names = dict.fromkeys(name for column in columns for name in column)
+    return {name: "".join(letter(n) for n, column in enumerate(columns) if name in column) for name in names}
+
+
+def letter(number: int) -> str:
+    """a to z, then a1 to z1, a2 and on."""
+    return "abcdefghijklmnopqrstuvwxyz"[number % 26] + (str(number // 26) if number >= 26 else "")
+
+
+def wins_ties_losses(a: ArrayLike | Sequence[ArrayLike], b: ArrayLike | Sequence[ArrayLike]) -> tuple[int, int, int]:
+    """Documents on which the mean over seeds of `a` is above, equal to and below that of `b`."""
+    first, second = mean_over_seeds(a), mean_over_seeds(b)
+    if first.size != second.size:
+        raise ValueError(f"both sides need the same documents; got {first.size} and {second.size}")
+    difference = first - second
+    wins, losses = int((difference > EQUAL).sum()), int((difference < -EQUAL).sum())
+    return wins, first.size - wins - losses, losses

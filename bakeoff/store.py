@@ -1,17 +1,20 @@
 """Finished runs on disk, by fingerprint: each written completely or not at all, and checked when it is read."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from bakeoff.checking import misfit, strict_json
+from bakeoff.disk import digest, flush
 from bakeoff.errors import UsageError
 from bakeoff.results import SCHEMA, Prediction, RunResult
 
@@ -19,14 +22,16 @@ MANIFEST = "manifest.json"
 
 
 class Store:
-    """A folder with `runs/<fingerprint>/`, `models/` (converted base models) and `logs/`."""
+    """A folder with `runs/<fingerprint>/`, `partial/<fingerprint>/` (what is kept of unfinished runs), `models/`
+    (converted base models) and `logs/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.models = root / "models"
         self.logs = root / "logs"
+        self.unfinished = root / "partial"
         try:
-            for folder in (self.models, self.logs, root / "runs"):
+            for folder in (self.models, self.logs, self.unfinished, root / "runs"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{root}: runs can't be kept here: {error.strerror}; type --store FOLDER") from None
@@ -40,19 +45,42 @@ class Store:
         folder = self.folder(fingerprint)
         if not intact(folder):
             return None
-        return read_result(folder / "result.json")
+        try:
+            found = read_result(folder / "result.json")
+        except UsageError:  # its checksum holds and it is no run all the same: never believed
+            return None
+        return found if found.fingerprint == fingerprint else None
 
     def predictions(self, fingerprint: str) -> list[Prediction]:
         """What a finished run wrote, in the order of its document_ids."""
         return read_predictions(self.folder(fingerprint) / "predictions.jsonl")
 
+    def partial(self, fingerprint: str) -> Path:
+        """Where an unfinished run keeps what it has finished."""
+        return self.unfinished / fingerprint
+
+    def forget_partial(self, fingerprint: str) -> None:
+        """Drops what an unfinished run kept."""
+        shutil.rmtree(self.partial(fingerprint), ignore_errors=True)
+
     @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Held while a run is made: no run is made twice, and nothing else computes while one is timed."""
-        with FileLock(self.root / "computing.lock"):
+    def computing(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Held while a run is made: no run is made twice, and nothing else computes while one is timed.
+
+        `waiting` is called when another process holds it. The system lets go of it when its holder dies.
+        """
+        lock = FileLock(self.root / "computing.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+        try:
             for left in (self.root / "runs").glob(".*"):  # of a process that was killed: nobody else holds the lock
                 shutil.rmtree(left, ignore_errors=True)
             yield
+        finally:
+            lock.release()
 
     @contextmanager
     def staging(self, fingerprint: str) -> Iterator[Path]:
@@ -80,6 +108,7 @@ class Store:
         os.rename(staging, target)
         flush(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
+        self.forget_partial(result.fingerprint)
 
 
 def manifest(folder: Path, names: Iterable[str]) -> str:
@@ -98,11 +127,29 @@ def intact(folder: Path) -> bool:
         return False
 
 
+def foreign_schema(folder: Path) -> object | None:
+    """The schema of a stored run that another Bakeoff wrote; None where it is this one's, or can't be told."""
+    try:
+        schema = json.loads((folder / MANIFEST).read_bytes())["schema"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return None if schema == SCHEMA else schema
+
+
 def read_result(path: Path) -> RunResult:
     """A stored RunResult. Raises UsageError naming the file where it is not one."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return RunResult(**values)
+        found = RunResult(**strict_json(path.read_text(encoding="utf-8")))
+        hints = typing.get_type_hints(RunResult)
+        wrong = [misfit(getattr(found, name), hint, name) for name, hint in hints.items()]
+        if not any(wrong):
+            count = len(found.document_ids)
+            fits = {m: len(v) == count and all(0 <= value <= 1 for value in v) for m, v in found.scores.items()}
+            wrong += [f"scores.{metric}" for metric, right in fits.items() if not right]
+            wrong += ["scores"] if count and not found.scores else []
+        if any(wrong):
+            raise ValueError(f"{next(filter(None, wrong))} is not what is stored there")
+        return found
     except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [""])[0][:100]
         raise UsageError(f"{path}: not a stored run ({type(error).__name__}: {reason})") from None
@@ -122,12 +169,12 @@ def read_predictions(path: Path) -> list[Prediction]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            found.append(
-                Prediction(str(row.get("id", number)), str(row.get("document", "")), row["reference"], row["summary"])
-            )
-            if not isinstance(row["reference"], str) or not isinstance(row["summary"], str):
+            row = strict_json(line)
+            made = Prediction(str(row.get("id", number)), row.get("document", ""), row["reference"], row["summary"])
+            if isinstance(row.get("id"), (dict, list)) or any(misfit(text, str, "") for text in astuple(made)):
                 raise TypeError
+            "".join(astuple(made)).encode()  # JSON lets half of a surrogate pair in
+            found.append(made)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UsageError(f'{path}:{number}: expected an object with the texts "reference" and "summary"') from None
     if not found:
@@ -138,20 +185,3 @@ def read_predictions(path: Path) -> list[Prediction]:
 def write_json(path: Path, value: object) -> None:
     """JSON that refuses NaN, readable, one trailing newline; ASCII, since a path may hold what UTF-8 can't."""
     path.write_bytes((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Makes sure that a file, or a folder's list of names, has reached the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

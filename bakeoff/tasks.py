@@ -5,15 +5,18 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import os
 import random
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bakeoff.checking import once
 from bakeoff.errors import UsageError, nearest
 from bakeoff.settings import TaskSettings
 from bakeoff.shelf import Shelf
@@ -220,7 +223,7 @@ def package_folder(package: str, what: str) -> Path:
 
 def file_rows(path: Path, settings: TaskSettings) -> Iterator[Row]:
     """Rows of one's own file. Raises UsageError with the row's number."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"--task {path}: no such file")
     if path.stat().st_size == 0:
         raise UsageError(f"--task {path}: the file is empty")
@@ -281,15 +284,6 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys stand there once. Raises ValueError."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
-    return row
-
-
 def read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number (of the row's last line) and cells by column."""
     csv.field_size_limit(2**31 - 1)
@@ -297,7 +291,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         reader = csv.DictReader(lines, strict=True)
         try:
             columns = list(reader.fieldnames or [])
-            if twice := [column for column in columns if column and columns.count(column) > 1]:
+            if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
                 raise UsageError(f"{path}:1: the column {twice[0]!r} stands there twice")
             for row in reader:
                 if None in row:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from bakeoff.checkpoints import Partial, Training
 from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
 from bakeoff.errors import Diverged
 from bakeoff.resources import Clock
@@ -42,11 +43,13 @@ def fine_tune(
     pad: int,
     clock: Clock,
     tell: Tell = lambda news: None,
+    partial: Partial | None = None,
 ) -> Curves:
     """Trains what has `requires_grad` and leaves the weights of the epoch with the lowest validation loss.
 
     The loss of a step is the cross-entropy summed over the label tokens of the whole effective batch, divided by their
-    number, so no micro-batch size changes it. Raises Diverged with the step where a loss is not finite.
+    number, so no micro-batch size changes it. `partial` keeps checkpoints, and goes on from the newest. Raises Diverged
+    with the step where a loss is not finite.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     curves = Curves()
@@ -63,18 +66,20 @@ def fine_tune(
     total = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, recipe))
     order = torch.Generator().manual_seed(seed)
-    best = math.inf
-    kept: list[torch.Tensor] = []
+    state = Training(trained, optimizer, schedule, order, curves, drawn=order.get_state())
+    partial = partial or Partial()
 
-    with clock("validation"):
-        curves.epochs.append(
-            {"epoch": 0, "validation_loss": mean_loss(model, validation, recipe, machine, pad), "best": 0}
-        )
-    for epoch in range(1, recipe.epochs + 1):
+    if not partial.restore(state):
+        with clock("validation"):
+            curves.epochs.append(
+                {"epoch": 0, "validation_loss": mean_loss(model, validation, recipe, machine, pad), "best": 0}
+            )
+    for epoch in range(state.epoch, recipe.epochs + 1):
         model.train()
         with clock("training"):
-            first = len(curves.steps)
-            for window in windows(len(train), recipe.batch_size, order):
+            for place, window in enumerate(windows(len(train), recipe.batch_size, order)):
+                if place < state.window:  # done before the run was interrupted
+                    continue
                 examples = [train[place] for place in window]
                 labels = sum(len(example.ids) - example.prompt for example in examples)
                 loss = 0.0
@@ -89,6 +94,11 @@ def fine_tune(
                         "type --set training.learning_rate with a lower value"
                     )
                 norm = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip or math.inf)
+                if not math.isfinite(norm):
+                    raise Diverged(
+                        f"the gradient's norm is {norm.item()} at step {step} of {total}; "
+                        "type --set training.learning_rate with a lower value"
+                    )
                 rate = float(schedule.get_last_lr()[0])
                 curves.steps.append({"step": step, "epoch": epoch, "loss": loss, "learning_rate": rate,
                                      "gradient_norm": norm.item()})  # fmt: skip
@@ -99,23 +109,27 @@ def fine_tune(
                 curves.labels += labels
                 tell({"phase": "training", "epoch": epoch, "epochs": recipe.epochs, "step": step, "steps": total,
                       "loss": loss, "tokens": curves.tokens, "seconds": clock.elapsed("training")})  # fmt: skip
+                state.window = place + 1
+                partial.stepped(state)
         with clock("validation"):
-            losses = [row["loss"] for row in curves.steps[first:]]
+            losses = [row["loss"] for row in curves.steps if row["epoch"] == epoch]
             loss = mean_loss(model, validation, recipe, machine, pad)
             if not math.isfinite(loss):
                 raise Diverged(f"validation loss is {loss} after epoch {epoch} (step {len(curves.steps)} of {total})")
             curves.epochs.append(
                 {"epoch": epoch, "training_loss": sum(losses) / len(losses), "validation_loss": loss, "best": 0}
             )
-            if loss < best:
-                best, kept = loss, [parameter.detach().clone() for parameter in trained]
+            if loss < state.best:
+                state.best, state.kept = loss, [parameter.detach().clone() for parameter in trained]
             tell({"phase": "validation", "epoch": epoch, "epochs": recipe.epochs, **curves.epochs[-1]})
-    if kept:
+        state.epoch, state.window, state.drawn = epoch + 1, 0, order.get_state()
+        partial.save(state)
+    if state.kept:
         with torch.no_grad():
-            for parameter, value in zip(trained, kept, strict=True):
+            for parameter, value in zip(trained, state.kept, strict=True):
                 parameter.copy_(value)
     for row in curves.epochs[1:]:
-        row["best"] = int(row["validation_loss"] == best)
+        row["best"] = int(row["validation_loss"] == state.best)
     return curves
 
 

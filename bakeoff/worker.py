@@ -1,10 +1,13 @@
 """A process for every run: start, progress, and a cause when it dies."""
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -12,18 +15,28 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from bakeoff.errors import Diverged, UsageError
 from bakeoff.results import RunSpec
+from bakeoff.settings import DurabilitySettings
 
 Tell = Callable[[dict[str, Any]], None]
 ROOT = Path(__file__).resolve().parent.parent
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # Windows has no fork
-PATIENCE = 5.0
-"""Seconds that a process has to end when it is asked to."""
+PATIENCE = 2.0
+"""Seconds that a process has to end when it is asked to, or to write its stack."""
+DUMP = getattr(signal, "SIGUSR1", None)
+"""Makes a process write its stack into its log; None where there is no such signal (Windows)."""
+STACK = 60
+"""Lines of a stack that are kept."""
 EXHAUSTED = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
              "memoryerror")  # fmt: skip
 """What is printed or raised when memory ran out, in lower case."""
+FULL = ("no space left on device", "file too large", "disk quota exceeded", "not enough space on the disk")
+"""What is raised when a disk is full, in lower case."""
 QUIET = {
+    "PYTHONHASHSEED": "0",  # the order of a set, PEFT's list of target modules for one, is the same in every process
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -36,9 +49,9 @@ QUIET = {
 class Died(Exception):
     """A process that ended without an answer, with the phase it was in and the cause in one line."""
 
-    def __init__(self, phase: str, cause: str) -> None:
+    def __init__(self, phase: str, cause: str, stack: str = "") -> None:
         super().__init__(f"{cause} (during {phase})")
-        self.phase, self.cause = phase, cause
+        self.phase, self.cause, self.stack = phase, cause, stack
 
 
 def start_server(offline: bool) -> None:
@@ -70,10 +83,12 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def call(job: Callable[..., Any], *arguments: Any, log: Path, tell: Tell = lambda news: None) -> Any:
+def call(
+    job: Callable[..., Any], *arguments: Any, log: Path, tell: Tell = lambda news: None, timeout: float = 0.0
+) -> Any:
     """`job(*arguments, tell)` in a process of its own; what it prints goes to `log`.
 
-    Raises UsageError as the job raised it, and Died for every other end.
+    After `timeout` seconds it is ended (0: never). Raises UsageError as the job raised it, Died for any other end.
     """
     context: Any = multiprocessing.get_context(START)
     ours, theirs = context.Pipe(duplex=False)
@@ -82,9 +97,13 @@ def call(job: Callable[..., Any], *arguments: Any, log: Path, tell: Tell = lambd
         process.start()
     theirs.close()
     phase = "start"
+    end = time.monotonic() + timeout if timeout else None
     try:
         while True:
             try:
+                if end is not None and not ours.poll(max(0.0, end - time.monotonic())):
+                    stack = _stack(process, log)
+                    raise Died(phase, f"ended after {timeout:g} s (--run-timeout)", stack)
                 kind, value = ours.recv()
             except (EOFError, OSError):  # OSError: it died in the middle of a message
                 process.join()
@@ -107,6 +126,24 @@ def call(job: Callable[..., Any], *arguments: Any, log: Path, tell: Tell = lambd
             process.kill()
         process.join()
         ours.close()
+
+
+def _stack(process: Any, log: Path) -> str:
+    """Where `process` stands, from its own dump in the log; empty where it gives none."""
+    if DUMP is None:
+        return ""
+    with contextlib.suppress(OSError):
+        before = log.stat().st_size
+        os.kill(process.pid, DUMP)
+        end, size = time.monotonic() + PATIENCE, before
+        while time.monotonic() < end:
+            time.sleep(0.1)
+            if before < log.stat().st_size == size:  # it has stopped growing
+                break
+            size = log.stat().st_size
+        lines = log.read_bytes()[before:].decode(errors="replace").splitlines()
+        return "\n".join(lines[-STACK:])
+    return ""
 
 
 @contextlib.contextmanager
@@ -141,10 +178,13 @@ def cause_of(exitcode: int | None, log: Path) -> str:
 def _child(connection: Connection, job: Callable[..., Any], arguments: tuple[Any, ...], log: str) -> None:
     """Runs in the new process: everything printed goes to the log, everything raised goes to the parent by kind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    if DUMP is not None:
+        faulthandler.register(DUMP, file=2, all_threads=True)
     try:
         connection.send(("result", job(*arguments, lambda news: connection.send(("news", news)))))
     except UsageError as error:
@@ -156,21 +196,39 @@ def _child(connection: Connection, job: Callable[..., Any], arguments: tuple[Any
             traceback.print_exc()
         connection.send(("death", describe(error)))
     finally:
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # a full disk has no room for the log, either
+            sys.stdout.flush()
+
+
+def _end_with_parent() -> None:
+    """Waits for the end of the process that asked for this one, however it ends, and ends at once."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line; memory that ran out is called that, whoever raised it."""
+    """An exception in one line; memory that ran out and a full disk are called that, whoever raised it."""
     text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in EXHAUSTED):
         return f"out of memory ({text})"
+    if any(words in str(error).lower() for words in FULL):
+        return f"disk full ({text})"
     return text
 
 
-def run_job(spec: dict[str, Any], folder: str, cache: str, tell: Tell) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def run_job(
+    spec: dict[str, Any], folder: str, cache: str, partial: str, durability: dict[str, Any], tell: Tell
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The job of a run: everything that it needs in, everything that it found out, as plain data."""
+    from bakeoff.checkpoints import Partial
     from bakeoff.resources import Clock
     from bakeoff.run import run
 
-    result, predictions = run(RunSpec(**spec), Path(folder), Path(cache), tell, Clock())
+    clock = Clock()
+    # One writer: a worker whose parent was killed a moment ago may not have ended yet.
+    with FileLock(Path(partial).with_name("writer.lock")):
+        kept = Partial(Path(partial), DurabilitySettings(**durability), clock, tell)
+        result, predictions = run(RunSpec(**spec), Path(folder), Path(cache), tell, clock, kept)
     return asdict(result), [asdict(prediction) for prediction in predictions]

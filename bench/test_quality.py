@@ -1,4 +1,4 @@
-"""Quality: ROUGE at or above its floor, and better than rows that learned nothing."""
+"""Quality: ROUGE at or above its floor, better than rows that learned nothing, not worse than the baseline."""
 
 import pytest
 
@@ -25,3 +25,10 @@ def test_better_than_a_control_on_the_same_documents(runs, floors, control, name
 
 def test_a_control_is_scored_on_every_document(control_run):
     assert all(len(control_run.scores[metric]) == len(control_run.document_ids) for metric in METRICS)
+
+
+def test_gate(gate_verdict, record_property):
+    for name, figure in gate_verdict.figures.items():
+        record_property(name, figure)
+    if gate_verdict.failure:
+        pytest.fail(gate_verdict.failure, pytrace=False)

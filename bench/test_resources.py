@@ -22,6 +22,8 @@ booked = BookedTime()
 @pytest.mark.parametrize("phase", ["training", "evaluation"])
 @pytest.mark.benchmark(timer=booked)
 def test_seconds_and_bytes_are_recorded(runs, benchmark, record_property, phase):
+    if not runs[0].epochs[1:] and phase == "training":
+        pytest.skip("0 epochs: nothing was trained")
     left = iter(runs)
     benchmark.group = phase
     benchmark.pedantic(lambda: booked.spend(next(left).seconds[phase]), rounds=len(runs), iterations=1)

@@ -12,7 +12,7 @@ HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 @dataclass(frozen=True)
 class LastLayer:
-    """The output head, a matrix of vocabulary x hidden size.
+    """The output head, a matrix of vocabulary x hidden size, and its bias where it has one.
 
     Many models tie the head to the input embedding. `untie = false` trains the tied tensor as the model ships it, so
     the input embedding moves, too; `untie = true` gives the head a copy of its own first.
@@ -33,15 +33,17 @@ class LastLayer:
         return model
 
     def expected_parameters(self, shapes: Shapes) -> ParameterCounts:
-        """One matrix; untied, it is a copy that the base model does not have."""
+        """One matrix and its bias; untied, the matrix is a copy that the base model does not have."""
         head = next(name for name in [*shapes, *shapes.ties] if name.endswith(HEADS))
         size = shapes.size(head)
+        bias = head.removesuffix("weight") + "bias"
+        trainable = size + (shapes.size(bias) if bias in shapes else 0)
         second_names = (len(shapes.names(head)) - 1) * size
         added = size if self.untie and second_names else 0
         return ParameterCounts(
             total=shapes.total + added,
-            trainable=size,
-            frozen=shapes.total + added - size,
+            trainable=trainable,
+            frozen=shapes.total + added - trainable,
             added=added,
             tied=shapes.tied - (second_names if added else 0),
             tied_trainable=0 if added else second_names,

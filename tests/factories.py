@@ -7,6 +7,30 @@ from bakeoff.comparison import MEMORY, SECONDS
 from bakeoff.results import METRICS, Prediction, RunResult
 from bakeoff.settings import Settings
 
+DOOMED = '''"""Dies at its first step."""
+
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bakeoff.parameters import ParameterCounts, Shapes
+
+
+@dataclass(frozen=True)
+class Doomed:
+    name: ClassVar[str] = "doomed"
+
+    def attach(self, model, tokenizer):
+        model.requires_grad_(True)
+        if next(model.parameters()).device.type != "meta":
+            next(model.parameters()).register_hook(lambda gradient: os._exit(7))
+        return model
+
+    def expected_parameters(self, shapes: Shapes):
+        total = shapes.total
+        return ParameterCounts(total=total, trainable=total, frozen=0, tied=shapes.tied, tied_trainable=shapes.tied)
+'''
+"""A method file whose run dies in its first backward pass."""
 BASE = 134_515_008
 RECIPE = {"epochs": 3, "learning_rate": 1e-3, "batch_size": 8, "schedule": "linear"}
 

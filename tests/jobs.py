@@ -79,5 +79,29 @@ def linger(deaf, tell):
     time.sleep(60)
 
 
+def hang(tell):
+    tell({"phase": "training"})
+    a_place_where_nothing_ends()
+
+
+def a_place_where_nothing_ends():
+    time.sleep(600)
+
+
+def fill_the_disk(path, tell):
+    """Writes more than a file may hold, as on a full disk."""
+    tell({"phase": "checks"})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    Path(path).write_bytes(bytes(8192))
+
+
+def orphan(path, log):
+    """Asks for a job, in a process that will be killed; leaves the pid of the job's process in `path`."""
+    from bakeoff import worker
+
+    worker.start_server(offline=True)
+    worker.call(linger, True, log=Path(log), tell=lambda news: Path(path).write_text(str(news["pid"])))
+
+
 def where(tell):
     return {"folder": os.getcwd(), "offline": os.environ.get("HF_HUB_OFFLINE")}

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -146,7 +147,8 @@ def test_help_shows_one_group_and_imports_nothing_heavy():
     assert found.returncode == 0
     assert len(re.findall(r"^Bakeoff: ", found.stdout, re.MULTILINE)) == 1
     group = found.stdout.partition("Bakeoff: ")[2].partition("\n\n")[0]
-    for option in ("method", "preset", "model", "task", "seeds", "set", "fresh", "report-dir", "store"):
+    names = "method preset model task seeds set fresh report-dir store gate gate-strict update-baseline baseline"
+    for option in names.split():
         assert f"  --{option}" in group
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in found.stderr.splitlines()}
     assert "bakeoff" in imported
@@ -188,6 +190,20 @@ def test_a_bake_off_runs_from_a_strange_checkout_in_another_folder_and_a_plain_l
     assert "\x1b" not in found.stdout
 
 
+def test_a_bake_off_runs_from_a_checkout_that_can_not_be_written(checkout, tmp_path):
+    read_only = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
+    if subprocess.run(["unshare", "-rm", "sh", "-c", read_only, str(checkout)], capture_output=True).returncode:
+        pytest.skip("no read-only mount to be had")
+    sizes = ("task.train=2", "task.validation=2", "task.test=2", "training.epochs=1", "machine.threads=1",
+             "training.batch_size=2")  # fmt: skip
+    changes = [part for size in sizes for part in ("--set", size)]
+    command = [sys.executable, "-m", "pytest", str(checkout / "bench"), "--preset", "smoke", "--method", "lora",
+               *changes, "-k", "parameters", "--report-dir", "report", "--store", "store"]  # fmt: skip
+    found = typed("unshare", "-rm", "sh", "-c", read_only + ' && exec "$@"', str(checkout), *command, cwd=tmp_path)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert (tmp_path / "report" / "report.md").is_file()
+
+
 def test_a_refusal_from_a_strange_checkout_is_one_line(checkout, tmp_path):
     found = typed(sys.executable, "-m", "pytest", str(checkout / "bench"), "--preset", "qick", cwd=tmp_path)
     assert "did you mean 'quick'?" in the_error(found.returncode, found.stdout, found.stderr)
@@ -213,15 +229,18 @@ def test_ctrl_c_ends_a_bake_off_within_five_seconds_and_leaves_no_process(tmp_pa
     mark = f"BAKEOFF_TEST={uuid.uuid4()}"
     command = [sys.executable, "-m", "pytest", "bench", "--preset", "smoke", "--method", "lora", "--set",
                "training.epochs=10000", "--set", "machine.threads=1", "-p", "no:cacheprovider",
-               "--store", str(tmp_path)]  # fmt: skip
+               "--store", str(tmp_path), "--report-dir", str(tmp_path / "report")]  # fmt: skip
     env = {**os.environ, **dict([mark.split("=")]), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
+        too_long = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))  # whatever goes wrong, the test ends
+        too_long.start()
         assert any("epoch 2/10000" in line for line in process.stdout)
         os.killpg(process.pid, signal.SIGINT)
         asked = time.monotonic()
         process.stdout.read()
+        too_long.cancel()
     assert process.returncode == pytest.ExitCode.INTERRUPTED
     while left_behind(mark) and time.monotonic() < asked + 5:
         time.sleep(0.05)

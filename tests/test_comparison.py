@@ -7,7 +7,10 @@ from factories import run, scores, settings
 from scipy import stats
 
 from bakeoff.comparison import compare, extreme, points
+from bakeoff.contrasts import SeedVariance, contrast
+from bakeoff.pairs import Side, family
 from bakeoff.results import METRICS, Death
+from bakeoff.statistics import holm
 
 
 def compared(*runs, **more):
@@ -25,13 +28,19 @@ def flat(value, documents=4):
 def test_a_row_has_mean_interval_and_spread_over_seeds_and_documents():
     runs = [run("lora", seed=seed) for seed in (1, 2, 3)]
     [row] = compared(*runs).methods
-    documents = [sum(column) / 3 for column in zip(*(one.scores["rouge1"] for one in runs), strict=True)]
-    low, high = stats.t.interval(0.95, 19, loc=sum(documents) / 20, scale=stats.sem(documents))
-    found = row.rouge["rouge1"]
-    assert (found.mean, found.low, found.high) == pytest.approx((sum(documents) / 20, low, high))
+    scores = [one.scores["rouge1"] for one in runs]
+    found, expected = row.rouge["rouge1"], contrast(scores, [[0.0] * 20], fixed=(False, True))
+    assert (found.mean, found.low, found.high) == (expected.difference, expected.low, expected.high)
     assert row.spread["rouge1"] == pytest.approx(stats.tstd([sum(one.scores["rouge1"]) / 20 for one in runs]))
     assert row.seeds == (1, 2, 3)
     assert row.fingerprints == ("lora-1", "lora-2", "lora-3")
+
+
+def test_with_one_seed_the_interval_is_over_documents():
+    [row] = compared(run("lora")).methods
+    scores = row.scores["rouge1"][0]
+    low, high = stats.t.interval(0.95, 19, loc=sum(scores) / 20, scale=stats.sem(scores))
+    assert (row.rouge["rouge1"].low, row.rouge["rouge1"].high) == pytest.approx((low, high))
 
 
 def test_seconds_are_averaged_over_seeds_and_add_up_to_the_total():
@@ -99,20 +108,20 @@ def test_trials_belong_to_their_method():
     assert [row.trials for row in found.methods] == [None, 4]
 
 
-def test_the_best_is_the_highest_mean_of_the_trained_methods():
+def test_the_highest_mean_is_among_the_trained_methods():
     found = compared(
         run("a", scores=flat(0.2)), run("b", scores=flat(0.3)), run("oracle", control=True, scores=flat(0.9))
     )
-    assert found.best("rouge1") == ("b",)
+    assert found.highest("rouge1") == ("b",)
 
 
 def test_means_that_print_the_same_share_the_first_place():
     found = compared(*(run(name, scores=flat(mean)) for name, mean in (("a", 0.30001), ("b", 0.3), ("c", 0.2999))))
-    assert found.best("rougeL") == ("a", "b")
+    assert found.highest("rougeL") == ("a", "b")
 
 
 def test_without_trained_methods_nobody_is_best():
-    assert compared(run("lead-1", control=True)).best("rouge1") == ()
+    assert compared(run("lead-1", control=True)).highest("rouge1") == ()
 
 
 @pytest.mark.parametrize("lowest, expected", [(False, ("b", "c")), (True, ("a",))])
@@ -169,3 +178,51 @@ def test_environments_that_differ_are_all_named():
     found = compared(run("a", environment={"torch": "2.1"}), run("b", environment={"torch": "2.2", "model_note": ""}))
     assert found.environment()["torch"] == "2.1; 2.2"
     assert "model_note" not in found.environment()
+
+
+SPREAD = dict.fromkeys(METRICS, SeedVariance(0.011, 0.01, 9, 40, "calibration"))
+
+
+def seeds(name, mean, count=3, **more):
+    return [run(name, mean, seed=seed, **more) for seed in range(count)]
+
+
+def test_every_two_methods_are_a_pair_and_every_control_a_family_of_its_own():
+    found = compared(*seeds("a", 0.3), *seeds("b", 0.4), *seeds("c", 0.41), run("lead-1", 0.3, control=True))
+    names = [(pair.first, pair.second) for pair in found.pairs if pair.metric == "rouge1"]
+    assert names == [("a", "b"), ("a", "c"), ("b", "c")]
+    ours = [pair for pair in found.pairs if pair.metric == "rougeL"]
+    assert [pair.p for pair in ours] == holm([pair.contrast.p for pair in ours])
+    assert [(pair.first, pair.second) for pair in found.control_pairs[:3]] == [(n, "lead-1") for n in "abc"]
+    assert all(pair.contrast.seeds == (3, 0) for pair in found.control_pairs)
+
+
+def test_methods_that_cannot_be_told_from_the_highest_mean_are_the_best():
+    found = compared(*seeds("low", 0.1), *seeds("high", 0.6), *seeds("near", 0.59))
+    assert found.best("rouge1") == ("high", "near")
+    assert [set(group) for group in found.alike("rouge1")] == [{"high", "near"}, {"low"}]
+    assert {pair.higher for pair in found.pairs if pair.metric == "rouge1"} == {"high", "near", ""}
+
+
+def test_with_one_seed_and_no_calibration_there_is_no_verdict():
+    found = compared(run("low", 0.1), *seeds("high", 0.6))
+    assert found.best("rouge1") == () and found.alike("rouge1") is None
+    assert {(pair.contrast.kind, pair.higher) for pair in found.pairs} == {("documents only", "")}
+
+
+def test_with_one_seed_the_spread_comes_from_elsewhere():
+    found = compared(run("low", 0.1), run("high", 0.6), spreads={"low": SPREAD, "high": SPREAD})
+    assert found.best("rouge1") == ("high",)
+    pair = found.pairs[0]
+    assert (pair.contrast.variance.source, pair.contrast.variance.df) == ("calibration", 9)
+    assert compared(run("low", 0.1), run("high", 0.6), spreads={"low": SPREAD}).best("rouge1") == ()
+
+
+def test_seeds_of_its_own_win_over_a_calibration():
+    found = compared(*seeds("a", 0.3), *seeds("b", 0.4), spreads={"a": SPREAD, "b": SPREAD})
+    assert {pair.contrast.variance.source for pair in found.pairs} == {"its own seeds"}
+
+
+def test_wins_ties_and_losses_are_over_documents():
+    [pair] = family([(Side("a", {"m": [[0.5, 0.1, 0.2]]}), Side("b", {"m": [[0.5, 0.0, 0.3]]}))], ["m"])
+    assert (pair.wins, pair.ties, pair.losses) == (1, 1, 1)

@@ -5,10 +5,12 @@ import torch
 from safetensors.torch import load_file
 
 from bakeoff import adapters
-from bakeoff.catalogue import select
+from bakeoff.catalogue import configure, select
 from bakeoff.encoding import Encoder
 from bakeoff.generation import summarise
-from bakeoff.settings import GenerationSettings, TaskSettings
+from bakeoff.resources import Clock
+from bakeoff.settings import GenerationSettings, Settings, TaskSettings
+from bakeoff.training import fine_tune
 
 TRAINED = [entry for entry in select(["all"]) if not entry.control]
 
@@ -91,3 +93,20 @@ def test_an_untrained_lora_writes_what_the_base_model_writes(tiny, task, fp32):
     [entry] = [entry for entry in TRAINED if entry.name == "lora"]
     adapted, _ = summarise(entry.kind().attach(model, tokenizer), tokenizer, prompts, 8, GenerationSettings(), fp32)
     assert adapted == base
+
+
+def test_null_trains_all_its_steps_and_writes_what_the_plain_prompt_writes(tiny, task, encoded, fp32):
+    model, tokenizer = tiny()
+    encoder = Encoder(tokenizer, task, TaskSettings())
+    prompts = [encoder.prompt(example)[0] for example in task.examples.test]
+    base, _ = summarise(model, tokenizer, prompts, 8, GenerationSettings(), fp32)
+    [entry] = [entry for entry in select(["null"]) if not entry.control]
+    method, recipe = configure(entry, Settings())
+    adapted = method.attach(model, tokenizer)
+    curves = fine_tune(adapted, encoded, encoded[:2], recipe, fp32, seed=0, pad=256, clock=Clock())
+    assert curves.steps and recipe.learning_rate == 0 and not entry.by_default
+    assert summarise(adapted, tokenizer, prompts, 8, GenerationSettings(), fp32)[0] == base
+
+
+def test_all_leaves_null_out():
+    assert "null" not in {entry.name for entry in select(["all"])}

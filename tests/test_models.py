@@ -1,8 +1,10 @@
 """Base models: from memory, a folder and a GGUF file; refused in one line where they are not what they should be."""
 
+import contextlib
 import importlib.util
 import json
 import shutil
+import struct
 
 import huggingface_hub
 import pytest
@@ -11,9 +13,11 @@ import torch
 import transformers
 
 from bakeoff import models, settings
+from bakeoff import weights as weights_file
 from bakeoff.errors import UsageError
 from bakeoff.settings import ModelSettings
 
+HUGE = 2**62
 ARCHITECTURE = dict(settings.load("smoke").model.architecture)
 
 
@@ -193,6 +197,43 @@ def test_a_torn_safetensors_file_is_refused_before_anything_runs(folder, torn):
         models.locate(ModelSettings(name=str(folder)))
 
 
+def claim(**changes):
+    """A safetensors file of eight bytes of data whose header claims what it likes."""
+    header = json.dumps({"t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(8)
+
+
+@pytest.mark.parametrize("data", [
+    claim(shape=[HUGE]), claim(shape=[3]), claim(shape=[HUGE, HUGE]), claim(data_offsets=[0, HUGE]),
+    claim(data_offsets=[8, 0]), claim(data_offsets=[4, 12]), claim(dtype="F99"), claim(shape=[-1]),
+    struct.pack("<Q", 2**63) + claim()[8:], struct.pack("<Q", 0) + claim()[8:], claim()[:-4],
+], ids=lambda data: ascii(data[8:90]))  # fmt: skip
+def test_a_safetensors_file_that_lies_about_its_sizes_is_refused(folder, data):
+    (folder / "model.safetensors").write_bytes(data)
+    assert "model.safetensors is torn" in complaint(folder)
+
+
+@pytest.mark.parametrize("index", [{"weight_map": {"a": "../x.safetensors"}}, {"weight_map": {"a": 3}}, {}, [], 3])
+def test_an_index_names_only_files_of_its_folder(folder, index):
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model.safetensors.index.json" in complaint(folder)
+
+
+def test_a_pickle_beside_whole_weights_is_not_read(folder, tmp_path):
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch %s'\ntR." % str(tmp_path / "it ran").encode())
+    load(folder)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_code_that_a_tokenizer_brings_is_not_run(folder, tmp_path):
+    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["theirs.Tokenizer", None]},
+           tokenizer_class="TheirTokenizer")  # fmt: skip
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\n")
+    with contextlib.suppress(UsageError):
+        load(folder)
+    assert not (tmp_path / "it ran").exists()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\0", '{"model_type": "no-such"}'])
 def test_a_wrong_configuration_is_one_line(folder, text):
     (folder / "config.json").write_text(text)
@@ -285,6 +326,54 @@ def test_an_attention_that_a_model_lacks_is_refused_where_it_was_asked_for_and_e
 # GGUF
 
 
+def gguf_bytes(values=(), tensors=(), counts=None, data=b""):
+    """A GGUF file: `values` as raw bytes behind their keys, `tensors` as shapes of fp32."""
+    count = counts or (len(tensors), len(values))
+    keys = b"".join(text(b"key") + value for value in values)
+    infos = b"".join(text(b"t") + struct.pack(f"<I{len(t)}QIQ", len(t), *t, 0, 0) for t in tensors)
+    return b"GGUF" + struct.pack("<IQQ", 3, *count) + keys + infos + data
+
+
+def text(content, length=None):
+    return struct.pack("<Q", len(content) if length is None else length) + content
+
+
+LIES = {
+    "no magic": b"GGML" + bytes(100),
+    "tensors that are not there": gguf_bytes(counts=(HUGE, 0)),
+    "values that are not there": gguf_bytes(counts=(0, HUGE)),
+    "a long key": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text(b"key", HUGE),
+    "a long text": gguf_bytes([struct.pack("<I", 8) + text(b"x", HUGE)]),
+    "a long list": gguf_bytes([struct.pack("<IIQ", 9, 4, HUGE)]),
+    "a long list of texts": gguf_bytes([struct.pack("<IIQ", 9, 8, HUGE)]),
+    "a list of lists": gguf_bytes([struct.pack("<IIQ", 9, 9, 1)]),
+    "an unknown type": gguf_bytes([struct.pack("<I", 99)]),
+    "many dimensions": gguf_bytes(tensors=[[1] * 9]),
+    "a large tensor": gguf_bytes(tensors=[[1000, 1000]], data=bytes(100)),
+    "a tensor larger than memory": gguf_bytes(tensors=[[HUGE, HUGE]], data=bytes(100)),
+    "an unknown quantisation": gguf_bytes(tensors=[[1]]).replace(struct.pack("<IQ", 0, 0), struct.pack("<IQ", 999, 0)),
+    "a tensor behind the end": gguf_bytes(tensors=[[1]]).replace(struct.pack("<IQ", 0, 0), struct.pack("<IQ", 0, HUGE)),
+}
+
+
+@pytest.mark.parametrize("data", LIES.values(), ids=LIES)
+def test_a_gguf_file_that_lies_about_its_sizes_is_refused_before_it_is_read(tmp_path, monkeypatch, data):
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)
+    path = tmp_path / "lies.gguf"
+    path.write_bytes(data)
+    chosen = ModelSettings(name=str(path))
+    for read in (
+        lambda: models.prepare(models.locate(chosen), tmp_path / "cache"),
+        lambda: models.meta_model(chosen),
+    ):
+        with pytest.raises(UsageError, match=r"lies.gguf: not a GGUF file that transformers reads \(.+\); copy"):
+            read()
+
+
+def test_the_real_weights_pass_the_check():
+    weights_file.check_gguf(models.Path(models.locate(ModelSettings()).path))
+
+
 @pytest.mark.parametrize("size", [0, 3, 1000, 2_000_000])
 def test_a_truncated_gguf_file_is_refused(tmp_path, size):
     whole = models.locate(ModelSettings()).path
@@ -303,7 +392,7 @@ def gguf(tmp_path, tiny, monkeypatch):
     model, tokenizer = tiny()
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: model)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: tokenizer)
-    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    (tmp_path / "tiny.gguf").write_bytes(gguf_bytes())
     return models.locate(ModelSettings(name=str(tmp_path / "tiny.gguf")))
 
 
@@ -314,6 +403,16 @@ def test_a_gguf_file_is_converted_once(tmp_path, gguf, monkeypatch, tiny):
     monkeypatch.undo()
     assert torch.equal(weights(load(folder)[0]), weights(tiny()[0]))
     assert "lm_head.weight" not in safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def test_a_conversion_with_a_changed_or_missing_byte_is_made_again(tmp_path, gguf):
+    folder = models.prepare(gguf, tmp_path / "cache")
+    for file in sorted(folder.iterdir()):
+        whole = file.read_bytes()
+        for broken in (whole[:-1], bytes([whole[0] ^ 1]) + whole[1:], None):
+            file.unlink() if broken is None else file.write_bytes(broken)
+            assert models.prepare(gguf, tmp_path / "cache") == folder
+            assert file.read_bytes() == whole
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path, gguf, monkeypatch):

@@ -52,6 +52,21 @@ def test_untying_adds_a_head_only_where_there_was_a_tie(tiny, tied):
     assert counts.added == (257 * 32 if tied else 0)
 
 
+def test_a_bias_of_the_output_head_is_counted():
+    config = {
+        "model_type": "phi",
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 64,
+    }
+    model = models.meta_model(settings.ModelSettings(name="random", architecture=config))
+    [entry] = [entry for entry in select(["last-layer"]) if entry.name == "last-layer"]
+    shapes = shapes_of(model)
+    assert entry.kind().expected_parameters(shapes) == count(entry.kind().attach(model, None), shapes)
+    assert entry.kind().expected_parameters(shapes).trainable == 64 * 32 + 64
+
+
 def test_a_tied_tensor_counts_once_and_at_each_name_with_ties(tiny):
     model, _ = tiny()
     shapes = shapes_of(model)
@@ -68,7 +83,11 @@ def test_counts_that_contradict_each_other_are_refused():
 def test_the_command_prints_the_published_counts_without_network_or_weights():
     command = [sys.executable, "-m", "bakeoff", "parameters", "--preset", "reference", "--method", "reference"]
     blocked = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin", "HF_HOME": "/nonexistent"}
-    shown = subprocess.run(command, cwd=settings.ROOT, env=blocked, capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        command, cwd=settings.ROOT, env=blocked, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert found.stderr == ""
+    shown = found.stdout
     for counts in PUBLISHED.values():
         for number in counts:
             assert f"{number:,}" in shown

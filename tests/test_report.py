@@ -63,8 +63,8 @@ def written(tmp_path_factory):
 def test_the_sections_stand_in_their_order(written):
     headings = re.findall(r"^##? (.+)$", (written / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings == [
-        "Bake-off: synthetic", "Settings, environment, signature", "Comparison", "Controls", "Plots",
-        "Truncated documents", "Hyperparameters", "Samples",
+        "Bake-off: synthetic", "Settings, environment, signature", "Comparison", "Differences", "Controls", "Plots",
+        "Truncated documents", "Shared hyperparameters", "Samples",
         "Performance", "Training efficiency", "Memory", "Parameters", "Conclusion",
     ]  # fmt: skip
 
@@ -98,7 +98,7 @@ def test_the_comparison_table_has_metrics_as_rows_and_methods_as_columns():
     mean, low, high = (
         f"{100 * getattr(usual().methods[0].rouge['rouge1'], name):.2f}" for name in ("mean", "low", "high")
     )
-    assert cells(text, "ROUGE-1 F1 x 100")[0] == f"**{mean}** [{low}, {high}]"
+    assert cells(text, "ROUGE-1 F1 x 100")[0] == f"{mean} [{low}, {high}]"
     assert cells(text, "training, s") == ["78.0", "**60.0**", "–"]
     assert cells(text, "parameters, total")[0] == "134,975,808"
     assert cells(text, "parameters with ties, total")[0] == "163,287,360"
@@ -106,17 +106,53 @@ def test_the_comparison_table_has_metrics_as_rows_and_methods_as_columns():
     assert cells(text, "settings tried on validation") == ["3", "–", "–"]
 
 
-def test_ties_are_bold_together_and_nothing_is_bold_where_all_are_equal():
-    runs = [run(name, scores=flat(mean)) for name, mean in (("a", 0.3), ("b", 0.3), ("c", 0.2))]
-    assert [cell.count("**") for cell in cells(page(compared(*runs)), "ROUGE-1 F1 x 100")] == [2, 2, 0]
-    assert [cell.count("**") for cell in cells(page(compared(*runs[:2])), "ROUGE-1 F1 x 100")] == [0, 0]
+def several(**means):
+    """A comparison with three seeds a method."""
+    return compared(*(run(name, mean, seed=seed) for name, mean in means.items() for seed in range(3)), seeds=(0, 1, 2))
+
+
+def test_what_cannot_be_told_from_the_best_is_bold_and_shares_a_letter():
+    found = cells(page(several(low=0.1, high=0.6, near=0.59)), "ROUGE-1 F1 x 100")
+    assert [(cell.count("**"), cell.rpartition(" ")[2]) for cell in found] == [(0, "b"), (2, "a"), (2, "a")]
+
+
+def test_with_one_seed_there_are_no_letters_no_bold_and_no_verdict():
+    text = page(compared(run("low", 0.1), run("high", 0.6)))
+    assert all(re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", cell) for cell in cells(text, "ROUGE-1 F1 x 100"))
+    assert cells(text, "ROUGE-1, SD between seeds") == ["not measured"] * 2
+    assert "documents only" in cells(text, "low - high")[0]
+    assert not re.search("is above|not distinguishable|is below", text)
+
+
+def test_the_differences_show_interval_p_and_wins():
+    comparison = several(low=0.1, high=0.6)
+    pair = comparison.pairs[0]
+    low, high = (f"{100 * value:.2f}" for value in (pair.contrast.low, pair.contrast.high))
+    [first, *_] = cells(page(comparison), "low - high")
+    assert first == f"{100 * pair.contrast.difference:.2f} [{low}, {high}], p < 0.001, 0/0/20"
+
+
+def test_results_json_holds_the_pairs():
+    found = json.loads(results_json.dump(several(low=0.1, high=0.6)))
+    assert [(pair["first"], pair["second"], pair["metric"]) for pair in found["pairs"]] == [
+        ("low", "high", metric) for metric in METRICS
+    ]
+    assert found["pairs"][0]["higher"] == "high" and found["pairs"][0]["wins_ties_losses"] == [0, 0, 20]
+    assert json.loads(results_json.dump(usual()))["control_pairs"][0]["covers"] == "documents only"
+
+
+def test_seconds_that_print_the_same_are_bold_together_and_nothing_is_where_all_are_equal():
+    spent = ({"training": 1.0}, {"training": 1.0}, {"training": 2.0})
+    runs = [run(name, seconds=seconds) for name, seconds in zip("abc", spent, strict=True)]
+    assert [cell.count("**") for cell in cells(page(compared(*runs)), "training, s")] == [2, 2, 0]
+    assert [cell.count("**") for cell in cells(page(compared(*runs[:2])), "training, s")] == [0, 0]
 
 
 def test_a_figure_that_nobody_measured_has_no_row_and_no_sentence():
     bare = {"seconds": {}, "tokens": {}, "memory_bytes": {}, "adapter_bytes": None, "parameters": None, "epochs": []}
     text = page(compared(run("a", **bare), run("b", scores=flat(0.5, 20), **bare)))
     labels = [line.label for line in table.lines(compared(run("a", **bare)).methods)]
-    assert labels == ["ROUGE-1 F1 x 100", "ROUGE-2 F1 x 100", "ROUGE-L F1 x 100"]
+    assert {label[:5] for label in labels} == {"ROUGE"} and len(labels) == 6
     said = text.partition("## Training efficiency")[2].partition("## Conclusion")[0]
     assert set(re.findall(r"^- (.+)$", said, re.MULTILINE)) == {"No figure was measured."}
 
@@ -149,9 +185,9 @@ def test_a_method_with_a_dead_seed_says_so_beside_its_name():
 
 
 def test_several_seeds_show_the_spread_and_one_seed_says_that_it_was_not_measured():
-    assert cells(page(compared(run("a", seed=1), run("a", seed=2), seeds=(1, 2))), "ROUGE-1, SD between seeds")
-    one = page(compared(run("a")))
-    assert "SD between seeds" not in one and "The spread between seeds was not measured" in one
+    [spread] = cells(page(compared(run("a", seed=1), run("a", seed=2), seeds=(1, 2))), "ROUGE-1, SD between seeds")
+    assert float(spread) > 0
+    assert cells(page(compared(run("a"))), "ROUGE-1, SD between seeds") == ["not measured"]
 
 
 @pytest.mark.parametrize("rows", [{}, {"deaths": [DEATH]}], ids=["nothing", "a death"])

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from bakeoff.report.escape import clip, markdown, plain
+from bakeoff.report.escape import clip, markdown, plain, workflow, workflow_property
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 PLACES = {
@@ -119,6 +119,30 @@ def test_what_hosts_link_after_markdown_is_cut_by_an_element(text):
 )
 def test_names_and_prose_stay_as_they_are(text):
     assert markdown(text) == text
+
+
+COMMAND = re.compile(r"::(?P<name>[a-z-]+)(?: (?P<properties>[^:]*))?::(?P<message>.*)", re.DOTALL)
+
+
+def runner(line):
+    """How a GitHub runner reads a line: a command's name, its properties and its message."""
+    found = COMMAND.fullmatch(line.lstrip())
+    pairs = [pair.split("=", 1) for pair in (found["properties"] or "").split(",") if pair]
+    turned = {"%0D": "\r", "%0A": "\n", "%3A": ":", "%2C": ",", "%25": "%"}
+
+    def back(text, codes):
+        return re.sub("|".join(codes), lambda match: turned[match[0]], text)
+
+    values = {name: back(value, turned) for name, value in pairs}
+    return found["name"], values, back(found["message"], ["%0D", "%0A", "%25"])
+
+
+@given(title=foreign, message=foreign)
+@example(title="a,line=1::stop-commands::x", message="\n::error::100%0A::set-output name=x::y")
+def test_a_workflow_command_stays_one_command_with_its_own_properties(title, message):
+    line = f"::error title={workflow_property(title)},line=3::{workflow(message)}"
+    assert len(line.splitlines()) == 1
+    assert runner(line) == ("error", {"title": plain(title), "line": "3"}, plain(message))
 
 
 def test_clip_says_how_long_the_text_was():

@@ -255,6 +255,19 @@ def test_another_task_keeps_sizes_and_drops_the_prompt_that_was_written_for_the_
     assert load("reference", task="aclsum/outcome", changes=["task.prompt={document}!"]).task.prompt == "{document}!"
 
 
+def test_no_preset_allows_a_model_to_run_code(preset):
+    path = preset("[model]\ntrust_remote_code = true\n")
+    with pytest.raises(UsageError, match=r":2: .* type --trust-remote-code"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["...toml", "..toml"])
+def test_a_preset_can_not_name_a_folder_above_its_reports(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(UsageError, match=r"needs a name before .toml|no such file|not known"):
+        load(str(tmp_path / name))
+
+
 def test_another_model_drops_what_described_the_first():
     loaded = load("reference", model="smollm2-135m").model
     assert (loaded.special_tokens, loaded.pad_token, loaded.architecture) == ((), "", {})

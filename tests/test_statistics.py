@@ -109,3 +109,38 @@ def test_p_values_lie_between_0_and_1_and_the_two_sides_add_up(pairs):
     both, up, down = statistics.paired(a, b), statistics.better(a, b), statistics.better(b, a)
     assert all(0 <= p <= 1 for p in (both, up, down))
     assert both == pytest.approx(min(1, 2 * min(up, down)), abs=1e-9)
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.5, 0.9]) == [1.0, 1.0] and statistics.holm([]) == []
+    with pytest.raises(ValueError):
+        statistics.holm([float("nan")])
+
+
+def test_letters_of_a_chain_overlap():
+    assert statistics.letters(statistics.groups("abc", [("a", "c")])) == {"a": "a", "b": "ab", "c": "b"}
+    assert statistics.letters(statistics.groups("ab", [])) == {"a": "a", "b": "a"}
+
+
+@given(
+    st.integers(1, 6).flatmap(
+        lambda n: st.tuples(st.just(n), st.sets(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1))))
+    )
+)
+def test_two_names_share_a_letter_exactly_where_they_are_not_different(drawn):
+    count, pairs = drawn
+    names = [f"m{n}" for n in range(count)]
+    different = {(names[x], names[y]) for x, y in pairs if x < y}
+    found = statistics.letters(statistics.groups(names, different))
+    for x in range(count):
+        assert found[names[x]]
+        for y in range(x + 1, count):
+            shared = set(found[names[x]]) & set(found[names[y]])
+            assert bool(shared) == ((names[x], names[y]) not in different)
+
+
+def test_wins_ties_and_losses_are_counted_over_the_mean_of_the_seeds():
+    assert statistics.wins_ties_losses([[0.5, 0.5, 0.1], [0.5, 0.7, 0.1]], [[0.5, 0.5, 0.2]]) == (1, 1, 1)
+    with pytest.raises(ValueError):
+        statistics.wins_ties_losses([[0.5]], [[0.5, 0.5]])

@@ -3,14 +3,18 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bakeoff import store as rooms
+from bakeoff.__main__ import main
 from bakeoff.errors import UsageError
 from bakeoff.results import Prediction, RunResult
+from bakeoff.settings import ROOT
 from bakeoff.store import Store, read_predictions, read_result
 
 PREDICTIONS = [Prediction(f"doc-{n}", f"Document {n}.", "Référence\u2028.", "A summary.\n") for n in range(3)]
@@ -128,6 +132,41 @@ def test_a_store_of_another_schema_is_not_believed(store, monkeypatch):
     assert store.find("f" * 32) is not None
     monkeypatch.undo()
     assert store.find("f" * 32) is None
+
+
+def test_another_schema_is_refused_by_name(store, monkeypatch, capsys):
+    monkeypatch.setattr(rooms, "SCHEMA", 0)
+    keep(store, result())
+    monkeypatch.undo()
+    assert main(["score", "f" * 32, "--store", str(store.root)]) == 4
+    assert "was stored with schema '0', this Bakeoff reads schema 1" in capsys.readouterr().err
+
+
+def test_a_lock_is_waited_for_and_taken_over_when_its_owner_dies(store):
+    program = f"""import pathlib, sys, time
+from bakeoff.store import Store
+with Store(pathlib.Path({str(store.root)!r})).computing():
+    print("held", flush=True)
+    time.sleep(600)"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "held\n"
+        waited = []
+
+        def waiting():
+            waited.append(True)
+            owner.kill()
+
+        with store.computing(waiting):
+            pass
+    assert waited == [True]
+
+
+def test_a_committed_run_needs_what_was_kept_no_more(store):
+    kept = store.partial("f" * 32)
+    kept.mkdir()
+    (kept / "checkpoint-00000001.json").write_text("{}")
+    keep(store, result())
+    assert not kept.exists()
 
 
 def test_what_a_killed_process_left_is_swept_and_finished_runs_stay(store):

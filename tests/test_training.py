@@ -106,6 +106,14 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(tiny, encoded, fp32):
         train(model, encoded, fp32)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_stops_with_its_step(tiny, encoded, fp32, clip):
+    model = attached(tiny, "full")
+    model.lm_head.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(Diverged, match=r"norm is .* at step 1 of 4"):
+        train(model, encoded, fp32, gradient_clip=clip)
+
+
 def test_learning_rate_zero_moves_nothing(tiny, encoded, fp32):
     model = attached(tiny)
     before = weights(model)

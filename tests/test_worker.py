@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import jobs
 import pytest
@@ -139,6 +142,39 @@ def test_ctrl_c_leaves_no_child_behind(log, monkeypatch, deaf):
     with pytest.raises(KeyboardInterrupt):
         call(jobs.linger, deaf, log=log, tell=interrupt)
     assert not alive(seen[0])
+
+
+def test_a_job_whose_time_is_over_is_ended_and_says_where_it_stood(log):
+    with pytest.raises(Died) as caught:
+        call(jobs.hang, log=log, timeout=2.0)
+    assert (caught.value.phase, caught.value.cause) == ("training", "ended after 2 s (--run-timeout)")
+    assert "in a_place_where_nothing_ends" in caught.value.stack and "in a_place_where_nothing_ends" in log.read_text()
+
+
+def test_a_job_within_its_time_is_left_alone(log):
+    assert call(jobs.count, log=log, timeout=60.0) == "done"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file-size limits are POSIX")
+def test_a_disk_without_room_is_called_that(log, tmp_path):
+    phase, cause = death(jobs.fill_the_disk, str(tmp_path / "big"), log=log)
+    assert phase == "checks" and cause.startswith("disk full (OSError: [Errno 27] File too large")
+
+
+def test_a_job_ends_with_the_process_that_asked_for_it(tmp_path):
+    pid = tmp_path / "pid"
+    program = f"import jobs; jobs.orphan({str(pid)!r}, {str(tmp_path / 'log')!r})"
+    path = os.pathsep.join([str(Path(jobs.__file__).parent), str(worker.ROOT)])
+    with subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}) as parent:
+        while not (pid.exists() and pid.read_text()):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        assert alive(int(pid.read_text()))
+        parent.kill()
+    end = time.monotonic() + 5
+    while alive(int(pid.read_text())) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(int(pid.read_text()))
 
 
 def test_a_job_runs_in_the_callers_folder_and_offline(tmp_path, log, monkeypatch):

@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bakeoff.comparison import Comparison
+from bakeoff.gate import Gate
 from bakeoff.results import Prediction
 
 __all__ = ["terminal", "write"]
 
 
-def write(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]], folder: Path) -> Path:
+def write(
+    comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]], folder: Path, gate: Gate | None = None
+) -> Path:
     """Writes `plots/*.png`, `results.json` and `report.md` into `folder`; returns the path of `report.md`.
 
     `predictions` are those of one run by method or control. The same arguments leave the same bytes.
@@ -21,12 +24,13 @@ def write(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]
     images = plots.draw(comparison, folder / "plots")
     replace(folder / "results.json", results_json.dump(comparison).encode())
     path = folder / "report.md"
-    replace(path, document.render(comparison, predictions, images).encode())
+    replace(path, document.render(comparison, predictions, images, gate).encode())
     return path
 
 
-def terminal(comparison: Comparison) -> str:
-    """The comparison table as plain text, to be printed at the end of a pytest run."""
+def terminal(comparison: Comparison, gate: Gate | None = None) -> str:
+    """The comparison table, and the gate's, as plain text, to be printed at the end of a pytest run."""
+    from bakeoff.report import gate as gates
     from bakeoff.report import summary
 
-    return summary.render(comparison)
+    return "\n\n".join([summary.render(comparison), *([gates.text(gate)] if gate else [])])

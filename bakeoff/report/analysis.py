@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bakeoff.comparison import MEMORY, Comparison, Row, extreme, points
+from bakeoff.comparison import MEMORY, Comparison, Row, extreme
 from bakeoff.report import figures
 from bakeoff.report.figures import ROUGE, listing, number
+from bakeoff.report.performance import Quote, performance
 from bakeoff.results import METRICS
 
-Quote = Callable[[str], str]
-"""Makes untrusted text inert for where the sentence goes."""
 PEAKS = tuple(counter for counter in MEMORY if counter.startswith("max_"))
 
 
@@ -41,78 +40,6 @@ def compared(comparison: Comparison, quote: Quote) -> str:
 def deaths(comparison: Comparison, quote: Quote) -> list[str]:
     """Who died, where, and of what; one line each."""
     return [f"{quote(d.method)}, seed {d.seed}, in {quote(d.phase)}: {quote(d.cause)}" for d in comparison.deaths]
-
-
-def performance(comparison: Comparison, quote: Quote) -> list[str]:
-    """Order of the means, overlaps of their intervals, and the controls that reach them."""
-    rows = comparison.methods
-    if not rows:
-        return ["No trained method finished, so no scores are compared."]
-    said = []
-    for metric, label in ROUGE.items():
-        best = comparison.best(metric)
-        top = points(next(row.rouge[metric].mean for row in rows if row.name in best))
-        if len(rows) == 1:
-            said.append(f"{label}: {quote(rows[0].name)} has the mean {top}.")
-        elif len(best) == len(rows):
-            said.append(f"{label}: {listing([quote(name) for name in best])} have the same mean, {top}.")
-        else:
-            rest = sorted((row for row in rows if row.name not in best), key=lambda row: -row.rouge[metric].mean)
-            others = ", ".join(f"{quote(row.name)} {points(row.rouge[metric].mean)}" for row in rest)
-            said.append(
-                f"{label}: the highest mean is {top}, by {listing([quote(name) for name in best])}; then {others}."
-            )
-        said += overlaps(rows, metric, best, quote)
-    said += caveat(comparison, quote)
-    return said + [sentence for row in rows for sentence in reached(row, comparison.controls, quote)]
-
-
-def overlaps(rows: Sequence[Row], metric: str, best: Sequence[str], quote: Quote) -> list[str]:
-    """Whose 95 % interval shares a value with that of a method with the highest mean."""
-    said = []
-    for leader in (row for row in rows if row.name in best):
-        shared = {row.name: leader.rouge[metric].overlaps(row.rouge[metric]) for row in rows if row is not leader}
-        names = [quote(name) for name, overlap in shared.items() if overlap]
-        interval = f"{ROUGE[metric]}: the 95 % interval of {quote(leader.name)}"
-        if names:
-            said.append(f"{interval} overlaps {_that(names)} of {listing(names)}; no claim is made about their order.")
-        elif shared and None not in shared.values():
-            said.append(f"{interval} overlaps that of no other method.")
-    return said
-
-
-def _that(names: Sequence[str]) -> str:
-    return "that" if len(names) == 1 else "those"
-
-
-def caveat(comparison: Comparison, quote: Quote) -> list[str]:
-    """What the intervals don't cover."""
-    rows = comparison.methods
-    if len(comparison.document_ids) < 2:
-        return ["One test document gives no interval, so no claim is made about which method is better."]
-    single = [quote(row.name) for row in rows if len(row.runs) == 1]
-    if single:
-        claim = ", so no claim is made about which method is better" if len(rows) > 1 else ""
-        return [f"One seed was run of {listing(single)}: the intervals are over documents only{claim}."]
-    return ["The intervals are over documents; the standard deviation between seeds stands in rows of its own."]
-
-
-def reached(row: Row, controls: Sequence[Row], quote: Quote) -> list[str]:
-    """The controls whose mean is not below that of `row`, by metric."""
-    if not controls:
-        return []
-    found = []
-    for control in controls:
-        labels = [
-            ROUGE[metric]
-            for metric in METRICS
-            if float(points(control.rouge[metric].mean)) >= float(points(row.rouge[metric].mean))
-        ]
-        if labels:
-            found.append(f"{quote(control.name)} ({', '.join(labels)})")
-    if not found:
-        return [f"The mean of {quote(row.name)} is above that of every control on every metric."]
-    return [f"Controls with a mean at or above that of {quote(row.name)}: {', '.join(found)}."]
 
 
 def ranking(
@@ -200,7 +127,9 @@ def conclusion(comparison: Comparison, quote: Quote) -> list[str]:
     rows = comparison.methods
     said = []
     if len(rows) > 1:
-        means = [f"{label} {listing([quote(n) for n in comparison.best(metric)])}" for metric, label in ROUGE.items()]
+        means = [
+            f"{label} {listing([quote(n) for n in comparison.highest(metric)])}" for metric, label in ROUGE.items()
+        ]
         said.append(f"Highest means: {'; '.join(means)}.")
         lowest: list[tuple[str, Mapping[str, float | None], Callable[[float], str]]] = [
             ("Fewest seconds of training", {row.name: row.seconds["train"] for row in rows}, figures.seconds),
@@ -222,7 +151,12 @@ def conclusion(comparison: Comparison, quote: Quote) -> list[str]:
             names = extreme(figure, show, lowest=True)
             if 0 < len(names) < sum(value is not None for value in figure.values()):
                 said.append(f"{label}: {listing([quote(name) for name in names])}.")
-        said.append("These are means of this table; no test between methods was made, so no method is called better.")
+        tested = {metric: comparison.best(metric) for metric in METRICS if comparison.alike(metric)}
+        if tested:
+            best = [f"{ROUGE[metric]} {listing([quote(name) for name in names])}" for metric, names in tested.items()]
+            said.append(f"The best, with all that can't be told from it: {'; '.join(best)}.")
+        else:
+            said.append("No method is called better: the noise of the seeds is not known, so there was no full test.")
     elif not rows:
         said.append("No trained method finished, so nothing is concluded.")
     else:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.comparison import Comparison, Row, points
-from bakeoff.report import analysis, table
-from bakeoff.report.escape import clip, markdown
+from bakeoff.gate import Gate
+from bakeoff.report import analysis, differences, published, table
+from bakeoff.report import gate as gates
+from bakeoff.report.escape import clip, markdown, plain
 from bakeoff.report.figures import MISSING, listing, number
 from bakeoff.report.plots import Image
-from bakeoff.results import Prediction
+from bakeoff.results import METRICS, Prediction
 
 SAMPLES = 3
 EXCERPT = 400
@@ -18,7 +20,12 @@ SUMMARY = 1000
 """Characters of a summary that are shown."""
 
 
-def render(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]], images: Sequence[Image]) -> str:
+def render(
+    comparison: Comparison,
+    predictions: Mapping[str, Sequence[Prediction]],
+    images: Sequence[Image],
+    gate: Gate | None = None,
+) -> str:
     """The whole page."""
     said = analysis.sections(comparison, markdown)
     parts = [
@@ -28,14 +35,18 @@ def render(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction
         table.text_table(["setting", "value"], setting_rows(comparison)),
         "## Comparison",
         *methods(comparison),
+        "## Differences",
+        *differences.section(comparison, markdown),
+        *([gates.markdown_table(gate).rstrip()] if gate else []),
         "## Controls",
         *controls(comparison),
+        *(["## Beside published figures", *published.section(comparison, markdown)] if comparison.published else []),
         "## Plots",
         *([figure(image) for image in images] or ["No run left a curve or a score."]),
         "## Truncated documents",
         truncated(comparison.rows),
-        "## Hyperparameters",
-        *hyperparameters(comparison.methods),
+        "## Shared hyperparameters",
+        shared(comparison.methods),
         "## Samples",
         *samples(comparison, predictions),
     ]
@@ -79,13 +90,16 @@ def methods(comparison: Comparison) -> list[str]:
     parts = []
     if comparison.methods or comparison.dead:
         frame = table.frame(comparison, comparison.methods, comparison.dead, markdown, "**")
-        parts = [table.to_markdown(frame, "figure"), reading(comparison)]
+        parts = [table.to_markdown(frame, "figure"), reading(comparison), *differing(comparison.methods)]
     else:
         parts = ["No method was trained."]
     if comparison.deaths:
         dead = [[markdown(d.method), str(d.seed), markdown(d.phase), markdown(clip(d.cause, SUMMARY)),
                  markdown(Path(d.log).name) if d.log else MISSING] for d in comparison.deaths]  # fmt: skip
         parts += ["Dead runs:", table.text_table(["method", "seed", "phase", "cause", "log"], dead)]
+        for death in (death for death in comparison.deaths if death.stack):
+            stack = "\n".join("    " + plain(line) for line in death.stack.splitlines())  # indented: code
+            parts += [f"Where {markdown(death.method)}, seed {death.seed}, stood:", stack]
     return parts
 
 
@@ -93,7 +107,8 @@ def reading(comparison: Comparison) -> str:
     """How the table is to be read."""
     several = any(len(row.runs) > 1 for row in comparison.methods)
     said = [
-        "ROUGE: mean over the test documents, in brackets its 95 % interval over documents (Student's t).",
+        "ROUGE: mean over the test documents, in brackets its 95 % interval (Student's t) over documents and, where "
+        "their spread is known, seeds.",
         "Seconds, tokens per second: per run"
         + (", mean over seeds; memory and adapter size: the highest of the seeds." if several else "."),
         "Each second is booked once.",
@@ -102,9 +117,12 @@ def reading(comparison: Comparison) -> str:
         "Parameters are counted once each, then with a tied tensor at each of its names.",
     ]
     if len(comparison.methods) > 1:
-        said.append("Bold: highest ROUGE and rate, lowest seconds and bytes of the row; no test stands behind it.")
-    if comparison.methods and not several:
-        said.append("The spread between seeds was not measured: one seed was run.")
+        if any(comparison.alike(metric) for metric in METRICS):
+            said.append("Two methods share a letter where they can't be told apart; bold ROUGE: all that can't be told "
+                        "from the highest mean.")  # fmt: skip
+        else:
+            said.append("No letters and no bold ROUGE: the noise of the seeds is not known for every method.")
+        said.append("Other bold: highest rate, lowest seconds and bytes of the row; no test stands behind it.")
     return " ".join(said)
 
 
@@ -135,22 +153,31 @@ def truncated(rows: Sequence[Row]) -> str:
     return "Cut to the task's limits, over all splits:\n\n" + table.text_table(header, cells)
 
 
-def hyperparameters(rows: Sequence[Row]) -> list[str]:
-    """The settings in which the methods differ, then those that they share."""
-    if not rows:
-        return ["No method was trained."]
-    keys = dict.fromkeys(key for row in rows for key in row.hyperparameters)
-    differ = [key for key in keys if len(rows) == 1 or len({value(row, key) for row in rows}) > 1]
-    shared = [f"{markdown(key)} {value(rows[0], key)}" for key in keys if key not in differ]
-    parts = []
-    if differ:
-        header = ["setting", *(markdown(row.name) for row in rows)]
-        cells = [[markdown(key), *(value(row, key) for row in rows)] for key in differ]
-        intro = "Settings in which the compared methods differ" if len(rows) > 1 else "Its settings"
-        parts = [f"{intro} ({MISSING}: the method has no such setting):", table.text_table(header, cells)]
-    if shared:
-        parts.append(f"Shared by all: {', '.join(shared)}.")
-    return parts
+def differing(rows: Sequence[Row]) -> list[str]:
+    """The settings in which the methods differ; of a single method, all."""
+    keys = [key for key in every(rows) if len(rows) == 1 or not alike(rows, key)]
+    if not keys:
+        return ["The compared methods differ in no setting."] if rows else []
+    header = ["setting", *(markdown(row.name) for row in rows)]
+    cells = [[markdown(key), *(value(row, key) for row in rows)] for key in keys]
+    intro = "Settings in which the compared methods differ" if len(rows) > 1 else "Its settings"
+    return [f"{intro} ({MISSING}: the method has no such setting):", table.text_table(header, cells)]
+
+
+def shared(rows: Sequence[Row]) -> str:
+    """The settings that are the same for all methods."""
+    found = [f"{markdown(key)} {value(rows[0], key)}" for key in every(rows) if len(rows) > 1 and alike(rows, key)]
+    return f"Shared by all: {', '.join(found)}." if found else "None."
+
+
+def every(rows: Sequence[Row]) -> list[str]:
+    """The names of all settings, each once."""
+    return list(dict.fromkeys(key for row in rows for key in row.hyperparameters))
+
+
+def alike(rows: Sequence[Row], key: str) -> bool:
+    """Whether all methods have the setting at the same value."""
+    return len({value(row, key) for row in rows}) == 1
 
 
 def value(row: Row, key: str) -> str:

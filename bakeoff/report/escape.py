@@ -1,10 +1,11 @@
-"""Untrusted text made inert: for a terminal and a plot (`plain`), and for Markdown with HTML (`markdown`)."""
+"""Untrusted text made inert: for a terminal and a plot (`plain`), for Markdown with HTML (`markdown`), and for the
+workflow commands of GitHub Actions (`workflow`)."""
 
 import re
-import unicodedata
 
-# Joiners change how Persian or Hindi words are written and move nothing, so they stay.
-KEPT = "\u200c\u200d"
+from bakeoff.errors import one_line as plain
+
+__all__ = ["clip", "markdown", "plain", "workflow", "workflow_property"]
 
 MARKUP = {character: "\\" + character for character in "\\`*_{}[]#~=^"}
 MARKUP |= {"|": "&#124;", "<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -20,21 +21,6 @@ TRIGGER = re.compile(
 
 # An underscore inside a word is no emphasis.
 INSIDE = re.compile(r"(?<=[^\W_])_(?=[^\W_])")
-
-
-def plain(text: str) -> str:
-    """`text` on one line: line breaks, control and bidirectional characters as escapes (`\\n`, `\\x1b`, `\\u202e`).
-
-    No workflow command of a CI host is left in it: `::` doesn't start it, `##[` doesn't occur.
-    """
-    shown = "".join(_visible(character) for character in text)
-    shown = re.sub(r"##(?=\[)", "# #", shown)
-    return re.sub(r"^(\s*):(?=:)", r"\1: ", shown)
-
-
-def _visible(character: str) -> str:
-    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and character not in KEPT
-    return character.encode("unicode_escape").decode() if hidden else character
 
 
 def markdown(text: str) -> str:
@@ -59,3 +45,16 @@ def markdown(text: str) -> str:
 def clip(text: str, limit: int) -> str:
     """The first `limit` characters of `text`, with its full length where something was left out."""
     return text if len(text) <= limit else f"{text[:limit].rstrip()} … ({len(text):,} characters)"
+
+
+def workflow(text: str) -> str:
+    """`text` as the message of a workflow command: `f"::error::{workflow(text)}"` is that one command, whatever it is.
+
+    The runner turns `%25`, `%0D` and `%0A` back (docs.github.com, "Workflow commands for GitHub Actions").
+    """
+    return plain(text).replace("%", "%25")
+
+
+def workflow_property(text: str) -> str:
+    """`text` as the value of a command's property: `f"::error title={workflow_property(text)}::message"`."""
+    return workflow(text).replace(":", "%3A").replace(",", "%2C")

@@ -24,9 +24,23 @@ def cell(value: float | None, show: Callable[[float], str]) -> str:
 
 def bounds(interval: Interval) -> str:
     """The interval's bounds, F1 x 100, in brackets; empty where there are none."""
-    if interval.low is None or interval.high is None:
-        return ""
-    return f"[{points(interval.low)}, {points(interval.high)}]"
+    return span(interval.low, interval.high)
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Two bounds, F1 x 100, in brackets; empty where there are none."""
+    return "" if low is None or high is None else f"[{points(low)}, {points(high)}]"
+
+
+def signed(f1: float) -> str:
+    """A difference, F1 x 100, with its sign; 0 has none."""
+    text = points(f1)
+    return text if text.startswith("-") or float(text) == 0 else f"+{text}"
+
+
+def p_value(p: float) -> str:
+    """A p value with three decimals, never as 0."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def seconds(value: float) -> str:

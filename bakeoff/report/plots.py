@@ -163,7 +163,8 @@ def rouge(comparison: Comparison) -> Figure:
                 ax.plot([100 * found.low, 100 * found.high], [place, place], color=colour, lw=1.5)
             ax.plot(100 * found.mean, place, color=colour, marker="o", ms=6, mfc="white" if row.control else colour)
         ax.set_xlabel(f"{name} F1 x 100")
-        ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+        left, right = ax.get_xlim()
+        ax.set_xlim(min(0.0, left), max(5.0, right))  # where all score 0, no axis of thousandths
         ax.xaxis.set_major_locator(MaxNLocator(5))
     panels[0].set_yticks(range(len(rows)), [label(row.name) for row in rows])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from bakeoff.comparison import Comparison, Row
+from bakeoff.pairs import Pair
 from bakeoff.parameters import ParameterCounts
 from bakeoff.results import SCHEMA
 from bakeoff.settings import plain
@@ -28,6 +29,9 @@ def content(comparison: Comparison) -> dict[str, Any]:
             "settings": {key: value for key, value in plain(settings).items() if key not in ("preset", "source")},
             "methods": {row.name: figures(row) for row in comparison.methods},
             "controls": {row.name: figures(row) for row in comparison.controls},
+            "pairs": [pair(found) for found in comparison.pairs],
+            "control_pairs": [pair(found) for found in comparison.control_pairs],
+            "published": [dataclasses.asdict(found) for found in comparison.published],
             "deaths": [
                 {"method": death.method, "seed": death.seed, "phase": death.phase, "cause": death.cause}
                 for death in comparison.deaths
@@ -57,6 +61,26 @@ def figures(row: Row) -> dict[str, Any]:
         "runs": list(row.fingerprints),
         "epochs": [[dict(sorted(point.items())) for point in run.epochs] for run in row.runs],
         "scores": row.scores,
+    }
+
+
+def pair(found: Pair) -> dict[str, Any]:
+    """Two rows on one metric, the first minus the second, F1 in 0..1."""
+    contrast = found.contrast
+    return {
+        "first": found.first,
+        "second": found.second,
+        "metric": found.metric,
+        "difference": contrast.difference,
+        "low": contrast.low,
+        "high": contrast.high,
+        "p": None if contrast.low is None else contrast.p,
+        "p_holm": None if contrast.low is None else found.p,
+        "covers": contrast.kind,
+        "spread_from": contrast.variance.source if contrast.variance else None,
+        "seed_share": contrast.seed_share if contrast.variance else None,
+        "higher": found.higher or None,
+        "wins_ties_losses": [found.wins, found.ties, found.losses],
     }
 
 

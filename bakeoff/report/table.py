@@ -11,6 +11,7 @@ from bakeoff.parameters import ParameterCounts
 from bakeoff.report import figures
 from bakeoff.report.figures import MISSING, bounds, cell
 from bakeoff.results import METRICS
+from bakeoff.statistics import letters
 
 COUNTS = {"total": "total", "trainable": "trainable", "frozen": "non-trainable", "added": "added"}
 TIMES = {
@@ -21,6 +22,7 @@ TIMES = {
     "checks": "checks, s",
     "total": "total, s",
 }
+NOT_MEASURED = "not measured"
 # Columns of a block of the terminal's table: with intervals they fill some 120 characters.
 BLOCK = 4
 
@@ -35,17 +37,19 @@ class Line:
     best: str = ""
     """Which extreme stands in bold: `highest`, `lowest`, or none."""
     metric: str = ""
-    """Of ROUGE: adds the interval to the cell."""
+    """Of ROUGE: adds the interval and the letters to the cell; its bold follows from the verdicts."""
+    missing: str = MISSING
+    """What stands where it was not measured."""
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
     """The rows of the table of `rows`; a figure that none of them has gives no row."""
     found = [
-        Line(f"{label} F1 x 100", lambda row, m=metric: row.rouge[m].mean, points, "highest", metric)  # type: ignore[misc]
+        Line(f"{label} F1 x 100", lambda row, m=metric: row.rouge[m].mean, points, metric=metric)  # type: ignore[misc]
         for metric, label in figures.ROUGE.items()
     ]
     found += [
-        Line(f"{label}, SD between seeds", lambda row, m=metric: row.spread[m], points)  # type: ignore[misc]
+        Line(f"{label}, SD between seeds", lambda row, m=metric: row.spread[m], points, missing=NOT_MEASURED)  # type: ignore[misc]
         for metric, label in figures.ROUGE.items()
     ]
     found += [
@@ -66,7 +70,11 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         Line("adapter size", lambda row: row.adapter_bytes, figures.size, "lowest"),
         Line("settings tried on validation", lambda row: row.trials),
     ]
-    return [line for line in found if any(line.figure(row) is not None for row in rows)]
+    return [
+        line
+        for line in found
+        if rows and (line.missing == NOT_MEASURED or any(line.figure(row) is not None for row in rows))
+    ]
 
 
 def once(row: Row) -> ParameterCounts | None:
@@ -101,16 +109,21 @@ def frame(
     """The table of `rows` with columns for the `dead`. `quote` makes names inert; two `mark`s enclose the best."""
     labels, cells = [], []
     for line in lines(rows):
-        best = bold(line, rows) if mark else ()
+        best = comparison.best(line.metric) if line.metric else bold(line, rows)
+        shared = letters(comparison.alike(line.metric) or []) if line.metric else {}
         labels.append(line.label)
-        cells.append([_cell(line, row, mark if row.name in best else "") for row in rows] + [MISSING] * len(dead))
+        cells.append(
+            [_cell(line, row, mark if row.name in best else "", shared.get(row.name, "")) for row in rows]
+            + [MISSING] * len(dead)
+        )
     names = [quote(heading(comparison, row)) for row in rows] + [f"{quote(name)} (dead)" for name in dead]
     return pd.DataFrame(cells, index=labels, columns=names, dtype=object)
 
 
-def _cell(line: Line, row: Row, mark: str) -> str:
-    text = f"{mark}{cell(line.figure(row), line.show)}{mark}"
-    return f"{text} {bounds(row.rouge[line.metric])}".rstrip() if line.metric else text
+def _cell(line: Line, row: Row, mark: str, shared: str) -> str:
+    value = line.figure(row)
+    text = f"{mark}{line.missing if value is None else line.show(value)}{mark}"
+    return " ".join(part for part in (text, bounds(row.rouge[line.metric]), shared) if part) if line.metric else text
 
 
 def controls(rows: Sequence[Row], quote: Callable[[str], str]) -> pd.DataFrame:
@@ -149,6 +162,11 @@ def to_text(table: pd.DataFrame, corner: str) -> str:
     """`table` for a terminal, in blocks of columns that fit its width."""
     blocks = [table.iloc[:, start : start + BLOCK] for start in range(0, table.shape[1], BLOCK)]
     return "\n\n".join(_tabulate(block, corner, "simple").replace(MISSING, "-") for block in blocks)
+
+
+def one_block(table: pd.DataFrame, corner: str) -> str:
+    """`table` for a terminal, all columns beside each other."""
+    return _tabulate(table, corner, "simple").replace(MISSING, "-")
 
 
 def _tabulate(table: pd.DataFrame, corner: str, style: str) -> str:

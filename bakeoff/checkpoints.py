@@ -1,0 +1,314 @@
+"""What is kept of an unfinished run, so that a killed one goes on: training checkpoints and finished summaries."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from bakeoff.disk import arrive, digest, flush, write_whole
+from bakeoff.resources import Clock, Memory
+from bakeoff.settings import DurabilitySettings
+
+SCHEMA = 1
+KEPT = 2
+"""Checkpoints on disk: the newest and, should it be damaged, the one before."""
+BOOKED = ("training", "validation", "evaluation")
+"""Phases whose seconds a resumed run takes over; what it does again (setup, checks) is booked as it is done."""
+
+
+@dataclass
+class Training:
+    """All that training is between two steps: put back, it goes on as if nothing had happened."""
+
+    trained: Sequence[torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    order: torch.Generator
+    curves: Any
+    """A dataclass of numbers and lists of rows; its `steps` has one row a step."""
+    epoch: int = 1
+    """The epoch that is running."""
+    window: int = 0
+    """Its steps that are done."""
+    drawn: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    """The state of `order` before this epoch's order was drawn."""
+    best: float = math.inf
+    """The lowest validation loss so far."""
+    kept: list[torch.Tensor] = field(default_factory=list)
+    """The weights that had it."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Summaries that were decoded together."""
+
+    texts: dict[int, str]
+    """Summary by place."""
+    written: int
+    """Tokens."""
+
+
+class Partial:
+    """The folder of an unfinished run. Without a folder it keeps nothing and finds nothing."""
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        settings: DurabilitySettings | None = None,
+        clock: Clock | None = None,
+        tell: Callable[[dict[str, Any]], None] = lambda news: None,
+    ) -> None:
+        self.folder, self.tell = folder, tell
+        self.settings = settings or DurabilitySettings()
+        self.clock = clock or Clock()
+        self.memory: Memory | None = None
+        self.saved_at = time.monotonic()
+        self.saved_step = 0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".*.new"):
+                left.unlink(missing_ok=True)
+
+    # Training
+
+    def restore(self, state: Training) -> bool:
+        """Puts the newest checkpoint that is what was written into `state`; False where there is none."""
+        for body in self._checkpoints():
+            thaw(state, load_file(self._path(body["number"], "safetensors")), body)
+            for phase in BOOKED:
+                self.clock.seconds[phase] = body["seconds"][phase]
+            if self.memory:
+                self.memory.raise_to(body["memory"])
+            self.saved_step = len(state.curves.steps)
+            lost = max(0, self.computed() - self.saved_step - body["repeated"])
+            self.tell({"resumed": f"goes on after step {self.saved_step}, {lost} computed again"})
+            return True
+        if self.folder is not None and self.computed():
+            self.tell({"resumed": f"starts again, {self.computed()} steps computed again"})
+        return False
+
+    def stepped(self, state: Training) -> None:
+        """Counts a step that was computed, and saves a checkpoint when one is due."""
+        if self.folder is None:
+            return
+        with (self.folder / "computed").open("ab", buffering=0) as tally:
+            tally.write(b".")
+        steps = len(state.curves.steps)
+        every, seconds = self.settings.checkpoint_steps, self.settings.checkpoint_seconds
+        if (every and steps - self.saved_step >= every) or (seconds and time.monotonic() - self.saved_at >= seconds):
+            self.save(state)
+
+    def computed(self) -> int:
+        """Steps that all processes of this run took, lost ones among them: one byte each in a file."""
+        path = self.folder / "computed" if self.folder else None
+        return path.stat().st_size if path and path.exists() else 0
+
+    def repeated(self, steps: int) -> int:
+        """Of the steps computed, how many were computed again, where the run has `steps`."""
+        return max(0, self.computed() - steps)
+
+    def save(self, state: Training) -> None:
+        """Writes a checkpoint: tensors first, then the page that vouches for them. Raises OSError."""
+        if self.folder is None:
+            return
+        with self.clock("checks"), self._aside():
+            number = max(self._numbers(), default=0) + 1
+            tensors, facts = freeze(state)
+            path = self._path(number, "safetensors")
+            aside = path.with_name(f".{path.name}.new")
+            try:
+                save_file(tensors, aside)
+                sha256 = digest(aside)
+                arrive(aside, path)
+                body = {
+                    "schema": SCHEMA,
+                    "run": self.folder.name,
+                    "number": number,
+                    "tensors": sha256,
+                    "seconds": {phase: self.clock.elapsed(phase) for phase in BOOKED},
+                    "memory": self.memory.read() if self.memory else {},
+                    "repeated": self.repeated(len(state.curves.steps)),
+                    **facts,
+                }
+                write_whole(self._path(number, "json"), seal(body))
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                raise
+            for old in self._numbers():
+                if old <= number - KEPT:
+                    self._path(old, "json").unlink(missing_ok=True)
+                    self._path(old, "safetensors").unlink(missing_ok=True)
+        self.saved_at, self.saved_step = time.monotonic(), len(state.curves.steps)
+        self.tell({"kept": f"{self.saved_step} steps"})
+
+    def _checkpoints(self) -> Iterator[dict[str, Any]]:
+        """The pages of all checkpoints that are what was written, newest first."""
+        if self.folder is None:
+            return
+        for number in sorted(self._numbers(), reverse=True):
+            try:
+                body = unseal(self._path(number, "json").read_bytes())
+                whole = (body["schema"], body["run"], body["number"]) == (SCHEMA, self.folder.name, number)
+                whole = whole and body["tensors"] == digest(self._path(number, "safetensors"))
+            except FileNotFoundError:  # killed between the two files
+                continue
+            except (OSError, ValueError, KeyError, TypeError):
+                whole = False
+            if whole:
+                yield body
+            else:
+                self.tell({"resumed": f"checkpoint {number} is damaged and not believed"})
+
+    def _numbers(self) -> set[int]:
+        found = (path.stem.removeprefix("checkpoint-") for path in (self.folder or Path()).glob("checkpoint-*.*"))
+        return {int(number) for number in found if number.isdecimal()}
+
+    def _path(self, number: int, kind: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"checkpoint-{number:08}.{kind}"
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        with self.memory.aside() if self.memory else contextlib.nullcontext():
+            yield
+
+    # Summaries
+
+    def summaries(self, weights: str) -> dict[int, Chunk]:
+        """Finished chunks by number that were written with these weights (a digest); a damaged line is dropped."""
+        if self.folder is None or not (path := self.folder / "summaries.jsonl").exists():
+            return {}
+        lines = path.read_bytes().splitlines(keepends=True)
+        found, good = {}, []
+        for line in lines:
+            try:
+                body = unseal(line)
+                if body["weights"] != weights:
+                    raise ValueError
+            except (ValueError, KeyError, TypeError):
+                continue
+            good.append(line)
+            found[body["chunk"]] = Chunk({int(place): text for place, text in body["texts"].items()}, body["written"])
+            self.clock.seconds["evaluation"] = body["seconds"]
+            if self.memory:
+                self.memory.raise_to(body["memory"])
+        if len(good) < len(lines):
+            self.tell({"resumed": f"{len(lines) - len(good)} damaged lines of summaries are not believed"})
+            write_whole(path, b"".join(good))
+        if found:
+            self.tell({"resumed": f"goes on after {sum(len(chunk.texts) for chunk in found.values())} summaries"})
+        return found
+
+    def keep(self, weights: str, number: int, chunk: Chunk) -> None:
+        """Adds a finished chunk to the journal. Raises OSError."""
+        if self.folder is None:
+            return
+        body = {
+            "weights": weights,
+            "chunk": number,
+            "texts": {str(place): text for place, text in chunk.texts.items()},
+            "written": chunk.written,
+            "seconds": self.clock.elapsed("evaluation"),
+            "memory": self.memory.read() if self.memory else {},
+        }
+        path = self.folder / "summaries.jsonl"
+        with path.open("ab") as journal:
+            journal.write(seal(body))
+            journal.flush()
+            os.fsync(journal.fileno())
+        flush(self.folder)
+        self.tell({"kept": f"all of training and chunk {number + 1} of the summaries"})
+
+
+def seal(body: dict[str, Any]) -> bytes:
+    """One line of JSON that carries its own checksum."""
+    text = json.dumps(body, sort_keys=True)
+    sealed = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": body}
+    return json.dumps(sealed, sort_keys=True).encode() + b"\n"
+
+
+def unseal(line: bytes) -> dict[str, Any]:
+    """What was sealed. Raises ValueError where a byte is another than `seal` wrote."""
+    try:
+        body: dict[str, Any] = json.loads(line)["body"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError("not a sealed line") from None
+    if seal(body) != line:
+        raise ValueError("the checksum differs")
+    return body
+
+
+def freeze(state: Training) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """`state` and the random generators as named tensors and as what JSON holds."""
+    import numpy
+
+    optimizer = state.optimizer.state_dict()
+    tensors = {"order": state.drawn, "random.torch": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    for name, values in (("trained", state.trained), ("kept", state.kept)):
+        tensors |= {f"{name}.{place}": value.detach() for place, value in enumerate(values)}
+    numbers: dict[str, dict[str, Any]] = {}
+    for place, moments in optimizer["state"].items():
+        for name, value in moments.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{place}.{name}"] = value
+            else:
+                numbers.setdefault(str(place), {})[name] = value
+    drawn: Any = numpy.random.get_state()
+    kind, words, *rest = drawn
+    tensors["random.numpy"] = torch.from_numpy(words.astype("int64"))
+    generation, internal, gauss = random.getstate()
+    facts = {
+        "epoch": state.epoch,
+        "window": state.window,
+        "best": state.best,
+        "curves": vars(state.curves),
+        "groups": optimizer["param_groups"],
+        "numbers": numbers,
+        "schedule": state.schedule.state_dict(),
+        "random": {"numpy": [kind, *rest], "python": [generation, list(internal), gauss]},
+    }
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, facts
+
+
+def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Puts back what `freeze` took."""
+    import numpy
+
+    moments: dict[int, dict[str, Any]] = {int(place): dict(values) for place, values in facts["numbers"].items()}
+    for name in [name for name in tensors if name.startswith("optimizer.")]:
+        _, place, moment = name.split(".", 2)
+        moments.setdefault(int(place), {})[moment] = tensors.pop(name)
+    state.optimizer.load_state_dict({"state": moments, "param_groups": facts["groups"]})
+    state.schedule.load_state_dict(facts["schedule"])
+    with torch.no_grad():
+        for number, parameter in enumerate(state.trained):
+            parameter.copy_(tensors.pop(f"trained.{number}"))
+    kept = sum(name.startswith("kept.") for name in tensors)
+    state.kept = [
+        tensors.pop(f"kept.{number}").to(parameter.device)
+        for number, parameter in zip(range(kept), state.trained, strict=False)
+    ]
+    state.drawn = tensors["order"]
+    state.order.set_state(state.drawn)
+    state.epoch, state.window, state.best = facts["epoch"], facts["window"], facts["best"]
+    for name, value in facts["curves"].items():
+        setattr(state.curves, name, value)
+    torch.set_rng_state(tensors["random.torch"])
+    if "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    kind, *rest = facts["random"]["numpy"]  # MT19937, place, has_gauss, cached_gaussian
+    numpy.random.set_state((kind, tensors["random.numpy"].numpy().astype("uint32"), *rest))
+    version, internal, gauss = facts["random"]["python"]
+    random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,158 @@
+"""What the gate says: its table for a terminal and for Markdown, its failures, and a CI host's annotations."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from bakeoff.comparison import points
+from bakeoff.gate import POWER, Gate, Verdict
+from bakeoff.report import table
+from bakeoff.report.escape import markdown, plain
+from bakeoff.report.figures import MISSING, ROUGE
+
+Quote = Callable[[str], str]
+COLUMNS = ("metric", "verdict", "baseline", "measured", "difference", "p", f"drop found in {POWER:.0%}")
+MOST = 12
+"""Changes that are listed for a method."""
+
+
+def text(gate: Gate) -> str:
+    """For a terminal."""
+    parts = [f"gate against {plain(gate.baseline)}"]
+    if gate.verdicts:
+        parts.append(table.one_block(frame(gate, plain), "method"))
+    return "\n\n".join([*parts, *lines(gate, plain)])
+
+
+def markdown_table(gate: Gate) -> str:
+    """As a section of Markdown."""
+    parts = ["## Gate", f"Against {markdown(gate.baseline)}."]
+    if gate.verdicts:
+        parts.append(table.to_markdown(frame(gate, markdown), "method"))
+    said = "\n".join(f"- {line}" for line in lines(gate, markdown))
+    return "\n\n".join([*parts, said]) + "\n"
+
+
+def frame(gate: Gate, quote: Quote) -> pd.DataFrame:
+    """One verdict a row."""
+    cells = [
+        [
+            ROUGE[one.metric],
+            one.word or one.contrast.kind,
+            points(one.accepted),
+            points(one.measured),
+            difference(one),
+            probability(one.p),
+            MISSING if one.smallest is None else points(one.smallest),
+        ]
+        for one in gate.verdicts
+    ]
+    return pd.DataFrame(cells, index=[quote(one.method) for one in gate.verdicts], columns=list(COLUMNS), dtype=object)
+
+
+def difference(one: Verdict) -> str:
+    """Measured minus accepted, in points, with its 95 % interval."""
+    found = one.contrast
+    said = signed(found.difference)
+    if found.low is None or found.high is None:
+        return said
+    return f"{said} [{points(found.low)}, {points(found.high)}]"
+
+
+def signed(f1: float) -> str:
+    """Points with their sign."""
+    said = points(f1)
+    return said if said.startswith("-") or float(said) == 0 else f"+{said}"
+
+
+def probability(p: float) -> str:
+    """Three digits, never 0."""
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def lines(gate: Gate, quote: Quote) -> list[str]:
+    """How to read the table, what can't be told, what was refused and what changed; one sentence a line."""
+    said = []
+    if gate.verdicts:
+        said.append(
+            "Points of ROUGE (F1 x 100), means over seeds and documents; in brackets the 95 % interval over documents "
+            f"and seeds; p is corrected for {len(gate.verdicts)} verdicts (Holm). Regressed: a drop above "
+            f"{gate.tolerance:g} points with p below {gate.alpha:g}; inconclusive: the same drop, p not below it. Last "
+            f"column: the smallest true drop that this comparison would find in {POWER:.0%} of cases."
+        )
+    if any(one.word is None for one in gate.verdicts):
+        said.append("Documents only: nothing measures the spread between seeds, so no verdict is given.")
+    for one in gate.verdicts:
+        if one.remedy:
+            said.append(f"{quote(one.method)}, {ROUGE[one.metric]}, inconclusive: {one.remedy}.")
+    said += [f"{quote(method)}, refused: {quote(reason)}" for method, reason in gate.refusals.items()]
+    for method, changed in gate.changes.items():
+        if changed:
+            more = f" and {len(changed) - MOST} more" if len(changed) > MOST else ""
+            said.append(f"{quote(method)}, changed since the baseline: {quote('; '.join(changed[:MOST]))}{more}.")
+    if gate.absent:
+        said.append(f"In the baseline, but not asked for: {quote(', '.join(gate.absent))}.")
+    return said
+
+
+def failure(gate: Gate, one: Verdict, accept: str) -> str:
+    """Why a verdict is red, and what to do."""
+    changed = "; ".join(gate.changes.get(one.method, ())[:MOST]) or "no setting and no version"
+    parts = [
+        f"{one.method} on {ROUGE[one.metric]}: {one.word or 'no verdict'}: {points(one.accepted)} -> "
+        f"{points(one.measured)}, difference {difference(one)}, p {probability(one.p)}, tolerance {gate.tolerance:g}."
+    ]
+    if one.word is None:
+        parts.append("Nothing measures the noise; type --set task.test=2 or more documents.")
+    if one.smallest is not None:
+        parts.append(f"Smallest drop found in {POWER:.0%} of cases: {points(one.smallest)}.")
+    if one.remedy:
+        parts.append(f"To settle it: {one.remedy}.")
+    return plain(" ".join([*parts, f"Changed since the baseline: {changed}. If this is wanted, type {accept}"]))
+
+
+def figures(gate: Gate, one: Verdict) -> dict[str, Any]:
+    """The figures of a verdict for a JUnit file, points of ROUGE."""
+    found = one.contrast
+    values = {
+        "verdict": one.word or found.kind,
+        "baseline": 100 * one.accepted,
+        "measured": 100 * one.measured,
+        "difference": 100 * found.difference,
+        "low": None if found.low is None else 100 * found.low,
+        "high": None if found.high is None else 100 * found.high,
+        "p": found.p,
+        "p_holm": one.p,
+        "smallest_drop": None if one.smallest is None else 100 * one.smallest,
+        "tolerance": gate.tolerance,
+        "alpha": gate.alpha,
+        "remedy": one.remedy,
+        "changes": "; ".join(gate.changes.get(one.method, ())),
+    }
+    return {
+        name: round(value, 4) if isinstance(value, float) and math.isfinite(value) else value
+        for name, value in values.items()
+        if value not in (None, "")
+    }
+
+
+def annotations(gate: Gate, strict: bool = False) -> list[str]:
+    """GitHub's workflow commands for what turns the gate red, and a warning for what can't be told."""
+    red = gate.failures(strict)
+    said = [command("error", f"{method} refused", reason) for method, reason in gate.refusals.items()]
+    for one in gate.verdicts:
+        if one in red or one.word == "inconclusive":
+            title = f"{one.method} {ROUGE[one.metric]} {one.word or 'no verdict'}"
+            message = f"{points(one.accepted)} -> {points(one.measured)}, {difference(one)}, p {probability(one.p)}"
+            said.append(command("error" if one in red else "warning", title, message))
+    return said
+
+
+def command(kind: str, title: str, message: str) -> str:
+    """One workflow command; what would end it early or begin another is percent-encoded, as GitHub reads it back."""
+    codes = {"%": "%25", "\r": "%0D", "\n": "%0A"}
+    properties = {**codes, ":": "%3A", ",": "%2C"}
+    escaped = "".join(properties.get(character, character) for character in plain(title))
+    return f"::{kind} title={escaped}::{''.join(codes.get(character, character) for character in plain(message))}"

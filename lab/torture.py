@@ -1,0 +1,240 @@
+"""Kills bake-offs at 25 moments, types the same command again, and compares with a bake-off that nobody killed.
+
+`python -m lab.torture` writes reports/torture/report.md. Each moment has a store of its own. SIGKILL hits the whole
+process group, or the pytest process alone, whose workers must then end by themselves. Afterwards one byte of each
+stored file is flipped in turn, and each must be noticed. Exit code 1 where anything is not as it was promised.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from bakeoff.checkpoints import Partial
+from bakeoff.disk import digest
+from bakeoff.settings import ROOT
+from bakeoff.store import Store
+
+INTERVAL = 2
+"""Optimizer steps between checkpoints. 24 documents in batches of 4 are 6 steps an epoch, 18 in all."""
+SIZES = {
+    "task.train": 24, "task.validation": 4, "task.test": 12, "training.epochs": 3, "generation.batch_size": 4,
+    "machine.threads": 1, "durability.checkpoint_steps": INTERVAL, "durability.checkpoint_seconds": 0,
+}  # fmt: skip
+DOOMS = (  # phase, moment:count:whom
+    ("load", "load:1:all"), ("load", "loaded:1:parent"),
+    ("first validation", "validation:1:all"),
+    ("first step", "forward:3:all"), ("first step", "step:1:all"), ("first step", "stepped:1:parent"),
+    ("mid-epoch", "stepped:3:all"), ("mid-epoch", "step:5:parent"), ("mid-epoch", "step:9:all"),
+    ("mid-epoch", "stepped:14:all"), ("last step", "stepped:18:all"),
+    ("checkpoint", "checkpoint:1:all"), ("checkpoint", "checkpoint-torn:2:all"),
+    ("checkpoint", "checkpoint-named:3:all"),
+    ("checkpoint", "checkpointed:4:parent"), ("checkpoint", "checkpoint-torn:12:all"),
+    ("validation", "validation:2:all"), ("validation", "validation:4:parent"),
+    ("generation", "summaries:1:all"), ("generation", "summaries-torn:2:all"),
+    ("generation", "summaries-kept:3:parent"),
+    ("checks", "adapter:1:all"),
+    ("result", "result-torn:1:all"), ("result", "result-named:1:all"), ("result", "result-renamed:1:all"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one kill and the command after it."""
+
+    phase: str
+    doom: str
+    killed: bool
+    survivors: int
+    """Processes of the killed bake-off that were there after `gone` seconds had run out."""
+    gone: float
+    """Seconds until the last process of the killed bake-off was gone."""
+    repeated: int
+    """Optimizer steps computed again."""
+    different: tuple[str, ...]
+    """Names of results that differ from the uninterrupted run's."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether everything was as promised."""
+        return self.killed and not self.survivors and self.repeated <= INTERVAL and not self.different
+
+
+def bake(store: Path, doom: str = "", patience: float = 15.0) -> tuple[int, str, int, float]:
+    """The command, in a process group of its own: exit code, output, processes left, seconds until they were gone."""
+    mark = f"BAKEOFF_MARK={uuid.uuid4()}"
+    environment = {**os.environ, **dict([mark.split("=")]), "HF_HUB_OFFLINE": "1"}
+    if doom:
+        environment["BAKEOFF_DOOM"] = doom
+    changes = [part for key, value in SIZES.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "pytest", "bench/test_training.py", "-k", "reloaded", "--preset", "smoke",
+               "--method", "lab/doomed.py", *changes, "--store", str(store), "--report-dir", str(store / "report"),
+               "-p", "no:cacheprovider", "-o", "addopts=", "-p", "no:terminal"]  # fmt: skip  # no report, no plots
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
+        ended = time.monotonic()
+        while (left := processes(mark)) and time.monotonic() < ended + patience:
+            time.sleep(0.05)
+        gone = time.monotonic() - ended
+        output.seek(0)
+        return done.returncode, output.read().decode(errors="replace"), len(left), gone
+
+
+def processes(mark: str) -> list[str]:
+    """Processes whose environment holds `mark` (Linux)."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (process / "environ").read_bytes() and (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
+
+
+def results(store: Path) -> dict[str, object]:
+    """What two bake-offs must have in common; seconds, bytes of memory and dates are not among it."""
+    [folder] = (folder for folder in (store / "runs").iterdir() if (folder / "adapter").is_dir())
+    stored = json.loads((folder / "result.json").read_text())
+    names = (
+        "fingerprint",
+        "steps",
+        "epochs",
+        "scores",
+        "tokens",
+        "parameters",
+        "evidence",
+        "document_ids",
+        "truncated",
+    )
+    found = {name: stored[name] for name in names}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in files if path.name not in ("result.json", "manifest.json")]
+    return {**found, **{path.relative_to(folder).as_posix(): digest(path) for path in files}}
+
+
+def kill(phase: str, doom: str, folder: Path, reference: dict[str, object]) -> Outcome:
+    """Kills one bake-off, types its command again, and compares."""
+    store = folder / doom.replace(":", "-")
+    code, said, survivors, gone = bake(store, doom)
+    killed = code == -9
+    code, said, *_ = bake(store)
+    if code:
+        print(said)
+        return Outcome(phase, doom, killed, survivors, gone, 0, (f"exit code {code}",))
+    found = results(store)
+    different = tuple(name for name in found.keys() | reference.keys() if found.get(name) != reference.get(name))
+    if list((store / "partial").glob("*/")):
+        different += ("what was kept is still there",)
+    [result] = (run for run in (store / "runs").glob("*/result.json") if (run.parent / "adapter").is_dir())
+    outcome = Outcome(phase, doom, killed, survivors, gone, json.loads(result.read_text())["repeated_steps"], different)
+    print(f"{doom}: {'as promised' if outcome.kept else outcome}", flush=True)
+    return outcome
+
+
+def flipped(path: Path, places: int = 16) -> Iterator[int]:
+    """Flips one bit of `path` at a time, from its first to its last byte, and puts it back."""
+    whole = path.read_bytes()
+    for place in sorted({round(part * (len(whole) - 1) / max(1, places - 1)) for part in range(places)}):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        yield place
+        path.write_bytes(whole)
+
+
+def flips(stored: Path, unfinished: Path) -> list[tuple[str, int, int]]:
+    """File, flips, flips that were noticed: of a finished run, and of one that was killed while it wrote summaries."""
+    rows = []
+    store = Store(stored)
+    for folder in sorted((stored / "runs").iterdir()):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            noticed = [store.find(folder.name) is None for _ in flipped(path)]
+            rows.append((f"finished run: {path.relative_to(folder).as_posix()}", len(noticed), sum(noticed)))
+    [folder] = (unfinished / "partial").glob("*/")
+    whole = len(list(Partial(folder)._checkpoints()))
+    for path in sorted(folder.glob("checkpoint-*")):
+        noticed = [len(list(Partial(folder)._checkpoints())) == whole - 1 for _ in flipped(path)]
+        rows.append((f"unfinished run: {path.name}", len(noticed), sum(noticed)))
+    journal = folder / "summaries.jsonl"
+    content = journal.read_bytes()
+    weights = json.loads(content.splitlines()[0])["body"]["weights"]
+    chunks, noticed = len(Partial(folder).summaries(weights)), []
+    for _ in flipped(journal):
+        noticed.append(len(Partial(folder).summaries(weights)) < chunks)
+    rows.append((f"unfinished run: {journal.name}", len(noticed), sum(noticed)))
+    return rows
+
+
+def report(outcomes: list[Outcome], rows: list[tuple[str, int, int]], seconds: float) -> str:
+    """The page."""
+    kept = sum(outcome.kept for outcome in outcomes)
+    lines = [
+        "# Torture",
+        "",
+        f"Written by `python -m lab.torture` in {seconds / 60:.0f} minutes.",
+        "",
+        "## Kill and resume",
+        "",
+        f"A LoRA with dropout on the smoke preset ({', '.join(f'{k}={v}' for k, v in SIZES.items())}): 18 steps, "
+        "3 chunks of summaries. SIGKILL at each moment, then the same command again. Losses, adapter, summaries, "
+        "scores, token counts and evidence are compared with those of a bake-off that nobody killed.",
+        "",
+        f"**{kept} of {len(outcomes)} as promised**: killed, no process left, at most {INTERVAL} steps computed again, "
+        "every result equal to the bit.",
+        "",
+        "| phase | moment | time it came | SIGKILL to | processes left | gone after, s | steps again | results |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | --- |",
+    ]
+    for one in outcomes:
+        moment, count, whom = one.doom.split(":")
+        target = {"all": "the process group", "parent": "pytest alone"}[whom]
+        equal = "equal to the bit" if not one.different else f"differ: {', '.join(sorted(one.different))}"
+        lines.append(f"| {one.phase} | {moment} | {count} | {target if one.killed else 'nobody'} | {one.survivors} | "
+                     f"{one.gone:.1f} | {one.repeated} | {equal} |")  # fmt: skip
+    lines += ["", "## One flipped bit", ""]
+    lines += ["At up to 16 places of each stored file, the first and last byte among them.", ""]
+    lines += ["| file | flips | noticed |", "| --- | ---: | ---: |"]
+    lines += [f"| {name} | {count} | {noticed} |" for name, count, noticed in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Runs everything; 1 where a promise did not hold."""
+    parser = argparse.ArgumentParser(prog="python -m lab.torture", description=__doc__)
+    parser.add_argument("--only", default="", help="moments whose name holds this")
+    parser.add_argument("--jobs", type=int, default=2, help="bake-offs at a time")
+    parser.add_argument("--report", type=Path, default=ROOT / "reports" / "torture" / "report.md")
+    options = parser.parse_args()
+    started = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    try:
+        code, said, *_ = bake(folder / "reference")
+        if code:
+            print(said)
+            return 1
+        reference = results(folder / "reference")
+        with ThreadPoolExecutor(options.jobs) as pool:
+            waiting = [
+                pool.submit(kill, phase, doom, folder, reference) for phase, doom in DOOMS if options.only in doom
+            ]
+            outcomes = [future.result() for future in waiting]
+        bake(folder / "unfinished", "summaries-kept:2:all")
+        rows = flips(folder / "reference", folder / "unfinished")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_text(report(outcomes, rows, time.monotonic() - started), encoding="utf-8")
+    good = all(outcome.kept for outcome in outcomes) and all(count == noticed for _, count, noticed in rows)
+    print(f"{sum(outcome.kept for outcome in outcomes)} of {len(outcomes)} as promised; {options.report}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""An interrupted run goes on to the bit, from files that are what was written."""
+
+import os
+import random
+import shutil
+
+import numpy
+import pytest
+import torch
+
+from bakeoff import checkpoints
+from bakeoff.catalogue import select
+from bakeoff.checkpoints import Chunk, Partial, seal, unseal
+from bakeoff.encoding import Encoder
+from bakeoff.generation import summarise
+from bakeoff.resources import Clock, Memory
+from bakeoff.settings import DurabilitySettings, GenerationSettings, TaskSettings, TrainingSettings
+from bakeoff.training import fine_tune
+
+METHODS = {entry.name: entry for entry in select(["all"])}
+EVERY_TWO = DurabilitySettings(checkpoint_seconds=0, checkpoint_steps=2)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def seeded():
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def train(tiny, encoded, fp32):
+    """Trains a tiny LoRA with dropout for 3 epochs of 4 steps; dies after `steps` steps where given."""
+
+    def run(partial, steps=None, method="lora", hyperparameters=None):
+        seeded()
+        model, tokenizer = tiny()
+        values = {"dropout": 0.3} if method == "lora" else {}
+        model = METHODS[method].kind(**values).attach(model, tokenizer)
+        recipe = TrainingSettings(batch_size=2, micro_batch_size=1, epochs=3, learning_rate=1e-2)
+
+        def tell(news):
+            random.random(), numpy.random.rand()  # a method may draw from any of them
+            if steps is not None and news["phase"] == "training" and news["step"] == steps + 1:
+                raise Killed
+
+        curves = fine_tune(model, encoded, encoded[:3], recipe, fp32, seed=7, pad=256, clock=Clock(), tell=tell,
+                           partial=partial)  # fmt: skip
+        weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        return vars(curves), weights, (random.random(), numpy.random.rand(), torch.rand(1).item())
+
+    return run
+
+
+def same(one, other):
+    assert one[0] == other[0] and one[2] == other[2]
+    assert one[1].keys() == other[1].keys()
+    return all(torch.equal(value, other[1][name]) for name, value in one[1].items())
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_training_killed_after_any_step_ends_as_if_it_had_not_been(train, tmp_path, steps):
+    whole = train(Partial())
+    with pytest.raises(Killed):
+        train(Partial(tmp_path, EVERY_TWO), steps)
+    again = Partial(tmp_path, EVERY_TWO)
+    assert same(train(again), whole)
+    assert again.repeated(12) <= 2
+
+
+@pytest.mark.parametrize("method", ["full", "last-layer", "soft-prompt"])
+def test_every_method_goes_on(train, tmp_path, method):
+    whole = train(Partial(), method=method)
+    for steps in (3, 7, 8):
+        with pytest.raises(Killed):
+            train(Partial(tmp_path, EVERY_TWO), steps, method)
+    assert same(train(Partial(tmp_path, EVERY_TWO), method=method), whole)
+
+
+def test_steps_computed_again_are_counted_over_all_processes(train, tmp_path):
+    for steps in (1, 5, 5, 11):
+        with pytest.raises(Killed):
+            train(Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0)), steps)
+    last = Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0))
+    train(last)
+    # Checkpoints stand at 4 and 8 steps only: 1, then 5 - 4, 5 - 4 and 11 - 8 were lost.
+    assert last.repeated(12) == 1 + 1 + 1 + 3
+
+
+def test_a_checkpoint_is_due_by_steps_or_by_seconds(train, tmp_path):
+    for name, due, expected in (
+        ("never", DurabilitySettings(checkpoint_seconds=0), 3),
+        ("steps", DurabilitySettings(checkpoint_seconds=0, checkpoint_steps=3), 6),
+        ("seconds", DurabilitySettings(checkpoint_seconds=1e-9), 15),
+    ):
+        train(Partial(tmp_path / name, due))
+        [*_, newest] = sorted((tmp_path / name).glob("checkpoint-*.json"))
+        assert newest.stem == f"checkpoint-{expected:08}"
+        assert len(list((tmp_path / name).glob("checkpoint-*"))) == 2 * checkpoints.KEPT
+
+
+@pytest.mark.parametrize("kind", ["json", "safetensors"])
+@pytest.mark.parametrize("damage", ["flip", "tear", "empty", "lose"])
+def test_a_damaged_checkpoint_is_not_believed_and_the_one_before_is(train, tmp_path, kind, damage):
+    whole = train(Partial())
+    with pytest.raises(Killed):
+        train(Partial(tmp_path, EVERY_TWO), 7)
+    [*_, newest] = sorted(tmp_path.glob(f"checkpoint-*.{kind}"))
+    content = newest.read_bytes()
+    if damage == "lose":
+        newest.unlink()
+    else:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        newest.write_bytes({"flip": flipped, "tear": content[:-1], "empty": b""}[damage])
+    said = []
+    again = Partial(tmp_path, EVERY_TWO, tell=said.append)
+    assert same(train(again), whole)
+    assert again.repeated(12) == 3  # from 4 instead of 6
+    assert damage == "lose" or "is damaged and not believed" in said[0]["resumed"]
+
+
+def test_without_a_checkpoint_to_believe_training_starts_again(train, tmp_path):
+    whole = train(Partial())
+    with pytest.raises(Killed):
+        train(Partial(tmp_path, EVERY_TWO), 7)
+    for file in tmp_path.glob("checkpoint-*.json"):
+        file.write_bytes(file.read_bytes()[1:])
+    again = Partial(tmp_path, EVERY_TWO)
+    assert same(train(again), whole) and again.repeated(12) == 7
+
+
+def test_a_checkpoint_of_another_run_or_schema_is_not_believed(train, tmp_path, monkeypatch):
+    with pytest.raises(Killed):
+        train(Partial(tmp_path / "one", EVERY_TWO), 7)
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    assert list(Partial(tmp_path / "one")._checkpoints()) and not list(Partial(tmp_path / "other")._checkpoints())
+    monkeypatch.setattr(checkpoints, "SCHEMA", 2)
+    assert not list(Partial(tmp_path / "one")._checkpoints())
+
+
+@pytest.mark.parametrize("broken", ["digest", "write_whole", "arrive"])
+def test_a_checkpoint_that_can_not_be_written_leaves_the_older_ones_and_no_rest(train, tmp_path, monkeypatch, broken):
+    whole = train(Partial())
+    with pytest.raises(Killed):
+        train(Partial(tmp_path, EVERY_TWO), 5)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    partial = Partial(tmp_path, EVERY_TWO)
+    found = list(partial._checkpoints())
+    with monkeypatch.context() as patch:
+        patch.setattr(partial, "_checkpoints", lambda: iter(found))
+        patch.setattr(checkpoints, broken, full)
+        with pytest.raises(OSError, match="No space left"):
+            train(partial)
+    assert not list(tmp_path.glob(".*"))
+    assert same(train(Partial(tmp_path, EVERY_TWO)), whole)
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    (tmp_path / ".checkpoint-00000001.safetensors.new").write_bytes(b"half")
+    Partial(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_resumed_run_books_what_counts_and_keeps_its_peak(train, tmp_path):
+    class Level:
+        def __init__(self):
+            self.before = {}
+
+        def read(self):
+            return {"max_resident": 5}
+
+        def raise_to(self, peaks):
+            self.before = peaks
+
+        def aside(self):
+            return open(os.devnull)
+
+    first = Partial(tmp_path, EVERY_TWO, Clock())
+    first.memory = Level()
+    first.clock.seconds["training"] = 100.0
+    with pytest.raises(Killed):
+        train(first, 3)
+    second = Partial(tmp_path, EVERY_TWO, Clock())
+    second.memory = Level()
+    train(second)
+    assert 100 <= second.clock.seconds["training"] < 150
+    assert second.memory.before == {"max_resident": 5}
+
+
+@pytest.fixture
+def write(tiny, task, fp32):
+    """Writes summaries of eight documents, two at a time; dies after `chunks` of them where given."""
+
+    def run(partial, chunks=None, weights="w"):
+        model, tokenizer = tiny()
+        encoder = Encoder(tokenizer, task, TaskSettings(max_input_tokens=96))
+        prompts = [encoder.prompt(example)[0] for example in task.examples.train]
+        decoded = []
+
+        def keep(number, chunk):
+            if chunks is not None and len(decoded) == chunks:
+                raise Killed
+            decoded.append(number)
+            partial.keep(weights, number, chunk)
+
+        found = summarise(model, tokenizer, prompts, 8, GenerationSettings(batch_size=2), fp32,
+                          done=partial.summaries(weights), keep=keep)  # fmt: skip
+        return found, decoded
+
+    return run
+
+
+@pytest.mark.parametrize("chunks", range(4))
+def test_finished_summaries_are_not_written_again(write, tmp_path, chunks):
+    whole, _ = write(Partial())
+    with pytest.raises(Killed):
+        write(Partial(tmp_path), chunks)
+    assert write(Partial(tmp_path)) == (whole, list(range(chunks, 4)))
+
+
+@pytest.mark.parametrize("damage", ["flip", "tear"])
+def test_a_damaged_line_of_summaries_is_written_again(write, tmp_path, damage):
+    whole, _ = write(Partial(tmp_path))
+    journal = tmp_path / "summaries.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    content = journal.read_bytes()
+    if damage == "flip":
+        place = len(lines[0]) + 90
+        journal.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+    else:
+        journal.write_bytes(content[:-1])
+    assert write(Partial(tmp_path)) == (whole, [1] if damage == "flip" else [3])
+    assert write(Partial(tmp_path)) == (whole, [])
+
+
+def test_summaries_of_other_weights_are_not_believed(write, tmp_path):
+    write(Partial(tmp_path))
+    assert write(Partial(tmp_path), weights="others")[1] == [0, 1, 2, 3]
+
+
+def test_every_flipped_bit_of_a_sealed_line_is_noticed():
+    line = seal({"chunk": 0, "texts": {"0": "Ré\u2028sumé"}, "seconds": 0.1})
+    assert unseal(line) == {"chunk": 0, "texts": {"0": "Ré\u2028sumé"}, "seconds": 0.1}
+    for bit in range(8 * len(line)):
+        flipped = bytearray(line)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError):
+            unseal(bytes(flipped))
+
+
+def test_a_partial_without_a_folder_keeps_nothing(train, write):
+    partial = Partial()
+    train(partial)
+    partial.keep("w", 0, Chunk({0: ""}, 0))
+    assert partial.summaries("w") == {} and partial.repeated(0) == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peaks are set back on Linux")
+def test_what_a_checkpoint_allocates_is_not_the_runs_peak():
+    memory = Memory("cpu")
+    held = numpy.ones(2**24)  # 128 MiB, the run's
+    before = memory.read()["max_resident"]
+    with memory.aside():
+        numpy.ones(2**26).sum()  # 512 MiB, given back
+    assert memory.read()["max_resident"] < before + 2**26
+    assert before > 0.9 * held.nbytes
+    memory.raise_to({"max_resident": 2**40, "resident": 2**40})
+    assert memory.read()["max_resident"] == 2**40 > memory.read()["resident"]
