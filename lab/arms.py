@@ -20,6 +20,7 @@ from bakeoff.run import Base, seed_everything
 from bakeoff.settings import GenerationSettings, MachineSettings, ModelSettings, TaskSettings, TrainingSettings, build
 from bakeoff.training import fine_tune
 from lab import opponents
+from lab.flops import training_flops
 
 CHECKED = 4
 """Test documents whose logits and texts are compared."""
@@ -40,7 +41,7 @@ class Bench:
             self.recipe = replace(self.recipe, epochs=1)
         self.seed = spec["seed"]
         task = tasks.load(self.limits)
-        base = Base(build(ModelSettings, spec["model"], "speed"), Path(job["cache"]), self.where)
+        self.base = base = Base(build(ModelSettings, spec["model"], "speed"), Path(job["cache"]), self.where)
         if job["opponent"]:
             self.model, self.tokenizer = opponents.load(base, self.method, self.seed, self.where.threads)
         else:
@@ -77,10 +78,11 @@ def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
         "losses": losses,
         "peak": memory.read()["max_resident"],
         "tokens": bench.recipe.epochs * sum(len(example.ids) for example in bench.train),
-        "lengths": [[len(example.ids), len(example.ids) - example.prompt] for example in bench.train],
-        "epochs": bench.recipe.epochs,
         "load": load,
     }
+    if not job["opponent"]:
+        lengths = [(len(example.ids), len(example.ids) - example.prompt) for example in bench.train]
+        found["flops"] = training_flops(bench.method.attach(bench.base.load()[0], None), lengths, bench.recipe.epochs)
     if job["save"]:
         adapters.save(bench.model, Path(job["save"]))
     if job["documents"]:

@@ -1,4 +1,4 @@
-"""Floating-point operations that a method's training needs, derived from its graph, and the processor's measured peak.
+"""Floating-point operations that training needs, derived from the method's graph, and the processor's measured peak.
 
 A product of (m x k) and (k x n) counts 2 m k n; the rest of a transformer (norms, softmax, activations) counts nothing,
 as is usual for model FLOPs utilisation (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).

@@ -6,7 +6,6 @@ python -m lab.speed --short                               seconds on a tiny mode
 """
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ import numpy
 
 from bakeoff import settings, worker
 from bakeoff.store import Store
-from lab import speed_report, work
+from lab import growth, speed_report, work
 from lab.shapes import METHODS, SHAPES, specs
 
 PHASES = ("check", "train", "fp32", "generate", "growth")
@@ -34,8 +33,7 @@ class Lab:
         self.store, self.folder, self.batches, self.documents = store, folder, batches, documents
         self.found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.checks: list[dict[str, Any]] = []
-        self.peaks: list[dict[str, float]] = []
-        self.loads: list[float] = []
+        self.peaks: dict[str, list[dict[str, float]]] = defaultdict(list)
         self.started = time.monotonic()
         self._specs: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -53,7 +51,6 @@ class Lab:
         job = {"spec": self.spec(shape, method, "bf16" if bf16 else "fp32"), "cache": str(self.store.models),
                "folder": str(self.folder), "opponent": who != "bakeoff", "bf16": bf16, "grouped": False,
                "documents": 0, "save": "", "adapter": "", "batch": 0, **changes}  # fmt: skip
-        self.loads.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
         found = worker.call(getattr(arms, kind), job, log=self.store.logs / "speed.log")
         part = "subset" if job["documents"] else "all"
         self.found["/".join((kind, shape, method, who, "bf16" if bf16 else "fp32", part))].append(found)
@@ -134,7 +131,7 @@ class Lab:
         lengths = 8 * (180 if shape == "quick" else 600)
         products = [(576, 576), (576, 192), (576, 1536), (1536, 576)]
         found = worker.call(flops.measure_peak, products, lengths, 2, log=self.store.logs / "speed.log")
-        self.peaks.append(found)
+        self.peaks[shape].append(found)
         best = max(found, key=lambda name: found[name])
         say(f"{self.elapsed():5.0f} s  bf16 product peak {found[best] / 1e9:.0f} GFLOP/s ({best})")
 
@@ -171,8 +168,15 @@ def main() -> int:
         except work.Unequal as error:
             say(f"not the same work, so nothing is reported: {error}")
             return 1
-        table = speed_report.growth(store, short=options.short) if "growth" in phases else []
-    say(speed_report.write(Path(options.reports), lab, table))
+        except worker.Died as died:
+            say(f"an arm died: {died}; see {store.logs / 'speed.log'}")
+            return 1
+        rows = []
+        if "growth" in phases:
+            sizes, model = (100, 1_000) if options.short else growth.SIZES, settings.load("smoke").model
+            rows = growth.measure(Path(folder), store.models, store.logs / "speed.log", sizes,
+                                  model if options.short else None)  # fmt: skip
+    say(speed_report.write(Path(options.reports), lab, rows))
     return 0
 
 

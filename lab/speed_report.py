@@ -7,11 +7,27 @@ from typing import Any
 
 import numpy
 from scipy import stats
+from tabulate import tabulate
 
+from bakeoff import machine
+from lab import work
 
-def growth(store: Any, short: bool) -> list[dict[str, Any]]:
-    """Rows of the growth table."""
-    return []
+COLUMNS = ("shape", "method", "phase", "opponent", "median", "minimum", "low", "high", "rounds")
+BUSY = 0.1
+"""Share of the processors used by others from which a figure is doubted."""
+SPREAD = 1.3
+"""Longest over shortest round from which a figure is doubted."""
+ABOUT = """Opponent over Bakeoff, so above 1 Bakeoff is ahead: seconds of training and of writing the test set's
+summaries, and bytes of memory above the level after loading. Both train the same method on the same documents with the
+same effective batch, micro-batch, optimizer and schedule, and evaluate one document after every epoch. Each arm runs in
+a process of its own, arms take turns, two threads. Bakeoff's compiling and filling of caches is inside its seconds;
+loading a model is outside of both. `trainer` gets Bakeoff's order of documents, `trainer-grouped` its own
+group_by_length; the slower of the two runs once. `generate-N` decodes N prompts of similar length at a time. The fp32
+row is Trainer as it comes against Bakeoff as it comes, on the few documents of the equal-work check and one epoch.
+`low` and `high`: 95 % t interval of the mean log ratio over rounds.
+"""
+LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats, texts equal. bf16: losses within {work.BF16_LOSS:.0%},
+log-probabilities of likely tokens within {work.BF16_LOGITS:g} nats on average. Beyond them nothing is reported."""
 
 
 def ratio(theirs: list[float], ours: list[float]) -> dict[str, Any]:
@@ -41,14 +57,84 @@ def ratios(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["shape"], row["phase"], row["method"], row["opponent"]))
 
 
+def utilisation(found: dict[str, list[dict[str, Any]]], peaks: dict[str, list[dict[str, float]]]) -> list[dict]:
+    """FLOPs that a training needs / its seconds / the fastest bf16 product measured in the same round; the median."""
+    rows = []
+    for key, arms in found.items():
+        kind, shape, method, who, precision, part = key.split("/")
+        if (kind, who, precision, part) == ("train", "bakeoff", "bf16", "all") and peaks.get(shape):
+            pairs = zip(arms, peaks[shape], strict=False)
+            values = [arm["flops"] / arm["seconds"] / max(peak.values()) for arm, peak in pairs]
+            rows.append({"method": method, "shape": shape, "value": float(numpy.median(values))})
+    return rows
+
+
+def warnings(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What makes the figures doubtful: others computed meanwhile, or an arm's rounds lie far apart."""
+    lines = []
+    for key, arms in found.items():
+        others = max((arm["load"]["others"] or 0.0 for arm in arms), default=0.0)
+        if others > BUSY:
+            lines.append(f"{key}: others used up to {others:.0%} of the processors meanwhile")
+        seconds = [arm["seconds"] for arm in arms]
+        if max(seconds) > SPREAD * min(seconds):
+            lines.append(f"{key}: its rounds took {min(seconds):.1f} to {max(seconds):.1f} s")
+    return lines
+
+
 def write(folder: Path, lab: Any, growth: list[dict[str, Any]]) -> str:
-    """Writes results.json and report.md; returns the table."""
+    """Writes results.json, report.md and ratios.png; returns the table of ratios."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = ratios(lab.found)
-    result = {"ratios": rows, "mfu": [], "checks": lab.checks, "peaks": lab.peaks, "growth": growth, "arms": lab.found}
+    rows, mfu, doubts = ratios(lab.found), utilisation(lab.found, lab.peaks), warnings(lab.found)
+    result = {"schema": 1, "ratios": rows, "mfu": mfu, "checks": lab.checks, "peaks": lab.peaks, "growth": growth,
+              "warnings": doubts, "environment": machine.environment(), "arms": lab.found}  # fmt: skip
     (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    return "\n".join(
-        f"{r['shape']:6} {r['method']:12} {r['phase']:9} against {r['opponent']:22} median {r['median']:.2f} "
-        f"minimum {r['minimum']:.2f} rounds {r['rounds']}"
-        for r in rows
-    )
+    table = tabulate([[show(row[column]) for column in COLUMNS] for row in rows], COLUMNS, tablefmt="github")
+    parts = ["# Speed\n", ABOUT, "\n## Ratios\n", table]
+    if rows:
+        plot(rows, folder / "ratios.png")
+        parts.append("\n![Median ratios with their intervals](ratios.png)")
+    parts.append("\n## Utilisation\n\nFLOPs that training needs, over its seconds, over the bf16 product peak.\n")
+    parts.append(tabulate([[row["method"], row["shape"], f"{row['value']:.0%}"] for row in mfu],
+                          ["method", "shape", "MFU"], tablefmt="github"))  # fmt: skip
+    for shape, found in lab.peaks.items():
+        best = max((value, name) for peak in found for name, value in peak.items())
+        parts.append(f"\nPeak beside `{shape}`: {best[0] / 1e9:.0f} GFLOP/s ({best[1]}).")
+    parts.append("\n## Equal work\n")
+    parts.append(tabulate([[c["what"], c["kind"], f"{c['value']:.2g}"] for c in lab.checks],
+                          ["arms", "check", "largest difference (or number)"], tablefmt="github"))  # fmt: skip
+    parts.append(f"\n{LIMITS}\n\n## Growth\n")
+    parts.append(tabulate([{**row, "resident MB": row["resident_bytes"] / 1e6} for row in growth], headers="keys",
+                          tablefmt="github", floatfmt=".1f"))  # fmt: skip
+    parts.append("\n## Doubts\n\n" + ("\n".join(f"- {line}" for line in doubts) or "None: nobody else computed."))
+    (folder / "report.md").write_text("\n".join(parts) + "\n")
+    return "\n".join([table, *(f"warning: {line}" for line in doubts), f"report: {folder / 'report.md'}"])
+
+
+def show(value: Any) -> str:
+    """A cell."""
+    return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Median ratio of every row with its interval; 1 is a draw."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = rows[::-1]
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
+    for place, row in enumerate(rows):
+        if row["low"] is not None:
+            axes.plot([row["low"], row["high"]], [place, place], color="0.6", linewidth=3, solid_capstyle="butt")
+        axes.plot(row["median"], place, "o", color={"train": "C0", "generate": "C1", "memory": "C2"}[row["phase"]])
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [f"{r['shape']} {r['method']} {r['phase']}: {r['opponent']}" for r in rows])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.set_xlabel("opponent / Bakeoff (above 1: Bakeoff is ahead), 95 % interval over rounds")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,77 @@
+"""How memory and time grow with the number of documents: loading, splitting, encoding and batching, no training."""
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from bakeoff import models, tasks, worker
+from bakeoff.encoding import Encoder, collate, micro_batches, windows
+from bakeoff.resources import Memory
+from bakeoff.settings import ModelSettings, TaskSettings
+from bakeoff.shelf import Shelf
+
+SIZES = (1_000, 10_000, 100_000)
+WORDS = 120
+"""Of a generated document, on average; a paper's abstract has 135."""
+
+
+def generate(path: Path, documents: int) -> None:
+    """Writes `documents` texts of random words, each with a summary, as JSONL without a split column."""
+    draw = random.Random(documents)
+    words = ["".join(draw.choices("aeioulnrst", k=draw.randint(2, 9))) for _ in range(5_000)]
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(documents):
+            text, gist = (" ".join(draw.choices(words, k=count)) for count in (draw.randint(60, 2 * WORDS - 60), 20))
+            file.write(json.dumps({"document": f"{number} {text}.", "summary": f"{gist}."}) + "\n")
+
+
+def walk(path: str, model: dict[str, Any], cache: str, tell: Any) -> dict[str, Any]:
+    """Seconds of each stage for one file and the peak of resident bytes above the level before it, as a job."""
+    settings = ModelSettings(**model)
+    tokenizer = models.load_tokenizer(settings, models.prepare(models.locate(settings), Path(cache)))
+    chosen = TaskSettings(name=path, train=0, validation=100, test=100, split_column="")
+    tokenizer("What a tokenizer builds at its first use is not the documents'.")
+    memory = Memory("cpu")
+    start = time.perf_counter()
+    task = tasks.load(chosen)
+    loaded = time.perf_counter()
+    encoder = Encoder(tokenizer, task, chosen)
+    train = Shelf(encoder.example(example) for example in task.examples.train)
+    encoded = time.perf_counter()
+    tokens = 0
+    for window in windows(len(train), 8):
+        for micro in micro_batches([train[place] for place in window], 8):
+            tokens += collate(micro, tokenizer.pad_token_id).input_ids.numel()
+    batched = time.perf_counter()
+    return {
+        "load and split": loaded - start,
+        "encode": encoded - loaded,
+        "batch": batched - encoded,
+        "tokens": tokens,
+        "resident_bytes": memory.read()["max_resident"],
+    }
+
+
+def measure(folder: Path, cache: Path, log: Path, sizes: Sequence[int] = SIZES, model: Any = None) -> list[dict]:
+    """A row for each number of documents, each measured in a process of its own."""
+    from bakeoff.settings import plain
+
+    rows = []
+    for documents in sizes:
+        path = folder / f"{documents}.jsonl"
+        generate(path, documents)
+        found = worker.call(walk, str(path), plain(model or ModelSettings()), str(cache), log=log)
+        path.unlink()
+        rows.append({"documents": documents, **found})
+    return rows
+
+
+def linear(rows: Sequence[dict[str, Any]]) -> float:
+    """The slope of log seconds over log documents between the first and the last row: 1 is linear time."""
+    seconds = [row["load and split"] + row["encode"] + row["batch"] for row in (rows[0], rows[-1])]
+    return float(numpy.log(seconds[1] / seconds[0]) / numpy.log(rows[-1]["documents"] / rows[0]["documents"]))

@@ -1,0 +1,113 @@
+"""The speed lab: it counts what torch counts, refuses unequal work, and documents take no memory."""
+
+import json
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bakeoff.catalogue import select
+from bakeoff.encoding import Encoded
+from bakeoff.resources import Clock
+from bakeoff.settings import TrainingSettings, load
+from bakeoff.training import fine_tune, with_virtual
+from lab import growth, opponents, speed_report, work
+from lab.flops import training_flops
+
+METHODS = {entry.name: entry.kind for entry in select(["all"])}
+
+
+def attached(tiny, name):
+    model, tokenizer = tiny()
+    torch.manual_seed(0)
+    return METHODS[name](**({"untie": True} if name == "last-layer" else {})).attach(model, tokenizer)
+
+
+@pytest.mark.parametrize("name", ["lora", "soft-prompt", "last-layer", "full"])
+def test_derived_flops_are_what_torch_counts(tiny, name):
+    model = attached(tiny, name)
+    labelled = torch.zeros(1, 40, dtype=torch.bool)
+    labelled[0, 29:39] = True
+    with FlopCounterMode(display=False) as counter:
+        keep = with_virtual(model, labelled)
+        model(input_ids=torch.zeros(1, 40).long(), logits_to_keep=keep, use_cache=False).logits.sum().backward()
+    assert training_flops(model, [(40, 10)], causal=False) == counter.get_total_flops()
+
+
+def test_a_frozen_trunk_is_counted_once_over_the_epochs(tiny):
+    model = attached(tiny, "last-layer")
+    one, two, three = (training_flops(model, [(40, 10)], epochs) for epochs in (1, 2, 3))
+    assert three - two == two - one == 2 * (2 * 10 * 257 * 32)
+
+
+@pytest.mark.parametrize("name", ["lora", "soft-prompt", "last-layer"])
+@pytest.mark.parametrize("micro", [2, 4])
+def test_trainer_takes_the_same_steps_in_fp32(tiny, encoded, fp32, tmp_path, name, micro):
+    recipe = TrainingSettings(epochs=2, batch_size=4, micro_batch_size=micro, learning_rate=1e-2)
+    ours, theirs = attached(tiny, name), attached(tiny, name)
+    curves = fine_tune(ours, encoded, encoded[:1], recipe, fp32, seed=3, pad=256, clock=Clock())
+    bench = SimpleNamespace(model=theirs, recipe=recipe, train=encoded, validation=encoded[:1], seed=3,
+                            tokenizer=SimpleNamespace(pad_token_id=256))  # fmt: skip
+    losses = opponents.train(bench, bf16=False, grouped=False, folder=str(tmp_path))
+    assert work.same_curve(name, [step["loss"] for step in curves.steps], losses, bf16=False) < work.EXACT
+    bench.model, bench.seed = attached(tiny, name), 4
+    other = opponents.train(bench, bf16=False, grouped=False, folder=str(tmp_path))
+    with pytest.raises(work.Unequal, match="losses of step"):
+        work.same_curve(name, other, losses, bf16=False)
+
+
+@pytest.mark.parametrize("ours", [[3.0, 2.0002], [3.0, float("nan")], [3.0], []])
+def test_another_loss_curve_is_refused(ours):
+    with pytest.raises(work.Unequal, match=r"lora: (losses of step 2|\d optimizer steps)"):
+        work.same_curve("lora", ours, [3.0, 2.0], bf16=False)
+
+
+def test_other_logits_texts_and_token_counts_are_refused():
+    logits = numpy.log(numpy.full((2, 4), 0.25))
+    assert work.same_logits("lora", logits, logits + 1e-6, bf16=False) < 1e-5
+    with pytest.raises(work.Unequal, match="log-probabilities"):
+        work.same_logits("lora", logits, logits + 2 * work.BF16_LOGITS, bf16=True)
+    with pytest.raises(work.Unequal, match="text 2 is 'b' and 'c'"):
+        work.same_texts("lora", ["a", "b"], ["a", "c"])
+    with pytest.raises(work.Unequal, match="90 tokens against 100"):
+        work.same_tokens("lora", 90, 100, within=0.05)
+
+
+def test_a_ratio_has_its_median_minimum_and_interval():
+    found = speed_report.ratio([2.0, 4.0, 6.0], [1.0, 1.0, 2.0])
+    assert (found["median"], found["minimum"], found["rounds"]) == (3.0, 2.0, 3)
+    assert found["low"] < found["median"] < found["high"]
+    assert speed_report.ratio([2.0], [1.0])["low"] is None
+
+
+def arm(seconds, others=0.0, **more):
+    return {"seconds": seconds, "peak": 10**6, "load": {"others": others}, "flops": 5e9, **more}
+
+
+def test_the_report_holds_ratios_utilisation_and_doubts(tmp_path):
+    arms = {"train/quick/lora/bakeoff/bf16/all": [arm(1.0), arm(1.1)],
+            "train/quick/lora/trainer/bf16/all": [arm(3.0), arm(6.0, others=0.4)]}  # fmt: skip
+    lab = SimpleNamespace(found=arms, peaks={"quick": [{"4096 x 4096 x 4096": 1e10}] * 2}, checks=[])
+    text = speed_report.write(tmp_path, lab, [])
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert {row["phase"] for row in result["ratios"]} == {"train", "memory"}
+    assert result["mfu"] == [{"method": "lora", "shape": "quick", "value": pytest.approx(0.477, abs=0.01)}]
+    assert "others used up to 40%" in text and "its rounds took 3.0 to 6.0 s" in text
+    assert (tmp_path / "ratios.png").stat().st_size > 0 and "MFU" in (tmp_path / "report.md").read_text()
+
+
+def test_ten_times_the_documents_take_no_more_memory_and_no_quadratic_time(tmp_path):
+    sizes = (1_000, 10_000)
+    rows = growth.measure(tmp_path, tmp_path, tmp_path / "log", sizes, load("smoke").model)
+    assert rows[1]["resident_bytes"] - rows[0]["resident_bytes"] < 20e6
+    assert growth.linear(rows) < 1.7  # 2 would be quadratic; a busy machine moves it
+    assert rows[1]["tokens"] > 9 * rows[0]["tokens"]
+
+
+def test_a_padded_batch_of_the_trainer_masks_and_labels_nothing_behind_a_text():
+    rows = [opponents.row(Encoded([5, 6, 7], 2)), opponents.row(Encoded([8, 9], 1))]
+    batch = opponents.collate(rows, pad=9)
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 7], [-100, 9, -100]]
