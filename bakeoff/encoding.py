@@ -92,10 +92,25 @@ class Batch:
     """batch x length, bool: True where the *next* token is labelled, so where logits are needed."""
     labels: torch.Tensor
     """The labelled tokens in row-major order, one for each True of `predicts`."""
+    lengths: tuple[int, ...] = ()
+    """Of the sequences where they stand one after another in one row without padding; empty where each has its row."""
 
 
-def collate(examples: Sequence[Encoded], pad: int, device: str | torch.device = "cpu") -> Batch:
-    """One Batch of `examples`. Positions past a sequence's end hold `pad` and are labelled nowhere."""
+def collate(
+    examples: Sequence[Encoded], pad: int, device: str | torch.device = "cpu", *, packed: bool = False
+) -> Batch:
+    """One Batch of `examples`. Positions past a sequence's end hold `pad` and are labelled nowhere.
+
+    `packed` puts all of them into one row, and no padding anywhere.
+    """
+    if packed:
+        parts = [collate([example], pad, device) for example in examples]
+        return Batch(
+            input_ids=torch.cat([part.input_ids for part in parts], dim=1),
+            predicts=torch.cat([part.predicts for part in parts], dim=1),
+            labels=torch.cat([part.labels for part in parts]),
+            lengths=tuple(len(example.ids) for example in examples),
+        )
     length = max(len(example.ids) for example in examples)
     input_ids = torch.full((len(examples), length), pad, dtype=torch.long)
     predicts = torch.zeros((len(examples), length), dtype=torch.bool)
@@ -104,7 +119,8 @@ def collate(examples: Sequence[Encoded], pad: int, device: str | torch.device = 
         predicts[row, example.prompt - 1 : len(example.ids) - 1] = True
     labels = torch.cat([torch.tensor(example.ids[example.prompt :]) for example in examples])
     pinned = str(device).startswith("cuda")
-    return Batch(*(_place(tensor, device, pinned) for tensor in (input_ids, predicts, labels)))
+    input_ids, predicts, labels = (_place(tensor, device, pinned) for tensor in (input_ids, predicts, labels))
+    return Batch(input_ids, predicts, labels)
 
 
 def _place(tensor: torch.Tensor, device: str | torch.device, pinned: bool) -> torch.Tensor:

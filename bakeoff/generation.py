@@ -1,20 +1,32 @@
 """summarise: greedy, batched decoding on a schedule that the run fixes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from bakeoff.attention import Cache, Prefill, Step, forward, packable, row_logits, virtual_tokens
 from bakeoff.checkpoints import Chunk
 from bakeoff.settings import GenerationSettings, MachineSettings
 from bakeoff.training import products_in
 
+REFILL = 4
+"""A chunk holds so many times the rows that are decoded together: a row that ends makes room for the next document."""
 
-def schedule(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Places of `prompts` by length, `size` at a time, longest first: what is decoded together, whatever is resumed."""
+
+def schedule(prompts: Sequence[Sequence[int]], size: int, refill: int = 1) -> list[list[int]]:
+    """Places of `prompts` by length, longest first, in chunks; what is decoded together, whatever is resumed.
+
+    Chunks hold `size * refill` prompts, of which `size` are decoded at a time. With `refill` the first chunk is a
+    small one: the reloaded adapter is held against it.
+    """
     places = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
-    return [places[start : start + size] for start in range(0, len(places), size)]
+    first = size if refill == 1 else max(1, size // 4)
+    chunks = [places[:first], *(places[at : at + size * refill] for at in range(first, len(places), size * refill))]
+    return [chunk for chunk in chunks if chunk]
 
 
 def summarise(
@@ -35,26 +47,22 @@ def summarise(
     `done` are chunks of the schedule that an interrupted run finished; `keep` is called with each that is new.
     """
     model.eval()
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    packed = machine.packing and packable(model)
     texts: dict[int, str] = {}
     written = 0
-    for number, places in enumerate(schedule(prompts, settings.batch_size)[:batches]):
+    for number, places in enumerate(schedule(prompts, settings.batch_size, REFILL if packed else 1)[:batches]):
         if done and number in done:
             texts |= done[number].texts
             written += done[number].written
             continue
-        ids, mask = pad_left([prompts[place] for place in places], tokenizer.pad_token_id, machine.device)
-        with torch.inference_mode(), products_in(machine):
-            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        # PEFT's virtual tokens stand in the mask only, so new tokens follow the prompt's ids for every method.
+        asked = [prompts[place] for place in places]
+        if packed:
+            with in_precision(model, machine), torch.inference_mode():
+                rows = decode(model, asked, max_new_tokens, settings.batch_size, tokenizer.eos_token_id, machine.device)
+        else:
+            rows = generate(model, tokenizer, asked, max_new_tokens, machine)
         fresh, tokens = {}, 0
-        for place, row in zip(places, output[:, ids.shape[1] :].tolist(), strict=True):
+        for place, row in zip(places, rows, strict=True):
             end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
             tokens += min(end + 1, len(row))
             fresh[place] = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
@@ -63,6 +71,90 @@ def summarise(
         keep(number, Chunk(fresh, tokens))
         tell({"phase": "evaluation", "done": len(texts), "documents": len(prompts)})
     return texts, written
+
+
+def decode(
+    model: Any, prompts: Sequence[Sequence[int]], limit: int, rows: int, end: int, device: str
+) -> list[list[int]]:
+    """New tokens of each prompt, at most `limit`, the end token included; `rows` prompts are decoded at a time.
+
+    Prompts are read without padding, keys and values are kept in place, and a row that ends makes room for the next
+    prompt; when none is waiting, the last row moves into its place.
+    """
+    virtual = virtual_tokens(model)
+    inner = model.base_model if virtual else model
+    cache = Cache(min(rows, len(prompts)), max(map(len, prompts)) + virtual + limit)
+    written: list[list[int]] = [[] for _ in prompts]
+    waiting = deque(range(len(prompts)))
+    active: list[int] = []  # row of the cache -> prompt
+    while waiting or active:
+        free = list(range(len(active), cache.rows))[: len(waiting)]
+        if free:
+            fresh = [waiting.popleft() for _ in free]
+            active += fresh
+            for prompt, token in zip(
+                fresh, prefill(model, [prompts[p] for p in fresh], cache, free, device), strict=True
+            ):
+                written[prompt].append(token)
+        else:
+            lengths = [len(prompts[p]) + virtual + len(written[p]) - 1 for p in active]
+            last = torch.tensor([[written[p][-1] for p in active]], device=device)
+            places = torch.tensor([lengths], device=device)
+            logits = forward(inner, Step(cache, lengths, device), lengths, 0, places, input_ids=last)
+            for prompt, token in zip(active, logits.argmax(dim=-1).tolist(), strict=True):
+                written[prompt].append(token)
+        for row in reversed(range(len(active))):
+            prompt = active[row]
+            if written[prompt][-1] == end or len(written[prompt]) >= limit:
+                mover = active.pop()
+                if row < len(active):
+                    active[row] = mover
+                    cache.move(len(active), row, len(prompts[mover]) + virtual + len(written[mover]))
+    return written
+
+
+def prefill(model: Any, prompts: Sequence[Sequence[int]], cache: Cache, rows: Sequence[int], device: str) -> list[int]:
+    """The first new token of each prompt; its keys and values are in the cache's `rows` afterwards."""
+    ids = torch.tensor([[token for prompt in prompts for token in prompt]], device=device)
+    lengths = [len(prompt) for prompt in prompts]
+    keep = torch.zeros(ids.shape, dtype=torch.bool, device=device)
+    keep[0, torch.tensor(lengths, device=device).cumsum(0) - 1] = True
+    logits = row_logits(model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows))
+    found: list[int] = logits.argmax(dim=-1).tolist()
+    return found
+
+
+@contextmanager
+def in_precision(model: Any, machine: MachineSettings) -> Iterator[None]:
+    """Every weight in the run's precision, once, instead of a cast at each product; fp32 again afterwards."""
+    lower = torch.bfloat16 if machine.precision == "bf16" else torch.float32
+    changed = {parameter: parameter.data for parameter in model.parameters() if parameter.dtype != lower}
+    try:
+        for parameter, value in changed.items():
+            parameter.data = value.to(lower)
+        yield
+    finally:
+        for parameter, value in changed.items():
+            parameter.data = value
+
+
+def generate(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], limit: int, machine: MachineSettings
+) -> list[list[int]]:
+    """The same by transformers' own loop, for architectures that don't stand in one row."""
+    config = GenerationConfig(
+        max_new_tokens=limit,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    ids, mask = pad_left(prompts, tokenizer.pad_token_id, machine.device)
+    with torch.inference_mode(), products_in(machine):
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    # PEFT's virtual tokens stand in the mask only, so new tokens follow the prompt's ids for every method.
+    found: list[list[int]] = output[:, ids.shape[1] :].tolist()
+    return found
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,7 +29,12 @@ def resolve(asked: MachineSettings) -> MachineSettings:
     if attention == "auto":
         attention = "sdpa" if device == "cuda" else "eager"
     return dataclasses.replace(
-        asked, device=device, precision=precision, attention=attention, threads=asked.threads or available_threads()
+        asked,
+        device=device,
+        precision=precision,
+        attention=attention,
+        packing=asked.packing and device == "cpu",  # a GPU's own attention kernels want padded batches
+        threads=asked.threads or available_threads(),
     )
 
 

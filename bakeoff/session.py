@@ -148,11 +148,17 @@ class Session:
 
 
 def trials(settings: configuration.Settings) -> dict[str, int]:
-    """How many settings were tried on validation for each method, from the record beside the preset; {} without one."""
+    """How many settings were tried on validation for each method, from the record beside the preset; {} without one.
+
+    Raises UsageError where the record is none.
+    """
     path = Path(settings.source).with_suffix(".trials.json")
     if not path.is_file():
         return {}
     counts: dict[str, int] = {}
-    for row in json.loads(path.read_text(encoding="utf-8"))["trials"]:
-        counts[row["method"]] = counts.get(row["method"], 0) + 1
+    try:
+        for row in json.loads(path.read_bytes())["trials"]:
+            counts[row["method"]] = counts.get(row["method"], 0) + 1
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UsageError(f"{path}: expected the record of trials that python -m lab.tune writes") from None
     return counts

@@ -123,6 +123,10 @@ class MachineSettings:
     """Of frozen weights and of products; trained parameters are always fp32. auto: bf16 where the processor has it."""
     attention: str = setting("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
     """auto: sdpa on cuda, eager on a CPU (where sdpa is the slower one in bf16)."""
+    packing: bool = True
+    """Documents of a micro-batch in one row without padding, on a CPU and where the model allows; false: padded."""
+    reuse_trunk: bool = True
+    """Where only an untied output head is trained, compute what lies below it once a document; false: every epoch."""
     threads: int = setting(0, minimum=0, maximum=1024)
     """CPU threads of a run; 0: as many as the process may use."""
 

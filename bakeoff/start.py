@@ -1,6 +1,7 @@
 """From command-line options to a session that is ready to run."""
 
 import json
+import os
 import shlex
 import signal
 from argparse import Namespace
@@ -14,17 +15,34 @@ from bakeoff.errors import UsageError
 from bakeoff.keeper import Keeper
 from bakeoff.ledger import Ledger
 from bakeoff.progress import Progress
-from bakeoff.session import Session
+from bakeoff.session import Session, trials
 from bakeoff.store import Store
 
 
 def load_settings(options: Namespace) -> settings.Settings:
-    """Settings of the options' preset, changed by the other options. Raises UsageError."""
+    """Settings of the options' preset, changed by the other options. Raises UsageError, also for what is read or
+    written when the runs are made: a wrong floor or a report that can't be kept costs seconds now, hours then."""
     changes = [
         *options.changes,
         *(["model.trust_remote_code=true"] if getattr(options, "trust_remote_code", False) else []),
     ]
-    return settings.load(options.preset, model=options.model, task=options.task, seeds=options.seeds, changes=changes)
+    chosen = settings.load(options.preset, model=options.model, task=options.task, seeds=options.seeds, changes=changes)
+    trials(chosen)
+    floors(settings.ROOT / "bench" / "thresholds.toml", chosen, "")
+    keepable(getattr(options, "report_dir", ""))
+    return chosen
+
+
+def keepable(folder: str) -> None:
+    """Raises UsageError where a report can't be written to `folder`, which need not exist; empty: the default."""
+    if not folder:
+        return
+    there = Path(folder)
+    while not os.path.exists(there) and there != there.parent:
+        there = there.parent
+    long = any(len(os.fsencode(part)) > 255 for part in Path(folder).parts)
+    if long or not os.path.isdir(there) or not os.access(there, os.W_OK):
+        raise UsageError(f"--report-dir {folder}: a report can't be kept there; name a folder that can be written to")
 
 
 def start(
@@ -92,6 +110,12 @@ def updating(options: Namespace) -> str:
 def floors(path: Path, chosen: settings.Settings, method: str) -> dict[str, float] | None:
     """ROUGE floors (F1 x 100) of a method under a preset; None where the file has none for this model and task."""
     table = settings.read_toml(path).get(chosen.preset, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{settings.at(str(path), chosen.preset)}: expected a table [{chosen.preset}]")
+    for name, values in table.items():
+        numbers = values.values() if isinstance(values, dict) else [values]
+        if name not in ("model", "task") and not all(type(value) in (int, float) for value in numbers):
+            raise UsageError(f"{settings.at(str(path), f'{chosen.preset}.{name}')}: {name}: expected floors as numbers")
     if table.get("model") != chosen.model.name or table.get("task") != chosen.task.name:
         return None
     return table.get(method)

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from bakeoff.attention import Documents, packable, row_logits, virtual_tokens
 from bakeoff.checkpoints import Partial, Training
 from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
 from bakeoff.errors import Diverged
 from bakeoff.resources import Clock
 from bakeoff.settings import MachineSettings, TrainingSettings
+from bakeoff.trunk import Remembered, Trunk, head_alone
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -25,7 +27,7 @@ class Curves:
     steps: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
     tokens: int = 0
-    """Tokens passed forward in training, padding excluded."""
+    """Tokens of the sequences trained on, epoch by epoch, padding excluded."""
     labels: int = 0
     """Label tokens among them."""
     optimizer_parameters: int = 0
@@ -66,6 +68,7 @@ def fine_tune(
     total = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, recipe))
     order = torch.Generator().manual_seed(seed)
+    train, validation = with_trunk(model, train, machine), with_trunk(model, validation, machine)
     state = Training(trained, optimizer, schedule, order, curves, drawn=order.get_state())
     partial = partial or Partial()
 
@@ -84,7 +87,7 @@ def fine_tune(
                 labels = sum(len(example.ids) - example.prompt for example in examples)
                 loss = 0.0
                 for micro in micro_batches(examples, recipe.micro_batch_size):
-                    part = loss_sum(model, collate(micro, pad, machine.device), machine) / labels
+                    part = loss_of(model, micro, pad, machine) / labels
                     part.backward()
                     loss += part.item()
                 step = len(curves.steps) + 1
@@ -143,20 +146,50 @@ def learning_rate_factor(step: int, total: int, recipe: TrainingSettings) -> flo
     return (total - step) / max(1, total - rising)
 
 
+def loss_of(model: Any, examples: Sequence[Encoded], pad: int, machine: MachineSettings) -> torch.Tensor:
+    """Cross-entropy in nats, summed over the label tokens of `examples`, in the way that costs least."""
+    if isinstance(examples[0], Remembered):
+        labels = [label for example in examples for label in example.ids[example.prompt :]]
+        hidden = torch.cat([example.hidden for example in examples if isinstance(example, Remembered)])
+        with products_in(machine):
+            logits = model.get_output_embeddings()(hidden)
+        return functional.cross_entropy(logits.float(), torch.tensor(labels, device=logits.device), reduction="sum")
+    return loss_sum(model, collate(examples, pad, machine.device, packed=machine.packing and packable(model)), machine)
+
+
+def with_trunk(model: Any, examples: Sequence[Encoded], machine: MachineSettings) -> Sequence[Encoded]:
+    """`examples`, with what a frozen trunk says of them where the head is all that is trained."""
+    head = head_alone(model) if machine.reuse_trunk else None
+    if head is None:
+        return examples
+
+    def hidden(example: Encoded) -> torch.Tensor:
+        caught: list[torch.Tensor] = []
+        hook = head.register_forward_pre_hook(lambda module, given: caught.append(given[0].detach()))
+        try:
+            with torch.no_grad():
+                loss_of(model, [example], 0, machine)
+        finally:
+            hook.remove()
+        return caught[0].flatten(0, -2)
+
+    return Trunk(examples, hidden)
+
+
 def loss_sum(model: torch.nn.Module, batch: Batch, machine: MachineSettings) -> torch.Tensor:
     """Cross-entropy in nats, summed over the batch's label tokens; logits of no other position are computed."""
     with products_in(machine):
-        logits = model(
-            input_ids=batch.input_ids, logits_to_keep=with_virtual(model, batch.predicts), use_cache=False
-        ).logits
+        if batch.lengths:
+            logits = row_logits(model, batch.input_ids, batch.lengths, batch.predicts, Documents)
+        else:
+            keep = with_virtual(model, batch.predicts)
+            logits = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False).logits
     return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
 
 
 def with_virtual(model: torch.nn.Module, predicts: torch.Tensor) -> torch.Tensor:
     """`predicts` with a False column for each virtual token that PEFT puts in front of the sequence."""
-    config = getattr(model, "active_peft_config", None)
-    virtual = getattr(config, "num_virtual_tokens", 0) if getattr(config, "is_prompt_learning", False) else 0
-    return functional.pad(predicts, (virtual, 0), value=False)
+    return functional.pad(predicts, (virtual_tokens(model), 0), value=False)
 
 
 def products_in(machine: MachineSettings) -> AbstractContextManager[Any]:
@@ -173,7 +206,6 @@ def mean_loss(
         return math.nan
     model.eval()
     total = sum(
-        loss_sum(model, collate(micro, pad, machine.device), machine).item()
-        for micro in micro_batches(examples, recipe.micro_batch_size)
+        loss_of(model, micro, pad, machine).item() for micro in micro_batches(examples, recipe.micro_batch_size)
     )
     return total / sum(len(example.ids) - example.prompt for example in examples)

@@ -23,7 +23,8 @@ same effective batch, micro-batch, optimizer and schedule, and evaluate one docu
 a process of its own, arms take turns, two threads. Bakeoff's compiling and filling of caches is inside its seconds;
 loading a model is outside of both. `trainer` gets Bakeoff's order of documents, `trainer-grouped` its own
 group_by_length; what is slower runs in the first round only. `generate-N` decodes N prompts of similar length at a
-time. The fp32 row is Trainer as it comes against Bakeoff as it comes, on the few documents of the equal-work check and one epoch.
+time. The fp32 row is Trainer as it comes against Bakeoff as it comes, on the few documents of the equal-work check and
+one epoch.
 `best`: the strongest of this kind, the one that counts. `low` and
 `high`: 95 % t interval of the mean log ratio over rounds.
 """

@@ -1,25 +1,26 @@
 """Kills bake-offs at 25 moments, types the same command again, and compares with a bake-off that nobody killed.
 
 `python -m lab.torture` writes reports/torture/report.md. Each moment has a store of its own. SIGKILL hits the whole
-process group, or the pytest process alone, whose workers must then end by themselves. Afterwards one byte of each
+process group, or the pytest process alone, whose workers must then end by themselves. Afterwards one bit of each
 stored file is flipped in turn, and each must be noticed. Exit code 1 where anything is not as it was promised.
 """
 
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from bakeoff import worker
 from bakeoff.checkpoints import Partial
 from bakeoff.disk import digest
 from bakeoff.settings import ROOT
@@ -70,33 +71,54 @@ class Outcome:
         return self.killed and not self.survivors and self.repeated <= INTERVAL and not self.different
 
 
-def bake(store: Path, doom: str = "", patience: float = 15.0) -> tuple[int, str, int, float]:
-    """The command, in a process group of its own: exit code, output, processes left, seconds until they were gone."""
-    mark = f"BAKEOFF_MARK={uuid.uuid4()}"
-    environment = {**os.environ, **dict([mark.split("=")]), "HF_HUB_OFFLINE": "1"}
-    if doom:
-        environment["BAKEOFF_DOOM"] = doom
+def bake(store: Path, doom: str = "", *, fork: bool = False, patience: float = 15.0) -> tuple[int, str, int, float]:
+    """The command, in a session of its own: exit code, output, processes left, seconds until they were gone."""
     changes = [part for key, value in SIZES.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "pytest", "bench/test_training.py", "-k", "reloaded", "--preset", "smoke",
-               "--method", "lab/doomed.py", *changes, "--store", str(store), "--report-dir", str(store / "report"),
-               "-p", "no:cacheprovider", "-o", "addopts=", "-p", "no:terminal"]  # fmt: skip  # no report, no plots
-    with tempfile.TemporaryFile() as output:
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
+    arguments = ["bench/test_training.py", "-k", "reloaded", "--preset", "smoke", "--method", "lab/doomed.py", *changes,
+                 "--store", str(store), "--report-dir", str(store / "report"), "-p", "no:cacheprovider",
+                 "-o", "addopts=", "-p", "no:terminal"]  # fmt: skip  # no report, no plots
+    environment = {"HF_HUB_OFFLINE": "1", **({"BAKEOFF_DOOM": doom} if doom else {})}
+    with tempfile.NamedTemporaryFile() as output:
+        if fork:
+            process = multiprocessing.get_context("forkserver").Process(
+                target=forked, args=(arguments, environment, output.name)
+            )
+            process.start()
+            process.join()
+            pid, code = process.pid, process.exitcode
+        else:
+            command = [sys.executable, "-m", "pytest", *arguments]
+            environment = {**os.environ, **environment}
+            with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output,
+                                  start_new_session=True) as typed:  # fmt: skip
+                pid, code = typed.pid, typed.wait()
         ended = time.monotonic()
-        while (left := processes(mark)) and time.monotonic() < ended + patience:
+        while (left := members(pid)) and time.monotonic() < ended + patience:
             time.sleep(0.05)
-        gone = time.monotonic() - ended
-        output.seek(0)
-        return done.returncode, output.read().decode(errors="replace"), len(left), gone
+        return code or 0, Path(output.name).read_text(errors="replace"), left, time.monotonic() - ended
 
 
-def processes(mark: str) -> list[str]:
-    """Processes whose environment holds `mark` (Linux)."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
+def forked(arguments: list[str], environment: dict[str, str], output: str) -> None:
+    """pytest in a process that has imported torch already, and whose workers are forks of it."""
+    os.setsid()
+    handle = os.open(output, os.O_WRONLY | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    worker.START = "fork"
+    import pytest
+
+    sys.exit(pytest.main(arguments))
+
+
+def members(session: int | None) -> int:
+    """How many processes of a session there are (Linux)."""
+    found = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            if mark.encode() in (process / "environ").read_bytes() and (process / "cmdline").read_bytes():
-                found.append(process.name)
+            state, _, _, number = stat.read_text().rpartition(")")[2].split()[:4]
+            found += int(number) == session and state != "Z"
     return found
 
 
@@ -121,12 +143,12 @@ def results(store: Path) -> dict[str, object]:
     return {**found, **{path.relative_to(folder).as_posix(): digest(path) for path in files}}
 
 
-def kill(phase: str, doom: str, folder: Path, reference: dict[str, object]) -> Outcome:
+def kill(phase: str, doom: str, folder: Path, reference: dict[str, object], *, fork: bool = False) -> Outcome:
     """Kills one bake-off, types its command again, and compares."""
     store = folder / doom.replace(":", "-")
-    code, said, survivors, gone = bake(store, doom)
+    code, said, survivors, gone = bake(store, doom, fork=fork)
     killed = code == -9
-    code, said, *_ = bake(store)
+    code, said, *_ = bake(store, fork=fork)
     if code:
         print(said)
         return Outcome(phase, doom, killed, survivors, gone, 0, (f"exit code {code}",))
@@ -172,13 +194,13 @@ def flips(stored: Path, unfinished: Path) -> list[tuple[str, int, int]]:
     return rows
 
 
-def report(outcomes: list[Outcome], rows: list[tuple[str, int, int]], seconds: float) -> str:
+def report(outcomes: list[Outcome], rows: list[tuple[str, int, int]], how: str, seconds: float) -> str:
     """The page."""
     kept = sum(outcome.kept for outcome in outcomes)
     lines = [
         "# Torture",
         "",
-        f"Written by `python -m lab.torture` in {seconds / 60:.0f} minutes.",
+        f"Written by `{how}` in {seconds / 60:.0f} minutes.",
         "",
         "## Kill and resume",
         "",
@@ -211,26 +233,33 @@ def main() -> int:
     parser.add_argument("--only", default="", help="moments whose name holds this")
     parser.add_argument("--jobs", type=int, default=2, help="bake-offs at a time")
     parser.add_argument("--report", type=Path, default=ROOT / "reports" / "torture" / "report.md")
+    quicker = "quicker: pytest and its workers are forks of a process that has imported torch"
+    parser.add_argument("--fork", action="store_true", help=quicker)
     options = parser.parse_args()
+    os.environ.update(worker.QUIET)
+    multiprocessing.set_forkserver_preload(["bakeoff.preload", "pytest"])
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     try:
-        code, said, *_ = bake(folder / "reference")
+        code, said, *_ = bake(folder / "reference", fork=options.fork)
         if code:
             print(said)
             return 1
         reference = results(folder / "reference")
         with ThreadPoolExecutor(options.jobs) as pool:
             waiting = [
-                pool.submit(kill, phase, doom, folder, reference) for phase, doom in DOOMS if options.only in doom
+                pool.submit(kill, phase, doom, folder, reference, fork=options.fork)
+                for phase, doom in DOOMS
+                if options.only in doom
             ]
             outcomes = [future.result() for future in waiting]
-        bake(folder / "unfinished", "summaries-kept:2:all")
+        bake(folder / "unfinished", "summaries-kept:2:all", fork=options.fork)
         rows = flips(folder / "reference", folder / "unfinished")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     options.report.parent.mkdir(parents=True, exist_ok=True)
-    options.report.write_text(report(outcomes, rows, time.monotonic() - started), encoding="utf-8")
+    how = "python -m lab.torture" + " --fork" * options.fork
+    options.report.write_text(report(outcomes, rows, how, time.monotonic() - started), encoding="utf-8")
     good = all(outcome.kept for outcome in outcomes) and all(count == noticed for _, count, noticed in rows)
     print(f"{sum(outcome.kept for outcome in outcomes)} of {len(outcomes)} as promised; {options.report}")
     return 0 if good else 1

@@ -1,5 +1,6 @@
 """An interrupted run goes on to the bit, from files that are what was written."""
 
+import dataclasses
 import os
 import random
 import shutil
@@ -196,7 +197,9 @@ def test_a_resumed_run_books_what_counts_and_keeps_its_peak(train, tmp_path):
 
 @pytest.fixture
 def write(tiny, task, fp32):
-    """Writes summaries of eight documents, two at a time; dies after `chunks` of them where given."""
+    """Writes summaries of eight documents in four chunks; dies after `chunks` of them where given."""
+
+    padded = dataclasses.replace(fp32, packing=False)
 
     def run(partial, chunks=None, weights="w"):
         model, tokenizer = tiny()
@@ -210,7 +213,7 @@ def write(tiny, task, fp32):
             decoded.append(number)
             partial.keep(weights, number, chunk)
 
-        found = summarise(model, tokenizer, prompts, 8, GenerationSettings(batch_size=2), fp32,
+        found = summarise(model, tokenizer, prompts, 8, GenerationSettings(batch_size=2), padded,
                           done=partial.summaries(weights), keep=keep)  # fmt: skip
         return found, decoded
 

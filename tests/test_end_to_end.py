@@ -35,7 +35,7 @@ def typed(folder, *arguments):
     """`pytest bench/` in a process of its own, with store and report in `folder`."""
     command = [sys.executable, "-m", "pytest", "bench", "-p", "no:cacheprovider", "--store", str(folder / "store"),
                "--report-dir", str(folder / "report"), *arguments]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=280)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=500)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from factories import predictions, run, settings
 
 from bakeoff import baseline, comparison
 from bakeoff.__main__ import main
+from bakeoff.contrasts import components
 from bakeoff.gate import judge
 from bakeoff.report import gate as shown
 from bakeoff.report import results_json
@@ -243,6 +244,12 @@ def test_compare_of_single_seeds_gives_no_verdict(tmp_path, capsys):
     assert main(["compare", *files]) == 0
     out = capsys.readouterr().out
     assert "documents only" in out and "regressed  " not in out
+
+
+def test_single_seeds_borrow_the_spread_of_a_calibration():
+    known = {metric: components(record(runs()).methods["lora"].rows(metric), "calibration") for metric in METRICS}
+    found = gate(record(runs(-8, (42,))), record(runs(seeds=(1,))), spreads=known)
+    assert words(found) == {"regressed"} and found.verdicts[0].contrast.variance.source == "calibration"
 
 
 def test_compare_is_red_for_a_dead_method(tmp_path, capsys):

@@ -12,7 +12,7 @@ import rubbish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bakeoff import catalogue, tasks
+from bakeoff import catalogue, start, tasks
 from bakeoff import settings as configuration
 from bakeoff.__main__ import main
 from bakeoff.errors import LONGEST, UsageError, one_line
@@ -204,6 +204,40 @@ def test_a_malformed_result_is_not_believed_though_its_checksum_holds(stored, da
     with in_time():
         assert store.find("ab" * 16) is None
     assert content(store.root) == before
+
+
+# What is read when the runs are made is checked before
+
+
+TRIALS = [b"", b"[]", b"3", b"{}", b'{"trials": 3}', b'{"trials": [3]}', b"\xff", b"[" * 100_000,
+          b'{"trials": [{}]}', b'{"trials": [{"method": []}]}']  # fmt: skip
+
+
+@pytest.mark.parametrize("data", TRIALS, ids=lambda data: ascii(data[:20]))
+def test_a_record_of_trials_that_is_none_is_one_line(tmp_path, capsys, data):
+    (tmp_path / "mine.toml").write_text("seeds = [1]\n")
+    (tmp_path / "mine.trials.json").write_bytes(data)
+    assert "mine.trials.json" in refused(tmp_path, capsys, ["parameters", "--preset", str(tmp_path / "mine.toml")])
+
+
+FLOORS = ["quick = 3", "[quick]\nlora = 'x'", "[quick.lora]\nrouge1 = '3'", "[quick]\nlora = []",
+          "[quick.lora]\nrouge1 = true", "x", "[quick", "\x1b"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FLOORS)
+def test_floors_that_are_none_are_one_line(tmp_path, capsys, text):
+    path = tmp_path / "thresholds.toml"
+    path.write_text(text)
+    chosen = configuration.load("quick")
+    assert refused(tmp_path, capsys, lambda: start.floors(path, chosen, "lora")).startswith(str(path))
+
+
+@pytest.mark.parametrize("name", ["file", "file/deeper", "x" * 300, "a/" + "y" * 5000])
+def test_a_report_that_can_not_be_kept_is_one_line(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "--report-dir" in refused(tmp_path, capsys, lambda: start.keepable(name))
+    start.keepable("a/new/folder")
 
 
 # Whatever a fuzzer finds: an answer or one line, never anything else

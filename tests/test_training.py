@@ -89,7 +89,7 @@ def test_another_seed_trains_in_another_order_and_starts_from_other_weights(tiny
 
 def test_the_best_checkpoint_is_the_one_that_is_left(tiny, encoded, fp32):
     model = attached(tiny, "full")
-    recipe = {"epochs": 6, "learning_rate": 0.3, "schedule": "constant", "warmup": 0.0}
+    recipe = {"epochs": 8, "learning_rate": 1.0, "schedule": "constant", "warmup": 0.0}
     curves = train(model, encoded, fp32, validation=encoded[6:], **recipe)
     best = min(row["validation_loss"] for row in curves.epochs[1:])
     assert best < curves.epochs[-1]["validation_loss"], "the recipe must overshoot for this test to mean anything"

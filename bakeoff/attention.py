@@ -1,0 +1,211 @@
+"""Attention over documents that stand in one row without padding; one function for training, prefill and decoding."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers import AttentionInterface
+from transformers.modeling_utils import PreTrainedModel
+
+PACKED = "bakeoff_packed"
+"""The name under which transformers' models find `attend`."""
+PLAIN = ("llama", "qwen2", "qwen3", "mistral")
+"""Architectures whose attention is causal softmax attention and nothing else."""
+BLOCK = 256
+"""Queries that are held against their keys at once: what lies above the diagonal of other blocks is never computed."""
+
+
+class Segments(Protocol):
+    """Which tokens of a row may see which: called by every attention layer."""
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Tokens x heads x width from query heads x tokens x width, key and value heads x tokens x width."""
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    segments: Segments,
+    **unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls: 1 x heads x tokens x width in, 1 x tokens x heads x width out."""
+    return segments(module.layer_idx, query[0], key[0], value[0], scaling).unsqueeze(0), None  # type: ignore[arg-type]
+
+
+AttentionInterface.register(PACKED, attend)
+
+
+def packable(model: Any) -> bool:
+    """Whether `model` (or what PEFT wrapped) computes the same in one row: by its architecture."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config: Any = getattr(inner, "config", None)
+    if not isinstance(inner, PreTrainedModel) or not inner._supports_attention_backend:
+        return False
+    special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "attention_dropout")
+    if config.model_type not in PLAIN or any(getattr(config, name, None) for name in special):
+        return False
+    peft: Any = getattr(model, "active_peft_config", None)
+    return not getattr(peft, "is_prompt_learning", False) or peft.peft_type.value == "PROMPT_TUNING"
+
+
+def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Causal attention of one document: query heads x tokens x width, key and value with as many or fewer heads.
+
+    Returns tokens x heads x width. The queries that share a key head are one matrix, so no key is copied for them.
+    """
+    heads, length, width = query.shape
+    kept = key.shape[0]
+    group = heads // kept
+    query = query.reshape(kept, group, length, width)
+    found = []
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        rows = query[:, :, start:end].reshape(kept, group * (end - start), width)
+        scores = torch.bmm(rows, key[:, :end].transpose(1, 2)).mul_(scaling).view(kept, group, end - start, end)
+        scores += mask(start, end, scores.dtype, scores.device)
+        weights = torch.softmax(scores, dim=-1).view(kept, group * (end - start), end)
+        found.append(torch.bmm(weights, value[:, :end]).view(kept, group, end - start, width))
+    joined = torch.cat(found, dim=2) if len(found) > 1 else found[0]
+    return joined.permute(2, 0, 1, 3).reshape(length, heads, width)
+
+
+def mask(start: int, end: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(end - start) x end: 0 where query `start + row` may see the key, minus infinity where that lies ahead."""
+    ahead = torch.full((end - start, end), -torch.inf, dtype=dtype, device=device)
+    return ahead.triu_(start + 1)
+
+
+def virtual_tokens(model: Any) -> int:
+    """How many trained embeddings PEFT puts in front of every sequence."""
+    config = getattr(model, "active_peft_config", None)
+    return getattr(config, "num_virtual_tokens", 0) if getattr(config, "is_prompt_learning", False) else 0
+
+
+def positions(lengths: Sequence[int], device: Any) -> torch.Tensor:
+    """1 x tokens: 0, 1, 2, ... anew for each document of a row."""
+    return torch.cat([torch.arange(length, device=device) for length in lengths]).unsqueeze(0)
+
+
+def row_logits(
+    model: Any,
+    ids: torch.Tensor,
+    lengths: Sequence[int],
+    keep: torch.Tensor,
+    segments: Callable[[Sequence[int]], Segments],
+) -> torch.Tensor:
+    """Logits (kept x vocabulary) of documents of `lengths` tokens that stand in one row `ids` (1 x tokens).
+
+    `keep` (1 x tokens, bool) is True where logits are wanted. PEFT's virtual tokens are put in front of each document,
+    with False columns of their own; `segments` gets the lengths with them.
+    """
+    if not virtual_tokens(model):
+        return forward(model, segments(lengths), lengths, keep, input_ids=ids)
+    prompt = model.get_prompt(batch_size=1)
+    embedded = model.word_embeddings(ids)
+    prompt = prompt.to(embedded.dtype)
+    false = keep.new_zeros(1, prompt.shape[1])
+    parts = embedded.split(list(lengths), dim=1), keep.split(list(lengths), dim=1)
+    embedded = torch.cat([piece for part in parts[0] for piece in (prompt, part)], dim=1)
+    keep = torch.cat([piece for part in parts[1] for piece in (false, part)], dim=1)
+    longer = [length + prompt.shape[1] for length in lengths]
+    return forward(model.base_model, segments(longer), longer, keep, inputs_embeds=embedded)
+
+
+def forward(
+    model: Any, segments: Segments, lengths: Sequence[int], keep: torch.Tensor | int,
+    places: torch.Tensor | None = None, **inputs: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """The model's logits of one row: kept x vocabulary. `places` are positions other than 0, 1, 2, ..."""
+    config = (model.get_base_model() if hasattr(model, "get_base_model") else model).config
+    before, config._attn_implementation = config._attn_implementation, PACKED
+    try:
+        [tensor] = inputs.values()
+        where = positions(lengths, tensor.device) if places is None else places
+        logits = model(**inputs, position_ids=where, logits_to_keep=keep, use_cache=False, segments=segments).logits
+    finally:
+        config._attn_implementation = before
+    return logits.flatten(0, -2)
+
+
+class Documents:
+    """Documents one after another in a row, each causal in itself."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        parts = zip(*(tensor.split(self.lengths, dim=1) for tensor in (query, key, value)), strict=True)
+        return torch.cat([causal(q, k, v, scaling) for q, k, v in parts])
+
+
+class Cache:
+    """Keys and values of several rows, allocated once: layer -> two tensors of rows x heads x capacity x width."""
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        self.rows, self.capacity = rows, capacity
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def of(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two tensors of `layer`; `like` is heads x tokens x width."""
+        if layer not in self.layers:
+            shape = self.rows, like.shape[0], self.capacity, like.shape[2]
+            self.layers[layer] = like.new_zeros(shape), like.new_zeros(shape)
+        return self.layers[layer]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` tokens of a row over another row's."""
+        for tensors in self.layers.values():
+            for tensor in tensors:
+                tensor[target, :, :length] = tensor[source, :, :length]
+
+
+class Prefill(Documents):
+    """Whole prompts, one after another in a row, each kept in a row of the cache of its own."""
+
+    def __init__(self, lengths: Sequence[int], cache: Cache, rows: Sequence[int]) -> None:
+        super().__init__(lengths)
+        self.cache, self.rows = cache, rows
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        keys, values = self.cache.of(layer, key)
+        for row, k, v in zip(self.rows, key.split(self.lengths, dim=1), value.split(self.lengths, dim=1), strict=True):
+            keys[row, :, : k.shape[1]] = k
+            values[row, :, : v.shape[1]] = v
+        return super().__call__(layer, query, key, value, scaling)
+
+
+class Step:
+    """One new token for each of the first rows of the cache; a token sees its own row alone."""
+
+    def __init__(self, cache: Cache, lengths: Sequence[int], device: Any) -> None:
+        """`lengths` are tokens in the cache before this step."""
+        self.cache = cache
+        self.at = torch.tensor(lengths, device=device)
+        self.rows = torch.arange(len(lengths), device=device)
+        self.longest = max(lengths) + 1
+        ahead = torch.arange(self.longest, device=device) > self.at[:, None]
+        self.bias = torch.zeros(ahead.shape, device=device).masked_fill_(ahead, -torch.inf)[:, None, None]
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        keys, values = self.cache.of(layer, key)
+        keys[self.rows, :, self.at] = key.transpose(0, 1)
+        values[self.rows, :, self.at] = value.transpose(0, 1)
+        heads, rows, width = query.shape
+        kept = key.shape[0]
+        grouped = query.transpose(0, 1).reshape(rows * kept, heads // kept, width)
+        seen = keys[:rows, :, : self.longest].flatten(0, 1), values[:rows, :, : self.longest].flatten(0, 1)
+        scores = torch.bmm(grouped, seen[0].transpose(1, 2)).mul_(scaling).view(rows, kept, -1, self.longest)
+        weights = torch.softmax(scores.add_(self.bias), dim=-1).view(rows * kept, -1, self.longest)
+        return torch.bmm(weights, seen[1]).view(rows, heads, width)

@@ -1,0 +1,56 @@
+"""A frozen trunk's output, computed once: where only the output head is trained, all below it never changes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bakeoff.encoding import Encoded
+from bakeoff.shelf import Shelf
+
+
+@dataclass(frozen=True)
+class Remembered(Encoded):
+    """An example with what its trunk says."""
+
+    hidden: torch.Tensor = torch.empty(0)  # noqa: RUF009 (never changed)
+    """label tokens x hidden size: what the output head is asked to turn into logits."""
+
+
+def head_alone(model: Any) -> torch.nn.Module | None:
+    """The output head where it is all that `model` trains and what it is given never changes; else None."""
+    get = getattr(model, "get_output_embeddings", lambda: None)
+    head = get()
+    if not isinstance(head, torch.nn.Linear):
+        return None
+    below = [parameter for parameter in model.parameters() if not any(parameter is own for own in head.parameters())]
+    embedding = model.get_input_embeddings().weight
+    noisy = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
+    if noisy or any(parameter.requires_grad for parameter in below) or head.weight is embedding:
+        return None
+    return head if head.weight.requires_grad else None
+
+
+class Trunk(Sequence[Remembered]):
+    """Examples with their hidden states, computed when first asked for and then read from disk."""
+
+    def __init__(self, examples: Sequence[Encoded], hidden: Any) -> None:
+        """`hidden(example)` is the trunk's output, label tokens x hidden size."""
+        self.examples, self.hidden = examples, hidden
+        self.shelf: Shelf[torch.Tensor] = Shelf()
+        self.places: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        example = self.examples[place]
+        if place not in self.places:
+            self.shelf.append(self.hidden(example))
+            self.places[place] = len(self.shelf) - 1
+        found = self.shelf[self.places[place]]
+        return Remembered(example.ids, example.prompt, example.document_cut, example.summary_cut, found)
