@@ -12,7 +12,7 @@ from tabulate import tabulate
 from bakeoff import machine
 from lab import work
 
-COLUMNS = ("shape", "method", "phase", "opponent", "median", "minimum", "low", "high", "rounds")
+COLUMNS = ("shape", "method", "phase", "opponent", "median", "minimum", "low", "high", "rounds", "best")
 BUSY = 0.1
 """Share of the processors used by others from which a figure is doubted."""
 SPREAD = 1.3
@@ -22,9 +22,11 @@ summaries, and bytes of memory above the level after loading. Both train the sam
 same effective batch, micro-batch, optimizer and schedule, and evaluate one document after every epoch. Each arm runs in
 a process of its own, arms take turns, two threads. Bakeoff's compiling and filling of caches is inside its seconds;
 loading a model is outside of both. `trainer` gets Bakeoff's order of documents, `trainer-grouped` its own
-group_by_length; the slower of the two runs once. `generate-N` decodes N prompts of similar length at a time. The fp32
-row is Trainer as it comes against Bakeoff as it comes, on the few documents of the equal-work check and one epoch.
-`low` and `high`: 95 % t interval of the mean log ratio over rounds.
+group_by_length; what is slower runs in the first round only. `generate-N` decodes N prompts of similar length at a
+time. The fp32 row is Trainer as it comes against Bakeoff as it comes, on the few documents of the equal-work check and
+one epoch.
+`best`: the strongest of this kind, the one that counts. `low` and
+`high`: 95 % t interval of the mean log ratio over rounds.
 """
 LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats, texts equal. bf16: losses within {work.BF16_LOSS:.0%},
 log-probabilities of likely tokens within {work.BF16_LOGITS:g} nats on average. Beyond them nothing is reported."""
@@ -54,6 +56,10 @@ def ratios(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         rows.append({**same, "phase": kind, **ratio([a["seconds"] for a in arms], [a["seconds"] for a in ours])})
         if kind == "train" and who == "trainer" and all(arm["peak"] for arm in (*arms, *ours)):
             rows.append({**same, "phase": "memory", **ratio([a["peak"] for a in arms], [a["peak"] for a in ours])})
+    for row in rows:
+        rivals = [r["median"] for r in rows if all(r[k] == row[k] for k in ("shape", "phase", "method"))
+                  and r["opponent"].split()[-1] == row["opponent"].split()[-1]]  # fmt: skip
+        row["best"] = row["median"] == min(rivals)
     return sorted(rows, key=lambda row: (row["shape"], row["phase"], row["method"], row["opponent"]))
 
 
@@ -113,6 +119,8 @@ def write(folder: Path, lab: Any, growth: list[dict[str, Any]]) -> str:
 
 def show(value: Any) -> str:
     """A cell."""
+    if isinstance(value, bool):
+        return "yes" if value else ""
     return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
