@@ -1,6 +1,7 @@
 """pytest options, fixtures and hooks; what they do is done elsewhere."""
 
 import contextlib
+import gc
 import os
 from pathlib import Path
 
@@ -189,3 +190,10 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if text:
         terminalreporter.section("bakeoff")
         terminalreporter.write_line(text)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure(config):
+    """Spares the collections of garbage that pytest makes at its end: seconds, where all that is left is to stop."""
+    if getattr(config, "bakeoff", None) is not None and not hasattr(config, "workerinput"):
+        gc.freeze()
