@@ -1,6 +1,7 @@
 # make bench   set up .venv, then compare every method on the quick preset
 # make gate    compare a small bake-off with its accepted scores, in minutes
 # make test    set up .venv, then run the harness's own tests
+# make slow    those tests that take minutes: the real model, killed and starved bake-offs
 # make calibrate   false alarms and power of the verdicts, from the kept seeds: reports/calibration/report.md
 # make lint    ruff, mypy, import-linter
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench gate test lint calibrate torture tune speed readme clean
+.PHONY: bench gate test slow lint calibrate torture tune speed readme clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -22,7 +23,10 @@ gate: $(READY)
 	$(BIN)/python -m pytest bench/ --preset ci --method lora --gate --junit-xml reports/ci/junit.xml
 
 test: $(READY)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m "not slow"
+
+slow: $(READY)
+	$(BIN)/python -m pytest tests -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,7 +20,10 @@ from bakeoff.store import Store
 from lab import growth, speed_report, work
 from lab.shapes import METHODS, SHAPES, specs
 
-PHASES = ("check", "train", "fp32", "generate", "growth")
+PHASES = ("check", "train", "fp32", "generate", "switches", "growth")
+SWITCHES = (  # kind of arm, method, setting: what one speed-up brings, where the quick shape has it
+    ("train", "lora", "packing"), ("train", "last-layer", "reuse_trunk"), ("generate", "lora", "packing"),
+)  # fmt: skip
 BATCHES = (8, 16, 32)
 TEXT_LENGTHS = 0.25
 """How far apart the numbers of tokens may be that two arms generate in bf16, whose greedy text depends on the batch."""
@@ -45,12 +48,15 @@ class Lab:
         return self._specs[key][method]
 
     def arm(self, kind: str, shape: str, method: str, who: str, *, bf16: bool = True, **changes: Any) -> dict[str, Any]:
-        """One arm (`train` or `generate`), timed; `who` is bakeoff or an opponent."""
+        """One arm (`train` or `generate`), timed; `who` is bakeoff, an opponent, or `without SWITCH`."""
         from lab import arms
 
-        job = {"spec": self.spec(shape, method, "bf16" if bf16 else "fp32"), "cache": str(self.store.models),
-               "folder": str(self.folder), "opponent": who != "bakeoff", "bf16": bf16, "grouped": False,
-               "documents": 0, "save": "", "adapter": "", "batch": 0, **changes}  # fmt: skip
+        spec = self.spec(shape, method, "bf16" if bf16 else "fp32")
+        if who.startswith("without "):
+            spec = {**spec, "machine": {**spec["machine"], who.removeprefix("without "): False}}
+        job = {"spec": spec, "cache": str(self.store.models),
+               "folder": str(self.folder), "opponent": who.startswith(speed_report.OPPONENTS), "bf16": bf16,
+               "grouped": False, "documents": 0, "save": "", "adapter": "", "batch": 0, **changes}  # fmt: skip
         found = worker.call(getattr(arms, kind), job, log=self.store.logs / "speed.log")
         part = "subset" if job["documents"] else "all"
         self.found["/".join((kind, shape, method, who, "bf16" if bf16 else "fp32", part))].append(found)
@@ -124,6 +130,13 @@ class Lab:
             gap = work.same_tokens(what, ours["tokens"], theirs["tokens"], within=TEXT_LENGTHS)
             self.agree(what, "tokens generated", gap)
 
+    def switches(self, shape: str) -> None:
+        """Bakeoff with one speed-up switched off at a time, against Bakeoff as it comes."""
+        for kind, method, switch in SWITCHES:
+            if self.found.get(f"{kind}/{shape}/{method}/bakeoff/bf16/all"):
+                found = {"adapter": str(self.adapter(shape, method))} if kind == "generate" else {}
+                self.arm(kind, shape, method, f"without {switch}", **found)
+
     def peak(self, shape: str) -> None:
         """The processor's matrix-product peak, now."""
         from lab import flops
@@ -194,6 +207,8 @@ def one_round(lab: Lab, shapes: list[str], methods: list[str], phases: Any, firs
                 lab.train(shape, method)
             if "generate" in phases and method == "lora":
                 lab.generate(shape, method)
+        if "switches" in phases and shape != "long":
+            lab.switches(shape)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -13,6 +13,8 @@ from bakeoff import machine
 from lab import work
 
 COLUMNS = ("shape", "method", "phase", "opponent", "median", "minimum", "low", "high", "rounds", "best")
+OPPONENTS = ("trainer", "generate")
+"""How the names of arms begin that are not Bakeoff's."""
 BUSY = 0.1
 """Share of the processors used by others from which a figure is doubted."""
 SPREAD = 1.3
@@ -24,7 +26,7 @@ a process of its own, arms take turns, two threads. Bakeoff's compiling and fill
 loading a model is outside of both. `trainer` gets Bakeoff's order of documents, `trainer-grouped` its own
 group_by_length; what is slower runs in the first round only. `generate-N` decodes N prompts of similar length at a
 time. The fp32 row is Trainer as it comes against Bakeoff as it comes, on the few documents of the equal-work check and
-one epoch.
+one epoch. `without SWITCH` is Bakeoff with that setting false: what one speed-up brings.
 `best`: the strongest of this kind, the one that counts. `low` and
 `high`: 95 % t interval of the mean log ratio over rounds.
 """
@@ -56,11 +58,18 @@ def ratios(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         rows.append({**same, "phase": kind, **ratio([a["seconds"] for a in arms], [a["seconds"] for a in ours])})
         if kind == "train" and who == "trainer" and all(arm["peak"] for arm in (*arms, *ours)):
             rows.append({**same, "phase": "memory", **ratio([a["peak"] for a in arms], [a["peak"] for a in ours])})
+    best: dict[tuple[str, ...], float] = {}
     for row in rows:
-        rivals = [r["median"] for r in rows if all(r[k] == row[k] for k in ("shape", "phase", "method"))
-                  and r["opponent"].split()[-1] == row["opponent"].split()[-1]]  # fmt: skip
-        row["best"] = row["median"] == min(rivals)
+        if row["opponent"].startswith(OPPONENTS):
+            best[kind_of(row)] = min(row["median"], best.get(kind_of(row), math.inf))
+    for row in rows:
+        row["best"] = row["opponent"].startswith(OPPONENTS) and row["median"] == best[kind_of(row)]
     return sorted(rows, key=lambda row: (row["shape"], row["phase"], row["method"], row["opponent"]))
+
+
+def kind_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """What rows have in common that compete with each other: shape, phase, method and precision."""
+    return row["shape"], row["phase"], row["method"], row["opponent"].split()[-1]
 
 
 def utilisation(found: dict[str, list[dict[str, Any]]], peaks: dict[str, list[dict[str, float]]]) -> list[dict]:

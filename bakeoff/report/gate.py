@@ -9,7 +9,7 @@ import pandas as pd
 from bakeoff.comparison import points
 from bakeoff.gate import POWER, Gate, Verdict
 from bakeoff.report import table
-from bakeoff.report.escape import markdown, plain
+from bakeoff.report.escape import markdown, plain, workflow, workflow_property
 from bakeoff.report.figures import MISSING, ROUGE
 
 Quote = Callable[[str], str]
@@ -151,8 +151,5 @@ def annotations(gate: Gate, strict: bool = False) -> list[str]:
 
 
 def command(kind: str, title: str, message: str) -> str:
-    """One workflow command; what would end it early or begin another is percent-encoded, as GitHub reads it back."""
-    codes = {"%": "%25", "\r": "%0D", "\n": "%0A"}
-    properties = {**codes, ":": "%3A", ",": "%2C"}
-    escaped = "".join(properties.get(character, character) for character in plain(title))
-    return f"::{kind} title={escaped}::{''.join(codes.get(character, character) for character in plain(message))}"
+    """One workflow command, whatever stands in `title` and `message`."""
+    return f"::{kind} title={workflow_property(title)}::{workflow(message)}"
