@@ -137,7 +137,7 @@ def contrast(
     (a control): it adds no noise of seeds. Where no seeds tell their variance, the result is `documents only`.
     With d the difference of a document's means over seeds, c = 1/seeds of A + 1/seeds of B, D documents:
     V = max(var(d)/D + max(0, MS_seed - MS_res) c/D, MS_seed c/D), t = mean(d)/sqrt(V), with Satterthwaite's degrees
-    of freedom (Biometrics Bulletin 2, 1946), at least those of MS_seed.
+    of freedom (Biometrics Bulletin 2, 1946) of the terms that V has, at least those of MS_seed.
     Raises ValueError for other documents, ragged scores, or a value that is not finite.
     """
     sides = seeds_by_documents(a), seeds_by_documents(b)
@@ -182,8 +182,9 @@ def with_seeds(v_doc: float, variance: SeedVariance, weight: float) -> tuple[flo
     v = v_doc + max(0.0, ms_seed - ms_res)
     if v <= ms_seed:
         return ms_seed, float(variance.df)
-    parts = ((v_doc, variance.documents - 1), (ms_seed, variance.df), (ms_res, variance.df_res))
-    uncertain = sum(part**2 / df for part, df in parts)
+    uncertain = v_doc**2 / (variance.documents - 1)
+    if ms_seed > ms_res:  # else V is var(d)/D alone, and as certain as that
+        uncertain += ms_seed**2 / variance.df + ms_res**2 / variance.df_res
     return v, max(float(variance.df), v**2 / uncertain) if uncertain else float(variance.documents - 1)
 
 
