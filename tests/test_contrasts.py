@@ -134,6 +134,17 @@ def test_false_alarms_stay_at_alpha(seeds, spread):
     assert alarms / rounds < 0.08
 
 
+@pytest.mark.parametrize("seeds", [(1, 5), (3, 5), (5, 5)])
+def test_where_seeds_add_nothing_the_interval_is_not_much_wider_than_it_says(seeds):
+    draw, held, rounds = np.random.default_rng(2), 0, 2000
+    for _ in range(rounds):
+        shared = draw.normal(0.4, 0.13, 40)
+        a, b = (shared + draw.normal(0, 0.055, (count, 40)) for count in seeds)
+        found = contrast(a, b)
+        held += found.low <= 0 <= found.high
+    assert 0.93 < held / rounds < 0.98
+
+
 def test_a_test_over_documents_alone_would_raise_far_more():
     draw, alarms = np.random.default_rng(1), 0
     for _ in range(300):
