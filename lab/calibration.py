@@ -81,7 +81,7 @@ class Power:
 def main() -> None:
     """Fits, simulates, writes."""
     parser = argparse.ArgumentParser(prog="python -m lab.calibration", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2000, help="simulated comparisons a cell; default 2000")
+    parser.add_argument("--rounds", type=int, default=5000, help="simulated comparisons a cell; default 5000")
     options = parser.parse_args()
     if not SCORES.is_file():
         parser.error(f"{SCORES} is not there; type: python -m lab.seeds")
