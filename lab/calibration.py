@@ -66,7 +66,7 @@ class Power:
     needed: np.ndarray
     """The drop that each round would just have found, sorted."""
     said: float
-    """The median of what the gate calls the smallest drop."""
+    """The mean over rounds of what the gate calls the smallest drop."""
 
     @property
     def found(self) -> float:
@@ -159,9 +159,9 @@ def power(draw: np.random.Generator, fitted: Fit, documents: int, seeds: int, ro
         found = contrast(*(side(draw, fitted, shared, count, fitted.seed) for count in (seeds, 5)))
         assert found.error
         needed.append(found.difference + stats.t.isf(ALPHA / 2, found.df) * found.error)
-        if number < 200:
+        if number < 500:
             said.append(detectable(found, ALPHA, POWER))
-    return Power(documents, seeds, np.sort(needed), float(np.median(said)))
+    return Power(documents, seeds, np.sort(needed), float(np.mean(said)))
 
 
 def agreement(draw: np.random.Generator, a: np.ndarray, b: np.ndarray) -> tuple[float, ...]:

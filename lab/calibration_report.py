@@ -64,7 +64,8 @@ def page(found: Found) -> str:
         + coverage(found),
         "## Power",
         "The drop that is found in 80 % of comparisons (p below 0.05, no tolerance) against five accepted seeds; in "
-        "brackets the median of what the gate calls the smallest drop.",
+        "brackets the mean of what the gate calls the smallest drop; one comparison knows its noise from few seeds and "
+        "may say more or less.",
         power_table(found),
         said(found),
         "![Power](power.png)",

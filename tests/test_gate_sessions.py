@@ -123,6 +123,7 @@ def verdicts(path):
     }
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(tmp_path):
     (tmp_path / "parrot.py").write_text(PARROT)
     both = ("--method", "lora,parrot.py")
@@ -141,6 +142,7 @@ def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(tmp_
     assert {"difference", "p_holm", "measured", "baseline", "smallest_drop"} <= set(found["test_gate[parrot-rouge1]"])
 
 
+@pytest.mark.slow
 def test_a_death_is_not_repeated_by_the_other_worker_and_stands_in_the_report(tmp_path):
     (tmp_path / "doomed.py").write_text(
         "from dataclasses import dataclass\nfrom typing import ClassVar\n\n\n@dataclass(frozen=True)\nclass Doomed:\n"
