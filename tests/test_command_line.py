@@ -224,6 +224,11 @@ def left_behind(mark):
     return found
 
 
+def hear_ctrl_c():
+    """In a child: a shell that runs the tests in the background has made them deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ctrl_c_ends_a_bake_off_within_five_seconds_and_leaves_no_process(tmp_path):
     mark = f"BAKEOFF_TEST={uuid.uuid4()}"
@@ -232,7 +237,7 @@ def test_ctrl_c_ends_a_bake_off_within_five_seconds_and_leaves_no_process(tmp_pa
                "--store", str(tmp_path), "--report-dir", str(tmp_path / "report")]  # fmt: skip
     env = {**os.environ, **dict([mark.split("=")]), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
     ) as process:
         too_long = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))  # whatever goes wrong, the test ends
         too_long.start()

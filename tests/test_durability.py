@@ -51,11 +51,16 @@ def command(store, *arguments, select="bench/test_parameters.py", sizes=SMALL):
             "--report-dir", str(store / "report"), "-p", "no:cacheprovider", *arguments]  # fmt: skip
 
 
+def hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that runs the tests in the background ignores it
+
+
 def start(*typed, **options):
-    """A command in a process group of its own, its output a pipe."""
+    """A command in a process group of its own that hears Ctrl-C, its output a pipe."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **options.pop("env", {})}
     return subprocess.Popen(typed, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            encoding="utf-8", errors="replace", start_new_session=True, **options)  # fmt: skip
+                            encoding="utf-8", errors="replace", start_new_session=True, preexec_fn=hear_ctrl_c,
+                            **options)  # fmt: skip
 
 
 def ended(process):

@@ -131,7 +131,8 @@ class Reader:
         v = v_doc + max(0, s - r)
         if v < 1e-20 and s < 1e-20:  # without noise only equality can be said
             return (0.0, 1.0) if abs(d.mean()) < 1e-12 else None
-        free = df if v <= s else max(df, v**2 / (v_doc**2 / (count - 1) + s**2 / df + r**2 / df_res))
+        doubt = v_doc**2 / (count - 1) + (s**2 / df + r**2 / df_res if s > r else 0)
+        free = df if v <= s else max(df, v**2 / doubt)
         return d.mean(), 2 * stats.t.sf(abs(d.mean()) / math.sqrt(max(v, s)), free)
 
     def figures(self, what):
