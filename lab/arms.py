@@ -89,6 +89,8 @@ def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
         found["logits"] = str(Path(job["folder"]) / f"logits-{os.getpid()}.npy")
         numpy.save(found["logits"], teacher_forced(bench, job))
         if not job["bf16"]:
+            if job["adapter"]:  # the same weights on both sides: a step of Adam turns on gradients that round to 0
+                adapters.load(bench.model, Path(job["adapter"]))
             found["texts"] = write(bench, job, bench.prompts[:CHECKED])[0]
     return found
 

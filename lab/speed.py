@@ -85,7 +85,9 @@ class Lab:
         """Equal work on a few documents. Raises Unequal."""
         few = {"documents": SHAPES[shape].subset}
         for bf16 in (True, False) if fp32 else (True,):
-            ours, theirs = (self.arm("train", shape, method, who, bf16=bf16, **few) for who in ("bakeoff", "trainer"))
+            place = str(self.folder / f"check-{shape}-{method}")
+            ours = self.arm("train", shape, method, "bakeoff", bf16=bf16, save=place, **few)
+            theirs = self.arm("train", shape, method, "trainer", bf16=bf16, adapter=place, **few)
             what = f"{method}, {shape}, {'bf16' if bf16 else 'fp32'}"
             gap = work.same_curve(what, ours["losses"], theirs["losses"], bf16=bf16)
             self.agree(what, "loss by step", gap, bf16)
