@@ -118,7 +118,9 @@ def pytest_generate_tests(metafunc):
 def pytest_collection_modifyitems(config, items):
     """Without --gate there is no verdict to test."""
     if config.bakeoff_gate is None:
-        items[:] = [item for item in items if "gate_verdict" not in getattr(item, "fixturenames", ())]
+        gone = [item for item in items if "gate_verdict" in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if item not in gone]
+        config.hook.pytest_deselected(items=gone)
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,8 @@ def keep(options: Namespace, session: Session) -> Keeper | None:
     update = options.update_baseline
     if not (options.gate or options.gate_strict or update):
         return None
+    if update and (options.gate or options.gate_strict):
+        raise UsageError("--update-baseline accepts what --gate would judge; type one of them")
     option = "--update-baseline" if update else "--gate"
     chosen = session.plan.settings
     methods = [entry.name for entry in session.plan.entries if not entry.control]

@@ -80,6 +80,11 @@ def test_a_baseline_of_fewer_than_five_seeds_is_refused_with_the_command(bench, 
     assert "--seeds 1,2,3,4,5 --update-baseline" in out
 
 
+def test_to_judge_and_to_accept_at_once_is_refused(bench, tmp_path):
+    code, out = bench("--gate", *ACCEPT)
+    assert code == 4 and "type one of them" in out and not (tmp_path / "accepted.json").exists()
+
+
 def test_a_baseline_that_is_torn_is_refused_before_the_first_run(bench, tmp_path):
     (tmp_path / "accepted.json").write_text('{"schema": 1,')
     code, out = bench("--gate")

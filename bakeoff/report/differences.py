@@ -26,8 +26,9 @@ def section(comparison: Comparison, quote: Quote) -> list[str]:
 def reading(pairs: Sequence[Pair]) -> str:
     """What a cell says."""
     said = [
-        "First minus second, ROUGE F1 x 100, its 95 % interval, the two-sided p (Holm-corrected over the pairs of the "
-        "metric), and the documents that the first wins / ties / loses.",
+        "First minus second, ROUGE F1 x 100, its 95 % interval (of this pair alone), the two-sided p (Holm-corrected "
+        "over the pairs of the metric, so an interval may leave out 0 where p does not call the pair apart), and the "
+        "documents that the first wins / ties / loses.",
     ]
     if all(pair.tested for pair in pairs):
         said.append(f"Two rows are told apart where p is below {ALPHA}; the noise of documents and of seeds is in it.")
