@@ -152,6 +152,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.tick_params(axis="x", which="minor", labelsize=7)
-    axes.set_xlabel("opponent / Bakeoff (above 1: Bakeoff is ahead), 95 % interval over rounds")
+    axes.set_xlabel("opponent / Bakeoff, 95 % interval over rounds")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
