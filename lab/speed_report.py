@@ -101,8 +101,9 @@ def write(folder: Path, lab: Any, growth: list[dict[str, Any]]) -> str:
     """Writes results.json, report.md and ratios.png; returns the table of ratios."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, mfu, doubts = ratios(lab.found), utilisation(lab.found, lab.peaks), warnings(lab.found)
+    arms = {key: [{k: v for k, v in arm.items() if k != "logits"} for arm in found] for key, found in lab.found.items()}
     result = {"schema": 1, "ratios": rows, "mfu": mfu, "checks": lab.checks, "peaks": lab.peaks, "growth": growth,
-              "warnings": doubts, "environment": machine.environment(), "arms": lab.found}  # fmt: skip
+              "warnings": doubts, "environment": machine.environment(), "arms": arms}  # fmt: skip
     (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     table = tabulate([[show(row[column]) for column in COLUMNS] for row in rows], COLUMNS, tablefmt="github")
     parts = ["# Speed\n", ABOUT, "\n## Ratios\n", table]
