@@ -97,24 +97,26 @@ class Partial:
             self.tell({"resumed": f"starts again, {self.computed()} steps computed again"})
         return False
 
+    def begins(self) -> None:
+        """Counts a step as it begins: whatever moment a process dies at, what it had begun is on the tally."""
+        if self.folder is not None:
+            with (self.folder / "computed").open("ab", buffering=0) as tally:
+                tally.write(b".")
+
     def stepped(self, state: Training) -> None:
-        """Counts a step that was computed, and saves a checkpoint when one is due."""
-        if self.folder is None:
-            return
-        with (self.folder / "computed").open("ab", buffering=0) as tally:
-            tally.write(b".")
+        """Saves a checkpoint when one is due."""
         steps = len(state.curves.steps)
         every, seconds = self.settings.checkpoint_steps, self.settings.checkpoint_seconds
         if (every and steps - self.saved_step >= every) or (seconds and time.monotonic() - self.saved_at >= seconds):
             self.save(state)
 
     def computed(self) -> int:
-        """Steps that all processes of this run took, lost ones among them: one byte each in a file."""
+        """Steps that all processes of this run began, lost ones among them: one byte each in a file."""
         path = self.folder / "computed" if self.folder else None
         return path.stat().st_size if path and path.exists() else 0
 
     def repeated(self, steps: int) -> int:
-        """Of the steps computed, how many were computed again, where the run has `steps`."""
+        """Of the steps begun, how many were begun again, where the run has `steps`."""
         return max(0, self.computed() - steps)
 
     def save(self, state: Training) -> None:

@@ -83,6 +83,7 @@ def fine_tune(
             for place, window in enumerate(windows(len(train), recipe.batch_size, order)):
                 if place < state.window:  # done before the run was interrupted
                     continue
+                partial.begins()
                 examples = [train[place] for place in window]
                 labels = sum(len(example.ids) - example.prompt for example in examples)
                 loss = 0.0
