@@ -49,6 +49,21 @@ def has_bf16(device: str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed for the next tensor, instead of giving it back and faulting every page in again.
+
+    Tensors of a few MB are else mapped anew each time: a product of 1600 x 576 x 3072 in bf16 takes three times as
+    long. Blocks past 32 MB, glibc's limit, are mapped all the same. Elsewhere (macOS, musl) nothing happens.
+    """
+    import ctypes
+
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if tune is not None:
+        tune(mmap_threshold, 32 * 2**20)
+        tune(trim_threshold, 2**30)
+
+
 def available_threads() -> int:
     """Processors that this process may be scheduled on."""
     if hasattr(os, "sched_getaffinity"):

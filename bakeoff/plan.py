@@ -2,13 +2,17 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from bakeoff import machine, worker
 from bakeoff.catalogue import Entry, configure, refuse_unread, select
+from bakeoff.disk import write_whole
 from bakeoff.errors import UsageError
 from bakeoff.results import RunSpec
 from bakeoff.settings import MachineSettings, ModelSettings, Settings, TaskSettings, build, plain
@@ -17,8 +21,8 @@ from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
 ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue",
-         "attention", "trunk", "training", "checkpoints", "generation", "scoring", "resources", "adapters",
-         "run")  # fmt: skip
+         "kernels", "layers", "attention", "trunk", "training", "checkpoints", "generation", "scoring", "resources",
+         "adapters", "run")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,7 @@ def probe(
 ) -> dict[str, Any]:
     """Runs in a process of its own: hashes of model and data, and the machine resolved. Raises UsageError."""
     from bakeoff import models, tasks
+    from bakeoff.attention import packable
     from bakeoff.catalogue import load_file
     from bakeoff.run import attachable
 
@@ -91,7 +96,10 @@ def probe(
     folder = models.prepare(source, Path(cache))
     tokenizer = models.load_tokenizer(settings, folder)
     where = machine.resolve(build(MachineSettings, asked, "run"))
-    chosen = models.attention(settings, folder, where.attention, forced=asked["attention"] != "auto")
+    wanted = where.attention
+    if asked["attention"] == "auto" and where.packing and packable(models.meta_model(settings, folder)):
+        wanted = remembered(Path(cache).parent / "machine.json", where)
+    chosen = models.attention(settings, folder, wanted, forced=asked["attention"] != "auto")
     for name, file, hyperparameters in methods:
         entry = next(entry for entry in load_file(Path(file)) if entry.name == name)
         if entry.needs_model:
@@ -108,6 +116,26 @@ def probe(
         "data": loaded.sha256,
         "machine": plain(dataclasses.replace(where, attention=chosen)),
     }
+
+
+def remembered(file: Path, where: MachineSettings) -> str:
+    """The quicker attention of this processor, timed once and kept in `file`: the same in every later bake-off.
+
+    A file that is not what was written is written anew.
+    """
+    from bakeoff.attention import quicker
+
+    key = f"{machine.processor()}, torch {machine.versions()['torch']}, {where.precision}, {where.threads} threads"
+    with FileLock(file.with_suffix(".lock")):
+        try:
+            known = {str(name): dict(found) for name, found in json.loads(file.read_text()).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            known = {}
+        if known.get(key, {}).get("attention") not in ("eager", "sdpa"):
+            choice, seconds = quicker(where)
+            known[key] = {"attention": choice, "seconds": seconds}
+            write_whole(file, (json.dumps(known, indent=1) + "\n").encode())
+        return str(known[key]["attention"])
 
 
 def rooms_sha256() -> str:

@@ -11,7 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bakeoff import adapters, machine, models, scoring, tasks
+from bakeoff import adapters, layers, machine, models, scoring, tasks
+from bakeoff.attention import packable
 from bakeoff.catalogue import Entry, load_file
 from bakeoff.checkpoints import Partial
 from bakeoff.encoding import Encoder
@@ -148,6 +149,8 @@ class Base:
         frozen = torch.bfloat16 if self.where.precision == "bf16" else torch.float32
         for parameter in model.parameters():
             parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+        if self.where.packing and self.where.fused and packable(model):
+            layers.install(model)
         return model
 
 
@@ -194,6 +197,8 @@ def seed_everything(seed: int, where: MachineSettings) -> None:
     numpy.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_num_threads(where.threads)
+    if where.device == "cpu":
+        machine.keep_freed_memory()
     # Some CUDA kernels have no deterministic form; they warn into the run's log.
     torch.use_deterministic_algorithms(True, warn_only=where.device == "cuda")
     # Nothing reads memory before it is written, so filling it first would only take time.

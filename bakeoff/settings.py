@@ -122,9 +122,12 @@ class MachineSettings:
     precision: str = setting("auto", choices=("auto", "bf16", "fp32"))
     """Of frozen weights and of products; trained parameters are always fp32. auto: bf16 where the processor has it."""
     attention: str = setting("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
-    """auto: sdpa on cuda, eager on a CPU (where sdpa is the slower one in bf16)."""
+    """Of documents that are read without a gradient where packed, else of all. auto: sdpa on cuda; on a CPU the quicker
+    of sdpa and eager, timed once a machine, where documents are packed, else eager."""
     packing: bool = True
     """Documents of a micro-batch in one row without padding, on a CPU and where the model allows; false: padded."""
+    fused: bool = True
+    """Layers of Llama's kind in fewer passes over memory, where documents are packed; false: transformers' own."""
     reuse_trunk: bool = True
     """Where only an untied output head is trained, compute what lies below it once a document; false: every epoch."""
     threads: int = setting(0, minimum=0, maximum=1024)

@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from bakeoff.attention import Documents, packable, row_logits, virtual_tokens
+from bakeoff.attention import documents, packable, row_logits, virtual_tokens
 from bakeoff.checkpoints import Partial, Training
 from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
 from bakeoff.errors import Diverged
+from bakeoff.kernels import CrossEntropy
+from bakeoff.layers import passed_by, plain_head
 from bakeoff.resources import Clock
 from bakeoff.settings import MachineSettings, TrainingSettings
 from bakeoff.trunk import Remembered, Trunk, head_alone
@@ -68,7 +70,10 @@ def fine_tune(
     total = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, recipe))
     order = torch.Generator().manual_seed(seed)
-    train, validation = with_trunk(model, train, machine), with_trunk(model, validation, machine)
+    with clock("training"):
+        train = with_trunk(model, train, machine, recipe.micro_batch_size, pad)
+    with clock("validation"):
+        validation = with_trunk(model, validation, machine, recipe.micro_batch_size, pad)
     state = Training(trained, optimizer, schedule, order, curves, drawn=order.get_state())
     partial = partial or Partial()
 
@@ -150,42 +155,60 @@ def learning_rate_factor(step: int, total: int, recipe: TrainingSettings) -> flo
 def loss_of(model: Any, examples: Sequence[Encoded], pad: int, machine: MachineSettings) -> torch.Tensor:
     """Cross-entropy in nats, summed over the label tokens of `examples`, in the way that costs least."""
     if isinstance(examples[0], Remembered):
-        labels = [label for example in examples for label in example.ids[example.prompt :]]
         hidden = torch.cat([example.hidden for example in examples if isinstance(example, Remembered)])
-        with products_in(machine):
-            logits = model.get_output_embeddings()(hidden)
-        return functional.cross_entropy(logits.float(), torch.tensor(labels, device=logits.device), reduction="sum")
+        labels = [label for example in examples for label in example.ids[example.prompt :]]
+        return entropy(model, hidden, torch.tensor(labels, device=hidden.device), machine)
     return loss_sum(model, collate(examples, pad, machine.device, packed=machine.packing and packable(model)), machine)
 
 
-def with_trunk(model: Any, examples: Sequence[Encoded], machine: MachineSettings) -> Sequence[Encoded]:
-    """`examples`, with what a frozen trunk says of them where the head is all that is trained."""
+def with_trunk(model: Any, examples: Sequence[Encoded], machine: MachineSettings, size: int, pad: int) -> Any:
+    """`examples`, with what a frozen trunk says of them, `size` at a time, where the head is all that is trained."""
     head = head_alone(model) if machine.reuse_trunk else None
     if head is None:
         return examples
 
-    def hidden(example: Encoded) -> torch.Tensor:
-        caught: list[torch.Tensor] = []
-        hook = head.register_forward_pre_hook(lambda module, given: caught.append(given[0].detach()))
-        try:
-            with torch.no_grad():
-                loss_of(model, [example], 0, machine)
-        finally:
-            hook.remove()
-        return caught[0].flatten(0, -2)
+    @torch.no_grad()
+    def hidden(some: Sequence[Encoded]) -> Sequence[torch.Tensor]:
+        batch = collate(some, pad, machine.device, packed=machine.packing and packable(model))
+        rows = label_logits(model, batch, machine, passed_by(head))
+        return rows.split([len(example.ids) - example.prompt for example in some])
 
-    return Trunk(examples, hidden)
+    return Trunk(examples, hidden, size)
 
 
-def loss_sum(model: torch.nn.Module, batch: Batch, machine: MachineSettings) -> torch.Tensor:
+def loss_sum(model: Any, batch: Batch, machine: MachineSettings) -> torch.Tensor:
     """Cross-entropy in nats, summed over the batch's label tokens; logits of no other position are computed."""
-    with products_in(machine):
+    head = plain_head(model) if machine.fused and batch.lengths else None
+    if head is None:
+        logits = label_logits(model, batch, machine)
+        return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+    return entropy(model, label_logits(model, batch, machine, passed_by(head)), batch.labels, machine)
+
+
+def label_logits(
+    model: Any, batch: Batch, machine: MachineSettings, head: AbstractContextManager[Any] | None = None
+) -> torch.Tensor:
+    """label tokens x vocabulary; inside `passed_by(head)` x hidden size."""
+    with products_in(machine), head or nullcontext():
         if batch.lengths:
-            logits = row_logits(model, batch.input_ids, batch.lengths, batch.predicts, Documents)
-        else:
-            keep = with_virtual(model, batch.predicts)
-            logits = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False).logits
-    return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+            return row_logits(model, batch.input_ids, batch.lengths, batch.predicts, documents(machine))
+        keep = with_virtual(model, batch.predicts)
+        logits: torch.Tensor = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False).logits
+        return logits.flatten(0, -2)
+
+
+def entropy(model: Any, hidden: torch.Tensor, labels: torch.Tensor, machine: MachineSettings) -> torch.Tensor:
+    """Cross-entropy in nats, summed, of the output head's logits for `hidden` (label tokens x hidden size)."""
+    head = plain_head(model) if machine.fused else None
+    with products_in(machine):
+        if head is None:
+            logits = model.get_output_embeddings()(hidden)
+            return functional.cross_entropy(logits.float(), labels, reduction="sum")
+        if machine.precision == "bf16":
+            hidden = hidden.bfloat16()
+        needed = torch.is_grad_enabled() and (hidden.requires_grad or head.weight.requires_grad)
+        loss: torch.Tensor = CrossEntropy.apply(hidden, head.weight, labels, needed)
+        return loss
 
 
 def with_virtual(model: torch.nn.Module, predicts: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """A frozen trunk's output, computed once: where only the output head is trained, all below it never changes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +33,20 @@ def head_alone(model: Any) -> torch.nn.Module | None:
 
 
 class Trunk(Sequence[Remembered]):
-    """Examples with their hidden states, computed when first asked for and then read from disk."""
+    """Examples with their hidden states, computed once and then read from disk."""
 
-    def __init__(self, examples: Sequence[Encoded], hidden: Any) -> None:
-        """`hidden(example)` is the trunk's output, label tokens x hidden size."""
-        self.examples, self.hidden = examples, hidden
+    def __init__(
+        self, examples: Sequence[Encoded], hidden: Callable[[list[Encoded]], Sequence[torch.Tensor]], size: int
+    ) -> None:
+        """`hidden` is the trunk's output, label tokens x hidden size, of each of at most `size` examples."""
+        self.examples = examples
+        # Neighbours by length: what is computed together hardly needs padding.
+        places = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
         self.shelf: Shelf[torch.Tensor] = Shelf()
-        self.places: dict[int, int] = {}
+        self.shelved = {place: number for number, place in enumerate(places)}
+        for start in range(0, len(places), size):
+            for states in hidden([examples[place] for place in places[start : start + size]]):
+                self.shelf.append(states.clone())
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -49,8 +56,5 @@ class Trunk(Sequence[Remembered]):
             return [self[number] for number in range(*place.indices(len(self)))]
         place = range(len(self))[place]
         example = self.examples[place]
-        if place not in self.places:
-            self.shelf.append(self.hidden(example))
-            self.places[place] = len(self.shelf) - 1
-        found = self.shelf[self.places[place]]
+        found = self.shelf[self.shelved[place]]
         return Remembered(example.ids, example.prompt, example.document_cut, example.summary_cut, found)

@@ -33,8 +33,9 @@ def test_remembering_changes_no_loss(tiny, encoded, fp32, packing):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-def test_each_example_is_asked_for_once(encoded):
+def test_each_example_is_asked_for_once_with_others_of_its_length(encoded):
     asked = []
-    trunk = Trunk(encoded, lambda example: asked.append(example) or torch.ones(2, 3))
-    assert [trunk[place].hidden.sum() for place in (1, 0, 1, 1)] == [6, 6, 6, 6]
-    assert asked == [encoded[1], encoded[0]]
+    trunk = Trunk(encoded, lambda some: asked.append(some) or [torch.full((1, 3), len(e.ids)) for e in some], 3)
+    assert [trunk[place].hidden[0, 0] for place in (1, 0, 1, -1)] == [len(encoded[p].ids) for p in (1, 0, 1, -1)]
+    assert [len(some) for some in asked] == [3, 3, 2]
+    assert [e for some in asked for e in some] == sorted(encoded, key=lambda example: len(example.ids))

@@ -1,0 +1,240 @@
+"""How a model's modules compute by the sums of kernels.py, where they are transformers' own of Llama's kind."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as LoRALinear
+from torch import nn
+from torch.nn import functional
+from transformers.activations import SiLUActivation
+
+from bakeoff.kernels import BLOCK, Attention, Gate, Norm, Product, Thin, joined, turn_keys
+from bakeoff.settings import MachineSettings
+
+QKV = ("q_proj", "k_proj", "v_proj")
+UNIT = ("gate_proj", "up_proj")
+SILU = (nn.SiLU, SiLUActivation)
+ORDERED = "bakeoff_ordered"
+"""Attribute of a module, while it decodes: its products with weights in the order that the processor likes."""
+
+
+def install(model: nn.Module) -> None:
+    """Replaces how the norms, attentions and gated units of `model` compute; parameters and their names stay.
+
+    A module is replaced where its class is transformers' own of Llama's kind. What a method puts in a module's place,
+    or wraps around a linear layer, is called as it is.
+    """
+    for module in model.modules():
+        kind = type(module)
+        if not kind.__module__.startswith("transformers.models."):
+            continue
+        if kind.__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.forward = functools.partial(norm, module)
+        elif all(hasattr(module, name) for name in (*QKV, "o_proj", "scaling")) and not hasattr(module, "q_norm"):
+            stack(module, QKV)
+            module.forward = functools.partial(attention, module, module.forward)
+        elif all(hasattr(module, name) for name in (*UNIT, "down_proj")) and isinstance(
+            module.act_fn, (nn.SiLU, SiLUActivation)
+        ):
+            stack(module, UNIT)
+            module.forward = functools.partial(gated_unit, module)
+
+
+def norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The forward of an RMSNorm module."""
+    if torch.is_grad_enabled() or hidden_states.numel() > BLOCK * hidden_states.shape[-1]:
+        found: torch.Tensor = Norm.apply(hidden_states, module.weight, module.variance_epsilon)
+        return found
+    wide = hidden_states.float()  # a few tokens: fewer calls are faster than fewer bytes
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + module.variance_epsilon)
+    return (wide * scale).to(hidden_states.dtype) * module.weight
+
+
+def attention(
+    module: Any, plain: Any, hidden_states: torch.Tensor, position_embeddings: Any = None, segments: Any = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """The forward of an attention module; `plain` is transformers' own, for calls that don't say `segments`."""
+    if segments is None:
+        found: tuple[torch.Tensor, None] = plain(hidden_states, position_embeddings=position_embeddings, **others)
+        return found
+    width = module.head_dim
+    cos, sin = (part[0].unsqueeze(1) for part in position_embeddings)
+    rows = product(module, QKV, hidden_states)[0]
+    cos, sin = cos.to(rows.dtype), sin.to(rows.dtype)
+    kept = module.config.num_key_value_heads
+    if torch.is_grad_enabled() and rows.requires_grad:
+        out = Attention.apply(rows, cos, sin, module.layer_idx, segments, kept, module.scaling)
+    else:
+        heads = rows.shape[1] // width - 2 * kept
+        turned, value = turn_keys(rows, cos, sin, kept)
+        query, key = turned.transpose(0, 1).split((heads, kept))
+        out = segments(module.layer_idx, query, key, value.transpose(0, 1), module.scaling)
+    return product(module, ("o_proj",), out.flatten(1).unsqueeze(0)), None
+
+
+def gated_unit(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """The forward of a Llama-like MLP module."""
+    both = product(module, UNIT, x)
+    if torch.is_grad_enabled() or both.numel() > BLOCK * both.shape[-1]:
+        return product(module, ("down_proj",), Gate.apply(both))
+    gate, up = both.chunk(2, dim=-1)
+    return product(module, ("down_proj",), functional.silu(gate) * up)
+
+
+def product(module: nn.Module, names: Sequence[str], x: torch.Tensor) -> torch.Tensor:
+    """... x inputs through the linear layers `names` of `module`, their outputs side by side."""
+    ordered = getattr(module, ORDERED, None)
+    if ordered:
+        return ordered[names[0]](x)
+    found = group(module, names)
+    weight = stacked(found[0]) if found else None
+    if not found or weight is None:
+        return torch.cat([getattr(module, name)(x) for name in names], dim=-1)
+    layers, beside = found
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    if not beside:
+        return functional.linear(x, weight, bias)
+    trained = [tensor for thin in beside for tensor in (thin.down, thin.up)]
+    rows = x.to(weight.dtype).flatten(0, -2)
+    result: torch.Tensor = Product.apply(rows, weight, bias, beside, *trained)
+    return result.unflatten(0, x.shape[:-1])
+
+
+def taken_apart(layer: nn.Module) -> tuple[nn.Linear, Thin | None] | None:
+    """A linear layer and PEFT's LoRA beside it, if that is all that there is; None for anything else."""
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return None
+    if type(layer) is nn.Linear:
+        return layer, None
+    if type(layer) is not LoRALinear or type(layer.base_layer) is not nn.Linear:
+        return None
+    if layer.merged or layer.disable_adapters or layer.fan_in_fan_out or len(layer.active_adapters) != 1:
+        return None
+    [name] = layer.active_adapters
+    if name not in layer.lora_A or layer.lora_variant.get(name) or layer.lora_bias[name]:
+        return None
+    if layer.training and getattr(layer.lora_dropout[name], "p", 0.0) > 0:
+        return None
+    down: Any = layer.lora_A[name].weight
+    up: Any = layer.lora_B[name].weight
+    return layer.base_layer, Thin(down, up, layer.scaling[name], 0)
+
+
+def group(module: nn.Module, names: Sequence[str]) -> tuple[list[nn.Linear], list[Thin]] | None:
+    """The linear layers `names` of `module` and what stands beside which columns; None where one is another thing."""
+    layers, beside, start = [], [], 0
+    for name in names:
+        found = taken_apart(getattr(module, name))
+        if found is None:
+            return None
+        layer, thin = found
+        if thin:
+            thin.start = start
+            beside.append(thin)
+        layers.append(layer)
+        start += layer.out_features
+    if len({layer.bias is None for layer in layers}) > 1:
+        return None
+    return layers, beside
+
+
+def stack(module: nn.Module, names: Sequence[str]) -> None:
+    """Puts the frozen weights of linear layers that read the same input behind one another in memory."""
+    found = group(module, names)
+    if found and not any(parameter.requires_grad for layer in found[0] for parameter in layer.parameters()):
+        weights = [layer.weight for layer in found[0]]
+        rows = torch.cat([weight.detach() for weight in weights])
+        for weight, part in zip(weights, rows.split([len(weight) for weight in weights]), strict=True):
+            weight.data = part
+
+
+def stacked(layers: Sequence[nn.Linear]) -> torch.Tensor | None:
+    """The weights of `layers` as one frozen matrix, if they stand behind one another in memory."""
+    first, rows = layers[0].weight, 0
+    for layer in layers:
+        weight = layer.weight
+        if any(parameter.requires_grad for parameter in layer.parameters()):
+            return None
+        if weight.data_ptr() != first.data_ptr() + rows * first.shape[1] * first.itemsize:
+            return None
+        rows += len(weight)
+    if first.untyped_storage().nbytes() < (first.storage_offset() + rows * first.shape[1]) * first.itemsize:
+        return None
+    return first.detach().as_strided((rows, first.shape[1]), (first.shape[1], 1))
+
+
+def plain_head(model: Any) -> nn.Linear | None:
+    """The output head of `model` where it is a matrix and nothing else."""
+    head = model.get_output_embeddings()
+    found = taken_apart(head) if head is not None else None
+    return head if found and not found[1] and head.bias is None else None
+
+
+@contextmanager
+def passed_by(head: nn.Module) -> Iterator[None]:
+    """Inside, `head` returns what it is given, so that a model's logits are its last hidden states."""
+    head.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+class Ordered:
+    """Linear layers that read the same input, and the LoRA beside them, their weights as oneDNN wants them."""
+
+    def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> None:
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        self.outputs, self.up = len(weight), None
+        bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
+        if beside:
+            down, up = joined(beside, weight)
+            weight, self.up = torch.cat([weight, down]), up.t().contiguous()
+            bias = None if bias is None else functional.pad(bias, (0, len(down)))
+        self.bias = bias
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """... x outputs from ... x inputs."""
+        rows = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if self.up is None:
+            return rows
+        found = rows.flatten(0, -2)
+        found = torch.addmm(found[:, : self.outputs], found[:, self.outputs :], self.up)
+        return found.unflatten(0, x.shape[:-1])
+
+
+@contextmanager
+def ordered(model: nn.Module, machine: MachineSettings) -> Iterator[None]:
+    """Inside, the products of replaced modules and the output head read their weights in the processor's own order."""
+    if machine.device != "cpu" or machine.precision != "bf16" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        yield
+        return
+    changed: list[nn.Module] = []
+    head: Any = None
+    try:
+        for module in model.modules():
+            replaced = vars(module).get("forward")
+            names = PRODUCTS.get(getattr(replaced, "func", None), ())
+            parts = {some[0]: group(module, some) for some in names}
+            if names and all(parts.values()):
+                vars(module)[ORDERED] = {name: Ordered(*found) for name, found in parts.items() if found}
+                changed.append(module)
+        if changed:
+            head = plain_head(model)
+        if head is not None:
+            head.forward = Ordered([head], [])
+        yield
+    finally:
+        for module in changed:
+            del vars(module)[ORDERED]
+        if head is not None:
+            del head.forward
+
+
+PRODUCTS: dict[Any, tuple[tuple[str, ...], ...]] = {attention: (QKV, ("o_proj",)), gated_unit: (UNIT, ("down_proj",))}
+"""Which linear layers of a replaced module are one product."""

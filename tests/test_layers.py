@@ -1,0 +1,199 @@
+"""Layers in fewer passes over memory: the figures of transformers' and PEFT's own modules."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from bakeoff import layers
+from bakeoff.attention import quicker
+from bakeoff.catalogue import select
+from bakeoff.encoding import Encoded
+from bakeoff.generation import decoding, summarise
+from bakeoff.kernels import BLOCK, CrossEntropy
+from bakeoff.settings import GenerationSettings
+from bakeoff.training import loss_of
+
+METHODS = {entry.name: entry.kind for entry in select(["all"])}
+ARCHITECTURES = ({}, {"attention_bias": True, "mlp_bias": True}, {"model_type": "qwen2"}, {"model_type": "qwen3"},
+                 {"model_type": "mistral", "sliding_window": None, "head_dim": 8})  # fmt: skip
+
+
+@pytest.fixture
+def long():
+    """Documents of 1 block of queries, of several, and of hardly a token."""
+    draw = torch.Generator().manual_seed(0)
+    return [Encoded(torch.randint(0, 256, (size,), generator=draw).tolist(), size // 2 or 1)
+            for size in (2, 40, BLOCK, BLOCK + 1, 2 * BLOCK + 5)]  # fmt: skip
+
+
+def stirred(model):
+    """B of a LoRA starts at 0, which would hide what A does."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return model
+
+
+def loss_and_gradient(tiny, examples, machine, attach, fused, **changes):
+    model, tokenizer = tiny(max_position_embeddings=1024, **changes)
+    torch.manual_seed(0)
+    model = stirred(attach(model, tokenizer))
+    if fused:
+        layers.install(model)
+    torch.manual_seed(1)
+    loss = loss_of(model, examples, 256, dataclasses.replace(machine, fused=fused))
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+
+def assert_same(tiny, examples, machine, attach, **changes):
+    plain, ours = (loss_and_gradient(tiny, examples, machine, attach, fused, **changes) for fused in (False, True))
+    assert ours[0] == pytest.approx(plain[0], rel=1e-6)
+    assert torch.norm(plain[1] - ours[1]) <= 1e-5 * torch.norm(plain[1])
+
+
+@pytest.mark.parametrize("changes", ARCHITECTURES, ids=lambda changes: changes.get("model_type", "llama"))
+@pytest.mark.parametrize("name", ["lora", "soft-prompt", "last-layer", "full"])
+def test_the_gradient_is_that_of_the_plain_modules(tiny, long, fp32, name, changes):
+    assert_same(tiny, long, fp32, METHODS[name]().attach, **changes)
+
+
+@pytest.mark.parametrize(
+    "targets", [("q_proj",), ("k_proj", "v_proj"), ("o_proj", "up_proj"), ("down_proj", "lm_head")]
+)
+def test_a_lora_may_stand_beside_any_linear_layer(tiny, encoded, fp32, targets):
+    assert_same(tiny, encoded, fp32, METHODS["lora"](targets=targets, rank=3).attach, tie_word_embeddings=False)
+
+
+def test_dropout_in_a_lora_is_drawn_as_peft_draws_it(tiny, encoded, fp32):
+    assert_same(tiny, encoded, fp32, METHODS["lora"](dropout=0.5).attach)
+
+
+def norms(model, tokenizer):
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" in name)
+    return model
+
+
+def biases(model, tokenizer):
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    return model
+
+
+def one_weight(model, tokenizer):
+    model.requires_grad_(False).model.layers[1].self_attn.k_proj.weight.requires_grad_(True)
+    return model
+
+
+class Doubled(nn.Module):
+    """What a method puts around a linear layer."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.scale = inner, nn.Parameter(torch.full((), 2.0))
+
+    def forward(self, x):
+        return self.inner(x) * self.scale
+
+
+def wrapped(model, tokenizer):
+    model.requires_grad_(False)
+    for layer in model.model.layers:
+        layer.self_attn.k_proj = Doubled(layer.self_attn.k_proj)
+        layer.mlp.down_proj = Doubled(layer.mlp.down_proj)
+    return model
+
+
+def hooked(model, tokenizer):
+    model.requires_grad_(False)
+    scale = model.scale = nn.Parameter(torch.full((), 2.0))
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda module, given, found: found * scale)
+    return model
+
+
+@pytest.mark.parametrize("attach", [norms, biases, one_weight, wrapped, hooked])
+def test_what_a_method_of_another_kind_trains_gets_its_gradient(tiny, encoded, fp32, attach):
+    assert_same(tiny, encoded, fp32, attach, attention_bias=True, mlp_bias=True)
+
+
+def test_a_call_without_documents_is_transformers_own(tiny):
+    model, _ = tiny()
+    ids = torch.arange(20).view(2, 10)
+    plain = model(input_ids=ids).logits
+    layers.install(model)
+    assert torch.allclose(model(input_ids=ids).logits, plain, atol=1e-6)
+
+
+def test_parameters_keep_their_names_values_and_bytes(tiny):
+    model, _ = tiny()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    layers.install(model.requires_grad_(False))
+    after = dict(model.named_parameters())
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+    query, key = (after[f"model.layers.0.self_attn.{part}_proj.weight"] for part in "qk")
+    assert query.untyped_storage().data_ptr() == key.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 21])
+@pytest.mark.parametrize("trained", ["hidden", "weight", "both", "neither"])
+def test_the_heads_loss_and_gradient_are_those_of_torch(count, trained):
+    torch.manual_seed(count)
+    hidden, weight, labels = torch.randn(count, 6), torch.randn(50, 6), torch.randint(0, 50, (count,))
+    given = [hidden.requires_grad_(trained in ("hidden", "both")), weight.requires_grad_(trained in ("weight", "both"))]
+    wanted = [tensor for tensor in given if tensor.requires_grad]
+    ours = CrossEntropy.apply(hidden, weight, labels, bool(wanted))
+    theirs = nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="sum")
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    if wanted:
+        for a, b in zip(torch.autograd.grad(ours / 3, wanted), torch.autograd.grad(theirs / 3, wanted), strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_head_whose_logits_are_huge_has_a_finite_loss():
+    loss = CrossEntropy.apply(
+        torch.tensor([[1e4, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([1]), False
+    )
+    assert loss.item() == pytest.approx(2e4)
+
+
+@pytest.mark.parametrize("name", ["lora", "soft-prompt", "last-layer", "full"])
+def test_texts_are_those_of_the_plain_modules(tiny, encoded, fp32, name):
+    texts = []
+    for fused in (False, True):
+        model, tokenizer = tiny()
+        torch.manual_seed(0)
+        model = stirred(METHODS[name]().attach(model, tokenizer))
+        if fused:
+            layers.install(model)
+        prompts = [example.ids[: example.prompt] for example in encoded]
+        texts.append(summarise(model, tokenizer, prompts, 12, GenerationSettings(batch_size=3), fp32))
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("name", ["lora", "last-layer", "full"])
+def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, fp32, name):
+    machine = dataclasses.replace(fp32, precision="bf16")
+    model, tokenizer = tiny(attention_bias=True)
+    model = stirred(METHODS[name]().attach(model, tokenizer)).eval()
+    layers.install(model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    block = inner.model.layers[0]
+    x = torch.randn(1, 5, 32)
+    plain = [layers.product(block.self_attn, layers.QKV, x), layers.product(block.mlp, layers.UNIT, x)]
+    with decoding(model, machine):
+        assert layers.ORDERED in vars(block.self_attn) and layers.ORDERED in vars(block.mlp)
+        low = x.bfloat16()
+        ours = [layers.product(block.self_attn, layers.QKV, low), layers.product(block.mlp, layers.UNIT, low)]
+        assert "forward" in vars(inner.lm_head)
+    assert layers.ORDERED not in vars(block.self_attn) and "forward" not in vars(inner.lm_head)
+    for a, b in zip(ours, plain, strict=True):
+        assert torch.allclose(a.float(), b, atol=0.03)
+
+
+def test_the_quicker_attention_is_one_of_the_two_with_its_seconds(fp32):
+    choice, seconds = quicker(fp32, length=16, times=3)
+    assert set(seconds) == {"eager", "sdpa"} and choice == min(seconds, key=seconds.get)
