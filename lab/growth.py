@@ -71,6 +71,25 @@ def measure(folder: Path, cache: Path, log: Path, sizes: Sequence[int] = SIZES, 
     return rows
 
 
+def scored(summaries: int, compared: int, tell: Any) -> dict[str, float]:
+    """Seconds of scoring `summaries` of 128 words, and how many of the first `compared` rouge-score scores the same."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    from bakeoff import scoring
+
+    draw = random.Random(0)
+    words = ["".join(draw.choices("aeioulnrst", k=draw.randint(2, 9))) for _ in range(5_000)]
+    ours, theirs = ([" ".join(draw.choices(words, k=128)) for _ in range(summaries)] for _ in range(2))
+    start = time.perf_counter()
+    found = scoring.score(ours, theirs)
+    seconds = time.perf_counter() - start
+    scorer, same = RougeScorer(list(found), use_stemmer=True), 0
+    for place in range(compared):
+        reference = scorer.score(theirs[place], ours[place])
+        same += all(found[metric][place] == reference[metric].fmeasure for metric in found)
+    return {"summaries": summaries, "seconds": seconds, "compared": compared, "same": same}
+
+
 def linear(rows: Sequence[dict[str, Any]]) -> float:
     """The slope of log seconds over log documents between the first and the last row: 1 is linear time."""
     seconds = [row["load and split"] + row["encode"] + row["batch"] for row in (rows[0], rows[-1])]

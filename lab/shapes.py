@@ -21,7 +21,7 @@ class Shape:
     test: int
     """Documents of the timed generation."""
     subset: int
-    """Documents, one epoch, on which equal work is checked and fp32 is timed."""
+    """Documents, one epoch, on which equal work is checked."""
     epochs: tuple[int, int, int]
     """Of the timed training, one for each of METHODS."""
     changes: tuple[str, ...] = ()

@@ -22,7 +22,8 @@ from lab.shapes import METHODS, SHAPES, specs
 
 PHASES = ("check", "train", "fp32", "generate", "switches", "growth")
 SWITCHES = (  # kind of arm, method, setting: what one speed-up brings, where the quick shape has it
-    ("train", "lora", "packing"), ("train", "last-layer", "reuse_trunk"), ("generate", "lora", "packing"),
+    ("train", "lora", "packing"), ("train", "lora", "fused"), ("train", "last-layer", "reuse_trunk"),
+    ("generate", "lora", "packing"), ("generate", "lora", "fused"),
 )  # fmt: skip
 BATCHES = (8, 16, 32)
 TEXT_LENGTHS = 0.25
@@ -98,10 +99,8 @@ class Lab:
                 self.agree(what, "equal texts", work.same_texts(what, ours["texts"], theirs["texts"]), bf16)
 
     def fp32(self, shape: str, method: str) -> None:
-        """Bakeoff as it comes against Trainer in fp32 as it comes, both on the few documents of the check."""
-        few = {"documents": SHAPES[shape].subset}
-        self.arm("train", shape, method, "bakeoff", **few)
-        self.arm("train", shape, method, "trainer", bf16=False, **few)
+        """Trainer in fp32 as it comes, for Bakeoff as it comes of the same round."""
+        self.arm("train", shape, method, "trainer", bf16=False)
 
     def train(self, shape: str, method: str) -> None:
         """One round of training; the slower order of the Trainer is left out after the first."""
@@ -187,12 +186,13 @@ def main() -> int:
         except worker.Died as died:
             say(f"an arm died: {died}; see {store.logs / 'speed.log'}")
             return 1
-        rows = []
+        rows, scored = [], None
         if "growth" in phases:
-            sizes, model = (100, 1_000) if options.short else growth.SIZES, settings.load("smoke").model
-            rows = growth.measure(Path(folder), store.models, store.logs / "speed.log", sizes,
-                                  model if options.short else None)  # fmt: skip
-    say(speed_report.write(Path(options.reports), lab, rows))
+            sizes, model = (500, 1_000) if options.short else growth.SIZES, settings.load("smoke").model
+            log = store.logs / "speed.log"
+            rows = growth.measure(Path(folder), store.models, log, sizes, model if options.short else None)
+            scored = worker.call(growth.scored, 100 if options.short else 10_000, 100, log=log)
+    say(speed_report.write(Path(options.reports), lab, rows, scored))
     return 0
 
 
@@ -204,10 +204,10 @@ def one_round(lab: Lab, shapes: list[str], methods: list[str], phases: Any, firs
         for method in methods:
             if "check" in phases and first:
                 lab.check(shape, method, fp32=shape != "long" or method == "lora")
-            if "fp32" in phases and method == "lora":
-                lab.fp32(shape, method)
             if "train" in phases:
                 lab.train(shape, method)
+            if "fp32" in phases and method == "lora" and first:
+                lab.fp32(shape, method)
             if "generate" in phases and method == "lora":
                 lab.generate(shape, method)
         if "switches" in phases and shape != "long":

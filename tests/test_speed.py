@@ -1,6 +1,8 @@
 """The speed lab: it counts what torch counts, refuses unequal work, and documents take no memory."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy
@@ -11,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded
 from bakeoff.resources import Clock
-from bakeoff.settings import TrainingSettings, load
+from bakeoff.settings import ROOT, TrainingSettings, load
 from bakeoff.training import fine_tune, with_virtual
 from lab import growth, opponents, speed_report, work
 from lab.flops import training_flops
@@ -96,6 +98,19 @@ def test_the_report_holds_ratios_utilisation_and_doubts(tmp_path):
     assert result["mfu"] == [{"method": "lora", "shape": "quick", "value": pytest.approx(0.477, abs=0.01)}]
     assert "others used up to 40%" in text and "its rounds took 3.0 to 6.0 s" in text
     assert (tmp_path / "ratios.png").stat().st_size > 0 and "MFU" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_short_lab_runs_from_end_to_end_and_times_nothing_in_earnest(tmp_path):
+    reports = tmp_path / "reports"
+    typed = ["-m", "lab.speed", "--short", "--store", str(tmp_path / "store"), "--reports", str(reports)]
+    subprocess.run([sys.executable, *typed], cwd=ROOT, check=True, timeout=600)
+    result = json.loads((reports / "results.json").read_text())
+    assert {"train", "generate", "memory"} == {row["phase"] for row in result["ratios"]}
+    assert {"trainer fp32", "trainer bf16", "generate-2 bf16", "without fused bf16"} <= {
+        row["opponent"] for row in result["ratios"]
+    }
+    assert len(result["growth"]) == 2 and result["scored"]["same"] == result["scored"]["compared"] == 100
 
 
 def test_ten_times_the_documents_take_no_more_memory_and_no_quadratic_time(tmp_path):
