@@ -123,8 +123,8 @@ def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str
     parts.append(tabulate([{**row, "resident MB": row["resident_bytes"] / 1e6} for row in growth], headers="keys",
                           tablefmt="github", floatfmt=".1f"))  # fmt: skip
     if scored:
-        parts.append(f"\nScoring {scored['summaries']:,} summaries of 128 words takes {scored['seconds']:.1f} s in one "
-                     f"thread; of the first {scored['compared']}, {scored['same']} score as rouge-score has it.")  # fmt: skip
+        text = "\nScoring {summaries:,} summaries of 128 words takes {seconds:.1f} s in one thread; of {compared}, "
+        parts.append((text + "{same} score as rouge-score has it.").format(**scored))
     parts.append("\n## Doubts\n\n" + ("\n".join(f"- {line}" for line in doubts) or "None: nobody else computed."))
     (folder / "report.md").write_text("\n".join(parts) + "\n")
     return "\n".join([table, *(f"warning: {line}" for line in doubts), f"report: {folder / 'report.md'}"])
