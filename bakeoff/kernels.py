@@ -30,9 +30,9 @@ class Norm(torch.autograd.Function):
         kind = torch.promote_types(x.dtype, weight.dtype)
         out, inverse = x.new_empty(x.shape, dtype=kind), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
         for some, to, scale in zip(tokens(x), tokens(out), tokens(inverse), strict=True):
-            torch.linalg.vector_norm(some, dim=-1, keepdim=True, dtype=torch.float32, out=scale)
-            scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-            torch.mul((some * scale).to(x.dtype), weight, out=to)
+            wide = some.float()
+            torch.mean(wide.square(), -1, keepdim=True, out=scale).add_(eps).rsqrt_()
+            torch.mul((wide * scale).to(x.dtype), weight, out=to)
         ctx.save_for_backward(x, weight, inverse)
         return out
 
@@ -228,16 +228,16 @@ class CrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         """Nats, summed, from label tokens x width, vocabulary x width and label tokens; `needed`: the gradient, too."""
         of_logits = functional.linear(hidden, weight.to(hidden.dtype))
-        total = torch.zeros((), device=hidden.device)
+        losses = []
         for some, places in zip(of_logits.split(LOGITS), labels[:, None].split(LOGITS), strict=True):
             logits = some.float()
             own, highest = logits.gather(1, places), logits.amax(1, keepdim=True)
             sums = logits.sub_(highest).exp_().sum(1, keepdim=True)
-            total += (sums.log() + highest - own).sum()
+            losses.append(sums.log() - (own - highest))
             if needed:
                 some.copy_(logits.div_(sums).scatter_add_(1, places, torch.full_like(own, -1.0)))
         ctx.save_for_backward(hidden, weight, of_logits)
-        return total
+        return torch.cat(losses).sum()
 
     @staticmethod
     @once_differentiable

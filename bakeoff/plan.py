@@ -97,7 +97,13 @@ def probe(
     tokenizer = models.load_tokenizer(settings, folder)
     where = machine.resolve(build(MachineSettings, asked, "run"))
     wanted = where.attention
-    if asked["attention"] == "auto" and where.packing and packable(models.meta_model(settings, folder)):
+    # Torch's own kernel takes a quick exp, exact to 20 bits: enough for bf16, and none of what fp32 is asked for.
+    if (
+        asked["attention"] == "auto"
+        and where.packing
+        and where.precision == "bf16"
+        and packable(models.meta_model(settings, folder))
+    ):
         wanted = remembered(Path(cache).parent / "machine.json", where)
     chosen = models.attention(settings, folder, wanted, forced=asked["attention"] != "auto")
     for name, file, hyperparameters in methods:

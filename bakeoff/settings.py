@@ -123,7 +123,7 @@ class MachineSettings:
     """Of frozen weights and of products; trained parameters are always fp32. auto: bf16 where the processor has it."""
     attention: str = setting("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
     """Of documents that are read without a gradient where packed, else of all. auto: sdpa on cuda; on a CPU the quicker
-    of sdpa and eager, timed once a machine, where documents are packed, else eager."""
+    of sdpa and eager, timed once a machine, for packed documents in bf16, else eager."""
     packing: bool = True
     """Documents of a micro-batch in one row without padding, on a CPU and where the model allows; false: padded."""
     fused: bool = True

@@ -86,11 +86,12 @@ def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
     if job["save"]:
         adapters.save(bench.model, Path(job["save"]))
     if job["documents"]:
+        if not job["bf16"] and job["adapter"]:
+            # The same weights on both sides: Adam's first step is the sign of a gradient, however close to 0.
+            adapters.load(bench.model, Path(job["adapter"]))
         found["logits"] = str(Path(job["folder"]) / f"logits-{os.getpid()}.npy")
         numpy.save(found["logits"], teacher_forced(bench, job))
         if not job["bf16"]:
-            if job["adapter"]:  # the same weights on both sides: a step of Adam turns on gradients that round to 0
-                adapters.load(bench.model, Path(job["adapter"]))
             found["texts"] = write(bench, job, bench.prompts[:CHECKED])[0]
     return found
 
