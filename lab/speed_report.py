@@ -30,8 +30,9 @@ round. `without SWITCH` is Bakeoff with that setting false: what one speed-up br
 `best`: the strongest of this kind, the one that counts. `low` and
 `high`: 95 % t interval of the mean log ratio over rounds.
 """
-LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats, then log-probabilities and texts with the same weights. bf16: losses within {work.BF16_LOSS:.0%},
-log-probabilities of likely tokens within {work.BF16_LOGITS:g} nats on average. Beyond them nothing is reported."""
+LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats, then log-probabilities and texts with the same weights.
+bf16: losses within {work.BF16_LOSS:.0%}, log-probabilities of likely tokens within {work.BF16_LOGITS:g} nats (mean).
+Beyond them nothing is reported."""
 
 
 def ratio(theirs: list[float], ours: list[float]) -> dict[str, Any]:
