@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bakeoff import layers
+from bakeoff import layers, plan
 from bakeoff.attention import quicker
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded
@@ -197,3 +197,15 @@ def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, 
 def test_the_quicker_attention_is_one_of_the_two_with_its_seconds(fp32):
     choice, seconds = quicker(fp32, length=16, times=3)
     assert set(seconds) == {"eager", "sdpa"} and choice == min(seconds, key=seconds.get)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{", '{"x": 3}', "\x00"])
+def test_the_choice_is_timed_once_and_a_file_that_was_not_written_so_is_written_anew(
+    tmp_path, fp32, monkeypatch, damage
+):
+    answers = iter([("sdpa", {}), ("eager", {})])
+    monkeypatch.setattr("bakeoff.attention.quicker", lambda machine: next(answers))
+    file = tmp_path / "machine.json"
+    assert [plan.remembered(file, fp32) for _ in range(3)] == ["sdpa"] * 3
+    file.write_text(damage)
+    assert [plan.remembered(file, fp32) for _ in range(3)] == ["eager"] * 3
