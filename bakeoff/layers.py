@@ -24,12 +24,12 @@ ORDERED = "bakeoff_ordered"
 def install(model: nn.Module) -> None:
     """Replaces how the norms, attentions and gated units of `model` compute; parameters and their names stay.
 
-    A module is replaced where its class is transformers' own of Llama's kind. What a method puts in a module's place,
-    or wraps around a linear layer, is called as it is.
+    A module is replaced where its class is transformers' own of Llama's kind. What a method puts in a module's or its
+    forward's place, or wraps around a linear layer, is called as it is.
     """
     for module in model.modules():
         kind = type(module)
-        if not kind.__module__.startswith("transformers.models."):
+        if not kind.__module__.startswith("transformers.models.") or "forward" in vars(module):
             continue
         if kind.__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.forward = functools.partial(norm, module)
@@ -107,6 +107,8 @@ def product(module: nn.Module, names: Sequence[str], x: torch.Tensor) -> torch.T
 def taken_apart(layer: nn.Module) -> tuple[nn.Linear, Thin | None] | None:
     """A linear layer and PEFT's LoRA beside it, if that is all that there is; None for anything else."""
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return None
+    if "forward" in vars(layer):
         return None
     if type(layer) is nn.Linear:
         return layer, None

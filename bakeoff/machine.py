@@ -28,12 +28,14 @@ def resolve(asked: MachineSettings) -> MachineSettings:
     attention = asked.attention
     if attention == "auto":
         attention = "sdpa" if device == "cuda" else "eager"
+    packing = asked.packing and device == "cpu"  # a GPU's own attention kernels want padded batches
     return dataclasses.replace(
         asked,
         device=device,
         precision=precision,
         attention=attention,
-        packing=asked.packing and device == "cpu",  # a GPU's own attention kernels want padded batches
+        packing=packing,
+        fused=asked.fused and packing,
         threads=asked.threads or available_threads(),
     )
 

@@ -115,7 +115,15 @@ def hooked(model, tokenizer):
     return model
 
 
-@pytest.mark.parametrize("attach", [norms, biases, one_weight, wrapped, hooked])
+def patched(model, tokenizer):
+    model.requires_grad_(False)
+    scale = model.scale = nn.Parameter(torch.full((), 2.0))
+    for module in (model.model.layers[0].mlp, model.model.layers[1].self_attn.v_proj, model.model.norm):
+        module.forward = lambda x, before=module.forward: before(x) * scale
+    return model
+
+
+@pytest.mark.parametrize("attach", [norms, biases, one_weight, wrapped, hooked, patched])
 def test_what_a_method_of_another_kind_trains_gets_its_gradient(tiny, encoded, fp32, attach):
     assert_same(tiny, encoded, fp32, attach, attention_bias=True, mlp_bias=True)
 
