@@ -10,6 +10,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.modeling_utils import PreTrainedModel
 
+from bakeoff import native
+from bakeoff.blocks import Layout, Places, places
 from bakeoff.kernels import BLOCK, causal_mask
 from bakeoff.settings import MachineSettings
 
@@ -79,12 +81,23 @@ def causal(
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
         rows = query[:, :, start:end].reshape(kept, group * (end - start), width)
-        scores = torch.bmm(rows, key[:, :end].transpose(1, 2)).mul_(scaling).view(kept, group, end - start, end)
-        scores[..., start:] += causal_mask(scores.dtype, scores.device)[: end - start, : end - start]
-        weights = torch.softmax(scores, dim=-1).view(kept, group * (end - start), end)
+        scores = torch.bmm(rows, key[:, :end].transpose(1, 2))
+        weights = causal_softmax(scores.view(kept, group, end - start, end), scaling, start).view_as(scores)
         found.append(torch.bmm(weights, value[:, :end]).view(kept, group, end - start, width))
     joined = torch.cat(found, dim=2) if len(found) > 1 else found[0]
     return joined.permute(2, 0, 1, 3).reshape(length, heads, width)
+
+
+def causal_softmax(scores: torch.Tensor, scaling: float, start: int) -> torch.Tensor:
+    """Shares of the keys (... x queries x keys) for queries start, start + 1, ...; `scores` may be overwritten."""
+    size, end = scores.shape[-2:]
+    sums = None if torch.is_grad_enabled() and scores.requires_grad else native.sums(scores)
+    if sums:
+        sums.softmax_forward(scores, scaling, scores.numel() // end, end, size, start)
+        return scores
+    scores = scores.mul_(scaling)
+    scores[..., start:] += causal_mask(scores.dtype, scores.device)[:size, :size]
+    return torch.softmax(scores, dim=-1)
 
 
 def quicker(machine: MachineSettings, length: int = 256, times: int = 15) -> tuple[str, dict[str, float]]:
@@ -166,6 +179,16 @@ class Documents:
     def __init__(self, lengths: Sequence[int], flash: bool = False) -> None:
         self.lengths, self.flash = list(lengths), flash
 
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Of the documents in blocks, for the compiled sums."""
+        return Layout(self.lengths)
+
+    @functools.cached_property
+    def whole(self) -> Places:
+        """Of the row as one block."""
+        return places([sum(self.lengths)])
+
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
     ) -> torch.Tensor:
@@ -239,3 +262,15 @@ class Step:
         seen = keys[:rows, :, : self.longest], values[:rows, :, : self.longest]
         out = scaled_dot_product_attention(grouped, *seen, attn_mask=self.seen, scale=scaling)
         return out.reshape(rows, heads, width)
+
+    def from_rows(
+        self, sums: native.Sums, layer: int, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int,
+        scaling: float,
+    ) -> torch.Tensor:  # fmt: skip
+        """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums."""
+        keys, values = self.cache.layers[layer]
+        width = cos.shape[-1]
+        heads = rows.shape[1] // width - 2 * kept
+        out = rows.new_empty(len(rows), heads, width)
+        sums.step(rows, cos, sin, keys, values, self.at, out, scaling, len(rows), heads, kept, width, keys.shape[2])
+        return out

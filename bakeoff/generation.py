@@ -24,13 +24,10 @@ PREFILL = 2048
 def schedule(prompts: Sequence[Sequence[int]], size: int, refill: int = 1) -> list[list[int]]:
     """Places of `prompts` by length, longest first, in chunks; what is decoded together, whatever is resumed.
 
-    Chunks hold `size * refill` prompts, of which `size` are decoded at a time. With `refill` the first chunk is a
-    small one: the reloaded adapter is held against it.
+    Chunks hold `size * refill` prompts, of which `size` are decoded at a time.
     """
     places = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
-    first = size if refill == 1 else max(1, size // 4)
-    chunks = [places[:first], *(places[at : at + size * refill] for at in range(first, len(places), size * refill))]
-    return [chunk for chunk in chunks if chunk]
+    return [places[at : at + size * refill] for at in range(0, len(places), size * refill)]
 
 
 def summarise(
@@ -41,12 +38,11 @@ def summarise(
     settings: GenerationSettings,
     machine: MachineSettings,
     *,
-    batches: int | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda news: None,
     done: Mapping[int, Chunk] | None = None,
     keep: Callable[[int, Chunk], None] = lambda number, chunk: None,
 ) -> tuple[dict[int, str], int]:
-    """Summary by place in `prompts`, and the number of tokens written; the first `batches` of the schedule if given.
+    """Summary by place in `prompts`, and the number of tokens written.
 
     `done` are chunks of the schedule that an interrupted run finished; `keep` is called with each that is new.
     """
@@ -54,7 +50,7 @@ def summarise(
     packed = machine.packing and packable(model)
     texts: dict[int, str] = {}
     written = 0
-    chunks = schedule(prompts, settings.batch_size, REFILL if packed else 1)[:batches]
+    chunks = schedule(prompts, settings.batch_size, REFILL if packed else 1)
     with decoding(model, machine) if packed else contextlib.nullcontext():
         for number, places in enumerate(chunks):
             if done and number in done:

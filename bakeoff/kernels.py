@@ -9,6 +9,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from bakeoff import native
+
 BLOCK = 256
 """Tokens that are computed together: what lies above the diagonal of an attention's other blocks is never computed,
 and what a block needs stays in the processor's cache."""
@@ -29,11 +31,14 @@ class Norm(torch.autograd.Function):
         """Sums in fp32; the quotient is rounded to x's type before it is scaled, as transformers does it."""
         kind = torch.promote_types(x.dtype, weight.dtype)
         out, inverse = x.new_empty(x.shape, dtype=kind), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+        ctx.save_for_backward(x, weight, inverse)
+        if sums := native.sums(x, weight):
+            sums.norm_forward(x, weight, out, inverse, eps, inverse.numel(), x.shape[-1])
+            return out
         for some, to, scale in zip(tokens(x), tokens(out), tokens(inverse), strict=True):
             wide = some.float()
             torch.mean(wide.square(), -1, keepdim=True, out=scale).add_(eps).rsqrt_()
             torch.mul((wide * scale).to(x.dtype), weight, out=to)
-        ctx.save_for_backward(x, weight, inverse)
         return out
 
     @staticmethod
@@ -47,6 +52,9 @@ class Norm(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, of_weight, None
         of_x = torch.empty_like(x)
+        if sums := native.sums(gradient, x, weight):
+            sums.norm_backward(gradient, x, weight, inverse, of_x, inverse.numel(), x.shape[-1])
+            return of_x, of_weight, None
         for given, some, scale, to in zip(tokens(gradient), tokens(x), tokens(inverse), tokens(of_x), strict=True):
             wide, given = some.float(), (given * weight).float()
             along = (given * wide).sum(-1, keepdim=True).mul_(scale.pow(3)).div_(-x.shape[-1])
@@ -198,6 +206,9 @@ class Gate(torch.autograd.Function):
         """... x inner from ... x 2 inner."""
         ctx.save_for_backward(both)
         out = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
+        if sums := native.sums(both):
+            sums.gate_forward(both, out, out.numel() // out.shape[-1], out.shape[-1])
+            return out
         for (gate, up), to in zip(halves(both), tokens(out), strict=True):
             torch.mul(functional.silu(gate), up, out=to)
         return out
@@ -208,6 +219,9 @@ class Gate(torch.autograd.Function):
         """Of both; silu is computed again rather than kept."""
         [both] = ctx.saved_tensors
         found = torch.empty_like(both)
+        if sums := native.sums(gradient, both):
+            sums.gate_backward(gradient, both, found, gradient.numel() // gradient.shape[-1], gradient.shape[-1])
+            return found
         for (gate, up), (of_gate, of_up), given in zip(halves(both), halves(found), tokens(gradient), strict=True):
             torch.ops.aten.silu_backward.grad_input(given * up, gate, grad_input=of_gate)
             torch.mul(functional.silu(gate), given, out=of_up)
@@ -228,6 +242,11 @@ class CrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         """Nats, summed, from label tokens x width, vocabulary x width and label tokens; `needed`: the gradient, too."""
         of_logits = functional.linear(hidden, weight.to(hidden.dtype))
+        ctx.save_for_backward(hidden, weight, of_logits)
+        if sums := native.sums(of_logits):
+            nats = of_logits.new_empty(len(labels), dtype=torch.float32)
+            sums.cross_entropy(of_logits, labels, nats, int(needed), *of_logits.shape)
+            return nats.sum()
         losses = []
         for some, places in zip(of_logits.split(LOGITS), labels[:, None].split(LOGITS), strict=True):
             logits = some.float()
@@ -236,7 +255,6 @@ class CrossEntropy(torch.autograd.Function):
             losses.append(sums.log() - (own - highest))
             if needed:
                 some.copy_(logits.div_(sums).scatter_add_(1, places, torch.full_like(own, -1.0)))
-        ctx.save_for_backward(hidden, weight, of_logits)
         return torch.cat(losses).sum()
 
     @staticmethod

@@ -11,7 +11,11 @@ from torch import nn
 from torch.nn import functional
 from transformers.activations import SiLUActivation
 
+from bakeoff import native
+from bakeoff.attention import Documents, Segments, Step
+from bakeoff.blocks import BlockAttention, turned
 from bakeoff.kernels import BLOCK, Attention, Gate, Norm, Product, Thin, joined, turn_keys
+from bakeoff.machine import has_bf16
 from bakeoff.settings import MachineSettings
 
 QKV = ("q_proj", "k_proj", "v_proj")
@@ -45,7 +49,8 @@ def install(model: nn.Module) -> None:
 
 def norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """The forward of an RMSNorm module."""
-    if torch.is_grad_enabled() or hidden_states.numel() > BLOCK * hidden_states.shape[-1]:
+    large = hidden_states.numel() > BLOCK * hidden_states.shape[-1]
+    if torch.is_grad_enabled() or large or native.sums(hidden_states, module.weight):
         found: torch.Tensor = Norm.apply(hidden_states, module.weight, module.variance_epsilon)
         return found
     wide = hidden_states.float()  # a few tokens: fewer calls are faster than fewer bytes
@@ -61,25 +66,39 @@ def attention(
     if segments is None:
         found: tuple[torch.Tensor, None] = plain(hidden_states, position_embeddings=position_embeddings, **others)
         return found
-    width = module.head_dim
     cos, sin = (part[0].unsqueeze(1) for part in position_embeddings)
     rows = product(module, QKV, hidden_states)[0]
-    cos, sin = cos.to(rows.dtype), sin.to(rows.dtype)
-    kept = module.config.num_key_value_heads
-    if torch.is_grad_enabled() and rows.requires_grad:
-        out = Attention.apply(rows, cos, sin, module.layer_idx, segments, kept, module.scaling)
-    else:
-        heads = rows.shape[1] // width - 2 * kept
-        turned, value = turn_keys(rows, cos, sin, kept)
-        query, key = turned.transpose(0, 1).split((heads, kept))
-        out = segments(module.layer_idx, query, key, value.transpose(0, 1), module.scaling)
+    out = from_rows(module, rows, cos.to(rows.dtype), sin.to(rows.dtype), segments)
     return product(module, ("o_proj",), out.flatten(1).unsqueeze(0)), None
+
+
+def from_rows(
+    module: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, segments: Segments
+) -> torch.Tensor:
+    """tokens x heads x width from tokens x (heads + 2 kept) width: positions and attention."""
+    kept, scaling, layer = module.config.num_key_value_heads, module.scaling, module.layer_idx
+    sums = native.sums(rows, cos, sin)
+    wanted = torch.is_grad_enabled() and rows.requires_grad
+    out: torch.Tensor
+    if sums and isinstance(segments, Step):
+        out = segments.from_rows(sums, layer, rows, cos, sin, kept, scaling)
+    elif sums and wanted and isinstance(segments, Documents):
+        out = BlockAttention.apply(rows, cos, sin, segments.layout, kept, scaling, sums)
+    elif sums and isinstance(segments, Documents):
+        out = segments(layer, *turned(sums, rows, cos, sin, kept, segments.whole, segments.whole), scaling)
+    elif wanted:
+        out = Attention.apply(rows, cos, sin, layer, segments, kept, scaling)
+    else:
+        both, value = turn_keys(rows, cos, sin, kept)
+        query, key = both.transpose(0, 1).split((both.shape[1] - kept, kept))
+        out = segments(layer, query, key, value.transpose(0, 1), scaling)
+    return out
 
 
 def gated_unit(module: Any, x: torch.Tensor) -> torch.Tensor:
     """The forward of a Llama-like MLP module."""
     both = product(module, UNIT, x)
-    if torch.is_grad_enabled() or both.numel() > BLOCK * both.shape[-1]:
+    if torch.is_grad_enabled() or both.numel() > BLOCK * both.shape[-1] or native.sums(both):
         return product(module, ("down_proj",), Gate.apply(both))
     gate, up = both.chunk(2, dim=-1)
     return product(module, ("down_proj",), functional.silu(gate) * up)
@@ -212,8 +231,9 @@ class Ordered:
 
 @contextmanager
 def ordered(model: nn.Module, machine: MachineSettings) -> Iterator[None]:
-    """Inside, the products of replaced modules and the output head read their weights in the processor's own order."""
-    if machine.device != "cpu" or machine.precision != "bf16" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    """Inside, the products of replaced modules and the output head read their weights in oneDNN's own order."""
+    able = machine.precision == "fp32" or has_bf16("cpu")
+    if machine.device != "cpu" or not able or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         yield
         return
     changed: list[nn.Module] = []

@@ -36,6 +36,7 @@ def resolve(asked: MachineSettings) -> MachineSettings:
         attention=attention,
         packing=packing,
         fused=asked.fused and packing,
+        compiled=asked.compiled and asked.fused and packing,
         threads=asked.threads or available_threads(),
     )
 

@@ -21,8 +21,8 @@ from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
 ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue",
-         "kernels", "layers", "attention", "trunk", "training", "checkpoints", "generation", "scoring", "resources",
-         "adapters", "run")  # fmt: skip
+         "native", "kernels", "blocks", "attention", "layers", "trunk", "training", "checkpoints", "generation",
+         "scoring", "resources", "adapters", "run")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plan:
     specs: dict[str, tuple[RunSpec, ...]]
     """Method name to one RunSpec a seed; a control has one, since its rows don't depend on the seed."""
     found: dict[str, Any]
-    """What `probe` found: hashes of model and data, and the machine resolved."""
+    """What `probe` found: hashes of model and data, the machine resolved, and its compiler."""
 
 
 def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str, Any] | None = None) -> Plan:
@@ -51,7 +51,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
         log=store.logs / "prepare.log",
     )  # fmt: skip
     hashes = {"model": found["model"], "data": found["data"], "rooms": rooms_sha256()}
-    versions = machine.versions()
+    versions = {**machine.versions(), "compiler": found["compiler"]}
     specs = {}
     for entry in entries:
         method, recipe = configured[entry.name]
@@ -84,8 +84,8 @@ def probe(
     cache: str,
     tell: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Runs in a process of its own: hashes of model and data, and the machine resolved. Raises UsageError."""
-    from bakeoff import models, tasks
+    """Runs in a process of its own: hashes of model and data, the machine resolved, its compiler. Raises UsageError."""
+    from bakeoff import models, native, tasks
     from bakeoff.attention import packable
     from bakeoff.catalogue import load_file
     from bakeoff.run import attachable
@@ -96,6 +96,12 @@ def probe(
     folder = models.prepare(source, Path(cache))
     tokenizer = models.load_tokenizer(settings, folder)
     where = machine.resolve(build(MachineSettings, asked, "run"))
+    compiler = "not asked for"
+    if where.compiled:
+        try:
+            compiler = native.build(Path(cache).parent / native.PLACE)
+        except native.NoCompiler as missing:
+            compiler, where = f"none ({missing})", dataclasses.replace(where, compiled=False)
     wanted = where.attention
     # Torch's own kernel takes a quick exp, exact to 20 bits: enough for bf16, and none of what fp32 is asked for.
     if (
@@ -121,6 +127,7 @@ def probe(
         "model": source.sha256,
         "data": loaded.sha256,
         "machine": plain(dataclasses.replace(where, attention=chosen)),
+        "compiler": compiler,
     }
 
 
@@ -131,7 +138,8 @@ def remembered(file: Path, where: MachineSettings) -> str:
     """
     from bakeoff.attention import quicker
 
-    key = f"{machine.processor()}, torch {machine.versions()['torch']}, {where.precision}, {where.threads} threads"
+    key = (f"{machine.processor()}, torch {machine.versions()['torch']}, {where.precision}, {where.threads} threads, "
+           f"{'compiled' if where.compiled else 'torch'} softmax")  # fmt: skip
     with FileLock(file.with_suffix(".lock")):
         try:
             known = {str(name): dict(found) for name, found in json.loads(file.read_text()).items()}
@@ -148,8 +156,8 @@ def rooms_sha256() -> str:
     """Of the source of every room on a run's way."""
     folder = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    for room in ROOMS:
-        digest.update((folder / f"{room}.py").read_bytes())
+    for room in (*(f"{room}.py" for room in ROOMS), "native.c"):
+        digest.update((folder / room).read_bytes())
     return digest.hexdigest()
 
 

@@ -28,6 +28,12 @@ class Progress:
             self.newline()
             self.console.print(f"  {title(spec)}: {text}", soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """A line about all runs."""
+        if self.console:
+            self.newline()
+            self.console.print(f"  {one_line(text)}", soft_wrap=True)
+
     def reused(self, spec: RunSpec) -> None:
         """Says that a finished run was found."""
         if not spec.control:

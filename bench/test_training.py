@@ -26,5 +26,6 @@ def test_weights_that_are_not_trained_are_bit_identical(runs):
 def test_the_reloaded_adapter_writes_the_same_summaries(runs):
     for run in runs:
         assert run.evidence["reloaded"]
+        assert run.evidence["reloaded_trained"] == run.evidence["trained"]
         # Not the texts: pytest would print what a model wrote as it is.
         assert [one_line(row["id"]) for row in run.evidence["reloaded"] if row["again"] != row["summary"]] == []

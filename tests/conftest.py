@@ -31,6 +31,12 @@ def fp32():
     return MachineSettings(device="cpu", precision="fp32", attention="eager", threads=1)
 
 
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory):
+    """A folder for what native.py compiles."""
+    return tmp_path_factory.mktemp("native")
+
+
 @pytest.fixture
 def task():
     """Twelve documents of different lengths."""

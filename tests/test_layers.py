@@ -6,18 +6,28 @@ import pytest
 import torch
 from torch import nn
 
-from bakeoff import layers, plan
+from bakeoff import layers, native, plan
 from bakeoff.attention import quicker
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded
 from bakeoff.generation import decoding, summarise
 from bakeoff.kernels import BLOCK, CrossEntropy
+from bakeoff.machine import has_bf16
 from bakeoff.settings import GenerationSettings
 from bakeoff.training import loss_of
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
 ARCHITECTURES = ({}, {"attention_bias": True, "mlp_bias": True}, {"model_type": "qwen2"}, {"model_type": "qwen3"},
                  {"model_type": "mistral", "sliding_window": None, "head_dim": 8})  # fmt: skip
+
+
+@pytest.fixture(params=["torch", "compiled"], autouse=True)
+def sums(request, libraries):
+    """Every test here holds with torch's operators and with the compiled sums."""
+    if request.param == "compiled":
+        native.build(libraries)
+    yield request.param
+    native.close()
 
 
 @pytest.fixture
@@ -182,9 +192,10 @@ def test_texts_are_those_of_the_plain_modules(tiny, encoded, fp32, name):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"] if has_bf16("cpu") else ["fp32"])
 @pytest.mark.parametrize("name", ["lora", "last-layer", "full"])
-def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, fp32, name):
-    machine = dataclasses.replace(fp32, precision="bf16")
+def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, fp32, name, precision):
+    machine = dataclasses.replace(fp32, precision=precision)
     model, tokenizer = tiny(attention_bias=True)
     model = stirred(METHODS[name]().attach(model, tokenizer)).eval()
     layers.install(model)
@@ -194,12 +205,12 @@ def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, 
     plain = [layers.product(block.self_attn, layers.QKV, x), layers.product(block.mlp, layers.UNIT, x)]
     with decoding(model, machine):
         assert layers.ORDERED in vars(block.self_attn) and layers.ORDERED in vars(block.mlp)
-        low = x.bfloat16()
+        low = x.bfloat16() if precision == "bf16" else x
         ours = [layers.product(block.self_attn, layers.QKV, low), layers.product(block.mlp, layers.UNIT, low)]
         assert "forward" in vars(inner.lm_head)
     assert layers.ORDERED not in vars(block.self_attn) and "forward" not in vars(inner.lm_head)
     for a, b in zip(ours, plain, strict=True):
-        assert torch.allclose(a.float(), b, atol=0.03)
+        assert torch.allclose(a.float(), b, atol=0.03 if precision == "bf16" else 1e-6)
 
 
 def test_the_quicker_attention_is_one_of_the_two_with_its_seconds(fp32):

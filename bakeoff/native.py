@@ -1,0 +1,144 @@
+"""The sums of native.c: compiled once on a machine by its own compiler, called on tensors of fp32 or bf16."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bakeoff.errors import UsageError
+from bakeoff.machine import processor
+
+SOURCE = Path(__file__).with_suffix(".c")
+OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
+           "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native")  # fmt: skip
+KINDS = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
+TIMEOUT = 120
+"""Seconds after which a compiler that doesn't answer counts as none."""
+PLACE = "native"
+"""Folder of compiled libraries in a store."""
+
+_open: dict[torch.dtype, "Sums"] = {}
+
+
+class NoCompiler(UsageError):
+    """Why the sums can't be compiled here, in one line."""
+
+
+def compiler() -> tuple[str, str]:
+    """The C compiler's command and what it says of its version. Raises NoCompiler."""
+    if sys.platform != "linux":
+        raise NoCompiler(f"not on {sys.platform}: GCC and torch don't share their threads there")
+    command = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "cc")), "")
+    if not command:
+        raise NoCompiler("no C compiler (gcc) on the PATH")
+    return command, answer([command, "--version"]).splitlines()[0]
+
+
+def answer(command: list[str]) -> str:
+    """What a command prints. Raises NoCompiler with its first complaint."""
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoCompiler(f"{command[0]}: {type(error).__name__}") from None
+    if found.returncode or not (found.stdout or "-o" in command):
+        lines = [line for line in found.stderr.splitlines() if "error" in line] or found.stderr.splitlines() or [""]
+        raise NoCompiler(f"{command[0]}: {lines[0].strip()[:200]}")
+    return found.stdout
+
+
+def threads() -> str:
+    """The file of the OpenMP runtime that torch computes with: a second one would fight it for the processors."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        lines = []
+    found = next((line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line), "")
+    if not found:
+        raise NoCompiler("torch's OpenMP runtime is not GCC's")
+    return found
+
+
+def build(folder: Path) -> str:
+    """Compiles the sums into `folder` unless they are there; returns the compiler's version. Raises NoCompiler.
+
+    A library's name holds the hash of all that it is made from (source, compiler, options, processor, torch's runtime)
+    and of its own bytes: one that is not what was written is compiled anew.
+    """
+    command, version = compiler()
+    runtime = threads()
+    text = "\n".join((version, *OPTIONS, processor(), torch.__version__, runtime))
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, defines in KINDS.items():
+        made_from = digest(SOURCE.read_bytes() + f"{text}{defines}".encode())
+        there = [file for file in folder.glob(f"{made_from}-*.so") if file.stem.endswith(digest(file.read_bytes()))]
+        library = there[0] if there else made(folder, made_from, [command, *OPTIONS, *defines], runtime)
+        try:
+            _open[kind] = Sums(library)
+        except OSError as error:
+            raise NoCompiler(str(error)) from None
+    return version
+
+
+def made(folder: Path, made_from: str, compile_with: list[str], runtime: str) -> Path:
+    """A library, compiled and linked. Raises NoCompiler."""
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        part, whole = Path(work, "part.o"), Path(work, "whole.so")
+        answer([*compile_with, "-c", str(SOURCE), "-o", str(part)])
+        # Without -fopenmp, which would name the system's runtime: torch's own is loaded already.
+        answer([compile_with[0], "-shared", str(part), runtime, "-lm", "-o", str(whole)])
+        if not whole.is_file():
+            raise NoCompiler(f"{compile_with[0]}: wrote no library")
+        return whole.rename(folder / f"{made_from}-{digest(whole.read_bytes())}.so")
+
+
+def digest(data: bytes) -> str:
+    """16 hex digits of sha256."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def close() -> None:
+    """Forgets the compiled sums: everything is computed by torch's operators again."""
+    _open.clear()
+
+
+def sums(*tensors: torch.Tensor) -> "Sums | None":
+    """The compiled sums for tensors that lie in memory row after row and have the same type; None where they can't."""
+    found = _open.get(tensors[0].dtype)
+    if found is None or any(t.dtype != tensors[0].dtype or t.device.type != "cpu" for t in tensors):
+        return None
+    return found if all(tensor.is_contiguous() for tensor in tensors) else None
+
+
+class Sums:
+    """The functions of one compiled library, each called with tensors and numbers in the order of native.c."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises OSError where the file can't be loaded."""
+        self._library = ctypes.CDLL(str(file))
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._library, name)
+        function.restype = None
+        found = functools.partial(_call, function)
+        setattr(self, name, found)
+        return found
+
+
+def _call(function: Any, *arguments: torch.Tensor | int | float) -> None:
+    """Tensors as their addresses, int as 64 bits, float as 32."""
+    function(*map(_argument, arguments))
+
+
+def _argument(value: torch.Tensor | int | float) -> Any:
+    if isinstance(value, torch.Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)

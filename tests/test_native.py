@@ -1,0 +1,157 @@
+"""The compiled sums: the figures of torch's operators for any number of threads, and what happens without GCC."""
+
+import ctypes
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from bakeoff import native
+from bakeoff.errors import UsageError
+
+KINDS = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def compiled(libraries):
+    """The sums, compiled once."""
+    yield native.build(libraries)
+    native.close()
+
+
+def close(ours, theirs):
+    """Within the rounding of the type of `ours`, of the largest figure."""
+    step = 2e-6 if ours.dtype == torch.float32 else 2**-7
+    return (ours.double() - theirs.double()).abs().max() <= step * max(1.0, theirs.double().abs().max().item())
+
+
+def drawn(*shape, kind, scale=1.0):
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))) * scale).to(kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("start", [0, 5])
+def test_a_causal_softmax_and_its_gradient_are_those_of_torch(kind, start):
+    size, end, scaling = 7, start + 7, 0.3
+    scores, given = drawn(6, size, end, kind=kind, scale=20), drawn(6, size, end, kind=kind)
+    later = torch.arange(end) > torch.arange(start, end)[:, None]
+    wide = (scores.double() * scaling).masked_fill(later, -math.inf).requires_grad_()
+    theirs = wide.softmax(-1)
+    [gradient] = torch.autograd.grad(theirs, wide, given.double())
+    ours, of_scores = scores.clone(), given.clone()
+    native.sums(scores).softmax_forward(ours, scaling, 6 * size, end, size, start)
+    assert close(ours, theirs) and (ours[:, later] == 0).all()
+    native.sums(scores).softmax_backward(ours, of_scores, scaling, 6 * size, end, size, start)
+    assert close(of_scores, gradient * scaling) and (of_scores[:, later] == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exponential_is_exact_over_its_whole_range(kind):
+    """Through a softmax of two, whose second share is 1 / (1 + e^x)."""
+    x = torch.linspace(0, 86, 5001).to(kind)
+    scores = torch.stack([x, torch.zeros_like(x)], dim=1).contiguous()
+    native.sums(scores).softmax_forward(scores, 1.0, len(x), 2, 1, 1)
+    wanted = 1 / (1 + x.double().exp())
+    assert ((scores[:, 1].double() - wanted).abs() / wanted).max() < (1e-6 if kind == torch.float32 else 2**-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("label", [0, 1999])
+def test_a_loss_and_its_gradient_are_those_of_torch(kind, label):
+    logits = drawn(3, 2000, kind=kind, scale=8)
+    labels, nats = torch.tensor([label, 7, 500]), torch.empty(3)
+    wide = logits.double().requires_grad_()
+    theirs = functional.cross_entropy(wide, labels, reduction="none")
+    [gradient] = torch.autograd.grad(theirs.sum(), wide)
+    untouched = logits.clone()
+    native.sums(logits).cross_entropy(untouched, labels, nats, 0, 3, 2000)
+    assert torch.equal(untouched, logits) and torch.allclose(nats.double(), theirs, rtol=1e-6)
+    native.sums(logits).cross_entropy(logits, labels, nats, 1, 3, 2000)
+    assert close(logits, gradient)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bf16_is_rounded_as_torch_rounds_it(kind):
+    """Through a norm of rows whose mean square is 1 and whose weight is 1: only the rounding is left."""
+    x = drawn(50, 64, kind=kind)
+    out, inverse = torch.empty_like(x), torch.empty(50)
+    native.sums(x).norm_forward(x, torch.ones(64, dtype=kind), out, inverse, 1e-5, 50, 64)
+    assert torch.equal(out, (x.float() * inverse[:, None]).to(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_sum_depends_on_the_number_of_threads(kind):
+    both, scores = drawn(33, 2 * 40, kind=kind), drawn(33, 33, kind=kind)
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        out, shares = both.new_empty(33, 40), scores.clone()
+        native.sums(both).gate_forward(both, out, 33, 40)
+        native.sums(shares).softmax_forward(shares, 0.5, 33, 33, 33, 0)
+        found.append((out, shares))
+    torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_what_does_not_lie_row_after_row_or_is_of_two_types_is_left_to_torch():
+    x = torch.randn(4, 6)
+    assert native.sums(x) and not native.sums(x.t()) and not native.sums(x[:, :3])
+    assert not native.sums(x, x.bfloat16()) and not native.sums(x.double()) and not native.sums(x.to("meta"))
+    native.close()
+    assert native.sums(x) is None
+
+
+def test_the_threads_are_those_of_torch():
+    """A second OpenMP runtime in the process would fight the first one for the processors."""
+    with open("/proc/self/maps") as file:
+        found = {line.split(maxsplit=5)[5].strip() for line in file if "libgomp" in line or "libomp" in line}
+    assert found == {native.threads()}
+
+
+def test_it_is_compiled_once_and_anew_for_another_source(tmp_path, monkeypatch):
+    native.build(tmp_path)
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    native.build(tmp_path)
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before and len(before) == 2
+    other = tmp_path / "other.c"
+    other.write_bytes(native.SOURCE.read_bytes() + b"\n")
+    monkeypatch.setattr(native, "SOURCE", other)
+    native.build(tmp_path / "new")
+    assert not {file.name for file in (tmp_path / "new").iterdir()} & before.keys()
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("false", "false: "),
+        ("no-such-compiler", "no-such-compiler: FileNotFoundError"),
+        ("echo", "echo: wrote no library"),
+    ],
+)
+def test_without_a_compiler_the_reason_is_one_line(tmp_path, monkeypatch, command, reason):
+    monkeypatch.setenv("CC", command)
+    with pytest.raises(native.NoCompiler, match=reason) as found:
+        native.build(tmp_path)
+    assert isinstance(found.value, UsageError) and "\n" not in str(found.value)
+
+
+def test_a_compiler_that_refuses_the_source_is_named_with_its_first_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "OPTIONS", ("-fPIC",))  # without OpenMP
+    with pytest.raises(native.NoCompiler, match="expected GCC with OpenMP"):
+        native.build(tmp_path)
+
+
+def test_a_damaged_library_is_compiled_anew(tmp_path):
+    native.build(tmp_path / "whole")
+    (tmp_path / "torn").mkdir()
+    for file in (tmp_path / "whole").iterdir():
+        (tmp_path / "torn" / file.name).write_bytes(file.read_bytes()[:1000])
+    native.build(tmp_path / "torn")
+    wanted = {file.name: file.read_bytes() for file in (tmp_path / "whole").iterdir()}
+    assert {file.name: file.read_bytes() for file in (tmp_path / "torn").iterdir()} == wanted
+
+
+def test_each_argument_has_the_width_of_the_source():
+    assert isinstance(native._argument(3), ctypes.c_int64) and isinstance(native._argument(3.0), ctypes.c_float)
+    assert native._argument(torch.zeros(1)).value
