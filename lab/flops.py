@@ -89,12 +89,15 @@ def training_flops(
     return total
 
 
-def peak(shapes: list[tuple[int, int]], rows: int, threads: int, seconds: float = 1.0) -> dict[str, float]:
-    """FLOP/s of the fastest bf16 product: rows x inputs by inputs x outputs of each of `shapes`, and 4096 cubed."""
+def peak(
+    shapes: list[tuple[int, int]], rows: int, threads: int, precision: str, seconds: float = 1.0
+) -> dict[str, float]:
+    """FLOP/s of the fastest product in `precision`: rows x inputs by inputs x outputs of each of `shapes`, and 4096 cubed."""
     torch.set_num_threads(threads)
     found = {}
     for m, k, n in [(4096, 4096, 4096), *((rows, inputs, outputs) for inputs, outputs in shapes)]:
-        a, b = torch.randn(m, k).bfloat16(), torch.randn(n, k).bfloat16()
+        kind = torch.bfloat16 if precision == "bf16" else torch.float32
+        a, b = torch.randn(m, k).to(kind), torch.randn(n, k).to(kind)
         best, end = float("inf"), time.perf_counter() + seconds
         while best == float("inf") or time.perf_counter() < end:
             start = time.perf_counter()
@@ -104,6 +107,6 @@ def peak(shapes: list[tuple[int, int]], rows: int, threads: int, seconds: float 
     return found
 
 
-def measure_peak(shapes: list[tuple[int, int]], rows: int, threads: int, tell: Any) -> dict[str, float]:
+def measure_peak(shapes: list[tuple[int, int]], rows: int, threads: int, precision: str, tell: Any) -> dict[str, float]:
     """`peak` as a job of its own process."""
-    return peak(shapes, rows, threads)
+    return peak(shapes, rows, threads, precision)

@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,12 @@ from lab.shapes import METHODS, SHAPES, specs
 
 PHASES = ("check", "train", "fp32", "generate", "switches", "growth")
 SWITCHES = (  # kind of arm, method, setting: what one speed-up brings, where the quick shape has it
-    ("train", "lora", "packing"), ("train", "lora", "fused"), ("train", "last-layer", "reuse_trunk"),
-    ("generate", "lora", "packing"), ("generate", "lora", "fused"),
+    ("train", "lora", "packing"), ("train", "lora", "fused"), ("train", "lora", "compiled"),
+    ("train", "last-layer", "reuse_trunk"),
+    ("generate", "lora", "packing"), ("generate", "lora", "fused"), ("generate", "lora", "compiled"),
 )  # fmt: skip
+IMPLIED = {"packing": ("packing", "fused", "compiled"), "fused": ("fused", "compiled")}
+"""What a setting switches off besides itself, as machine.resolve does it."""
 BATCHES = (8, 16, 32)
 TEXT_LENGTHS = 0.25
 """How far apart the numbers of tokens may be that two arms generate in bf16, whose greedy text depends on the batch."""
@@ -38,32 +43,45 @@ class Lab:
         self.found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.checks: list[dict[str, Any]] = []
         self.peaks: dict[str, list[dict[str, float]]] = defaultdict(list)
+        self.left_out: list[str] = []
+        """Comparisons for which there was no time."""
         self.started = time.monotonic()
+        self.precision = ""  # the one that Bakeoff takes on this machine, once the first run is planned
         self._specs: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def spec(self, shape: str, method: str, precision: str) -> dict[str, Any]:
+    def spec(self, shape: str, method: str, precision: str = "auto") -> dict[str, Any]:
         """The planned run, made once."""
         key = shape, precision
         if key not in self._specs:
             self._specs[key] = specs(shape, precision, self.store, self.documents)
-        return self._specs[key][method]
+        found = self._specs[key][method]
+        if precision == "auto":
+            self.precision = found["machine"]["precision"]
+        return found
 
-    def arm(self, kind: str, shape: str, method: str, who: str, *, bf16: bool = True, **changes: Any) -> dict[str, Any]:
+    def arm(
+        self, kind: str, shape: str, method: str, who: str, *, precision: str = "auto", **changes: Any
+    ) -> dict[str, Any]:
         """One arm (`train` or `generate`), timed; `who` is bakeoff, an opponent, or `without SWITCH`."""
         from lab import arms
 
-        spec = self.spec(shape, method, "bf16" if bf16 else "fp32")
+        spec = self.spec(shape, method, precision)
+        precision = spec["machine"]["precision"]
         if who.startswith("without "):
-            spec = {**spec, "machine": {**spec["machine"], who.removeprefix("without "): False}}
-        job = {"spec": spec, "cache": str(self.store.models),
-               "folder": str(self.folder), "opponent": who.startswith(speed_report.OPPONENTS), "bf16": bf16,
-               "grouped": False, "documents": 0, "save": "", "adapter": "", "batch": 0, **changes}  # fmt: skip
+            switch = who.removeprefix("without ")
+            spec = {**spec, "machine": {**spec["machine"], **dict.fromkeys(IMPLIED.get(switch, [switch]), False)}}
+        opponent = who.startswith(speed_report.OPPONENTS)
+        job = {
+            "spec": spec, "cache": str(self.store.models), "folder": str(self.folder), "opponent": opponent,
+            "bf16": precision == "bf16", "grouped": False, "documents": 0, "save": "", "adapter": "", "batch": 0,
+            **changes,
+        }  # fmt: skip
         found = worker.call(getattr(arms, kind), job, log=self.store.logs / "speed.log")
         part = "subset" if job["documents"] else "all"
-        self.found["/".join((kind, shape, method, who, "bf16" if bf16 else "fp32", part))].append(found)
+        self.found["/".join((kind, shape, method, who, precision, part))].append(found)
         rate = found["tokens"] / found["seconds"]
         others = found["load"]["others"]
-        say(f"{self.elapsed():5.0f} s  {kind:8} {shape:6} {method:12} {who:16} {'bf16' if bf16 else 'fp32'} "
+        say(f"{self.elapsed():5.0f} s  {kind:8} {shape:6} {method:12} {who:16} {precision} "
             f"{found['seconds']:7.2f} s {rate:7.0f} tokens/s  peak {(found['peak'] or 0) / 1e6:6.0f} MB"
             + (f"  others {others:.0%}" if others is not None else ""))  # fmt: skip
         return found
@@ -72,9 +90,14 @@ class Lab:
         """Seconds since the lab opened."""
         return time.monotonic() - self.started
 
-    def agree(self, what: str, kind: str, value: float, bf16: bool = True) -> None:
+    def agree(self, what: str, kind: str, value: float, precision: str = "") -> None:
         """Remembers a check that held."""
-        self.checks.append({"what": what, "kind": kind, "precision": "bf16" if bf16 else "fp32", "value": value})
+        self.checks.append({"what": what, "kind": kind, "precision": precision or self.precision, "value": value})
+
+    def seconds(self, kind: str, shape: str, method: str, names: Iterable[str]) -> dict[str, float]:
+        """Median seconds of those of the arms `names` that ran on all documents."""
+        arms = {who: self.found.get(f"{kind}/{shape}/{method}/{who}/{self.precision}/all") for who in names}
+        return {who: median(found) for who, found in arms.items() if found}
 
     def adapter(self, shape: str, method: str) -> Path:
         """Where a training of this run leaves its adapter."""
@@ -85,35 +108,38 @@ class Lab:
     def check(self, shape: str, method: str, fp32: bool) -> None:
         """Equal work on a few documents. Raises Unequal."""
         few = {"documents": SHAPES[shape].subset}
-        for bf16 in (True, False) if fp32 else (True,):
+        own = self.spec(shape, method)["machine"]["precision"]
+        for precision in dict.fromkeys((own, "fp32")) if fp32 else (own,):
+            bf16 = precision == "bf16"
             place = str(self.folder / f"check-{shape}-{method}")
-            ours = self.arm("train", shape, method, "bakeoff", bf16=bf16, save=place, **few)
+            ours = self.arm("train", shape, method, "bakeoff", precision=precision, save=place, **few)
             # Texts one at a time: with PEFT, `generate` puts the padding between virtual tokens and prompt.
-            theirs = self.arm("train", shape, method, "trainer", bf16=bf16, adapter=place, batch=1, **few)
-            what = f"{method}, {shape}, {'bf16' if bf16 else 'fp32'}"
+            theirs = self.arm("train", shape, method, "trainer", precision=precision, adapter=place, batch=1, **few)
+            what = f"{method}, {shape}, {precision}"
             gap = work.same_curve(what, ours["losses"], theirs["losses"], bf16=bf16)
-            self.agree(what, "loss by step", gap, bf16)
+            self.agree(what, "loss by step", gap, precision)
             logits = (numpy.load(arm["logits"], mmap_mode="r") for arm in (ours, theirs))
-            self.agree(what, "teacher-forced log-probabilities", work.same_logits(what, *logits, bf16=bf16), bf16)
+            gap = work.same_logits(what, *logits, bf16=bf16)
+            self.agree(what, "teacher-forced log-probabilities", gap, precision)
             if not bf16:
-                self.agree(what, "equal texts", work.same_texts(what, ours["texts"], theirs["texts"]), bf16)
+                self.agree(what, "equal texts", work.same_texts(what, ours["texts"], theirs["texts"]), precision)
 
     def fp32(self, shape: str, method: str) -> None:
-        """Trainer in fp32 as it comes, for Bakeoff as it comes of the same round."""
-        self.arm("train", shape, method, "trainer", bf16=False)
+        """Trainer in fp32 as it comes, for Bakeoff as it comes of the same round, where that is not fp32 itself."""
+        if self.spec(shape, method)["machine"]["precision"] != "fp32":
+            self.arm("train", shape, method, "trainer", precision="fp32")
 
     def train(self, shape: str, method: str) -> None:
-        """One round of training; the slower order of the Trainer is left out after the first."""
+        """One round of training; both orders of the Trainer, until one was slower on the same documents."""
         ours = self.arm("train", shape, method, "bakeoff", save=str(self.adapter(shape, method)))
-        key = f"train/{shape}/{method}/"
-        seen = {who: median(self.found[f"{key}{who}/bf16/all"]) for who in ("trainer", "trainer-grouped")
-                if self.found.get(f"{key}{who}/bf16/all")}  # fmt: skip
-        keep = [min(seen, key=lambda who: seen[who])] if seen else ["trainer", "trainer-grouped"]
-        for who in keep:
+        orders = ("trainer", "trainer-grouped")
+        seen = next(filter(None, (self.seconds("train", shape, other, orders) for other in METHODS)), {})
+        for who in [min(seen, key=lambda who: seen[who])] if seen else orders:
             theirs = self.arm("train", shape, method, who, grouped=who == "trainer-grouped")
             work.same_tokens(f"{method}, {shape}, {who}", ours["tokens"], theirs["tokens"], within=0.0)
             if who == "trainer":
-                what = f"{method}, {shape}, bf16, all documents"
+                what = f"{method}, {shape}, {self.precision}, all documents"
+                # Steps that follow each other widen what rounding began, in fp32 as in bf16.
                 self.agree(what, "loss by step", work.same_curve(what, ours["losses"], theirs["losses"], bf16=True))
 
     def generate(self, shape: str, method: str) -> None:
@@ -123,10 +149,10 @@ class Lab:
             self.arm("train", shape, method, "bakeoff", save=str(place))
         ours = self.arm("generate", shape, method, "bakeoff", adapter=str(place))
         same = self.spec(shape, method, "bf16")["generation"]["batch_size"]
-        key = f"generate/{shape}/{method}/generate-"
-        seen = {size: median(self.found[f"{key}{size}/bf16/all"]) for size in {*self.batches, same}
-                if self.found.get(f"{key}{size}/bf16/all")}  # fmt: skip
-        for size in sorted({same, min(seen, key=lambda s: seen[s])} if seen else {*self.batches, same}):
+        sizes = sorted({*self.batches, same})
+        seen = self.seconds("generate", shape, method, [f"generate-{size}" for size in sizes])
+        best = min(seen, key=lambda who: seen[who]) if seen else ""
+        for size in sizes if not seen else sorted({same, int(best.rpartition("-")[2])}):
             theirs = self.arm("generate", shape, method, f"generate-{size}", adapter=str(place), batch=size)
             what = f"{method}, {shape}, generate-{size}"
             gap = work.same_tokens(what, ours["tokens"], theirs["tokens"], within=TEXT_LENGTHS)
@@ -135,20 +161,21 @@ class Lab:
     def switches(self, shape: str) -> None:
         """Bakeoff with one speed-up switched off at a time, against Bakeoff as it comes."""
         for kind, method, switch in SWITCHES:
-            if self.found.get(f"{kind}/{shape}/{method}/bakeoff/bf16/all"):
+            if self.seconds(kind, shape, method, ["bakeoff"]):
                 found = {"adapter": str(self.adapter(shape, method))} if kind == "generate" else {}
                 self.arm(kind, shape, method, f"without {switch}", **found)
 
     def peak(self, shape: str) -> None:
-        """The processor's matrix-product peak, now."""
+        """The processor's matrix-product peak in Bakeoff's precision, now."""
         from lab import flops
 
         lengths = 8 * (180 if shape == "quick" else 600)
         products = [(576, 576), (576, 192), (576, 1536), (1536, 576)]
-        found = worker.call(flops.measure_peak, products, lengths, 2, log=self.store.logs / "speed.log")
+        precision = self.spec(shape, "lora")["machine"]["precision"]
+        found = worker.call(flops.measure_peak, products, lengths, 2, precision, log=self.store.logs / "speed.log")
         self.peaks[shape].append(found)
         best = max(found, key=lambda name: found[name])
-        say(f"{self.elapsed():5.0f} s  bf16 product peak {found[best] / 1e9:.0f} GFLOP/s ({best})")
+        say(f"{self.elapsed():5.0f} s  {precision} product peak {found[best] / 1e9:.0f} GFLOP/s ({best})")
 
 
 def median(arms: list[dict[str, Any]]) -> float:
@@ -173,13 +200,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(store, Path(folder), (2, 4) if options.short else BATCHES, options.documents)
         try:
-            for round_number in range(1, rounds + 1):
+            took = 0.0  # of the first round's comparisons
+            for number in range(1, rounds + 1):
                 before = lab.elapsed()
-                one_round(lab, shapes, methods, phases, first=round_number == 1)
-                spent = lab.elapsed() - before
-                if lab.elapsed() + spent > options.minutes * 60:
-                    say(f"{round_number} of {rounds} rounds fit into {options.minutes} minutes")
+                for what, comparison in one_round(lab, shapes, methods, phases, first=number == 1):
+                    if lab.elapsed() > options.minutes * 60:
+                        lab.left_out.append(f"round {number}: {what}")
+                    else:
+                        comparison()
+                took = took or lab.elapsed() - before
+                if lab.elapsed() + took > options.minutes * 60:
+                    say(f"{number} of {rounds} rounds fit into {options.minutes:g} minutes")
                     break
+            for line in lab.left_out:
+                say(f"left out for lack of time: {line}")
         except work.Unequal as error:
             say(f"not the same work, so nothing is reported: {error}")
             return 1
@@ -196,22 +230,26 @@ def main() -> int:
     return 0
 
 
-def one_round(lab: Lab, shapes: list[str], methods: list[str], phases: Any, first: bool) -> None:
-    """Every comparison once."""
+def one_round(
+    lab: Lab, shapes: list[str], methods: list[str], phases: Any, first: bool
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Every comparison once, by name; what one speed-up brings in the first round only."""
     for shape in shapes:
         if "train" in phases and shape != "short":
-            lab.peak(shape)
+            yield f"peak, {shape}", partial(lab.peak, shape)
         for method in methods:
+            what = f"{method}, {shape}"
             if "check" in phases and first:
-                lab.check(shape, method, fp32=shape != "long" or method == "lora")
+                yield f"equal work, {what}", partial(lab.check, shape, method, shape != "long" or method == "lora")
             if "train" in phases:
-                lab.train(shape, method)
+                yield f"training, {what}", partial(lab.train, shape, method)
             if "fp32" in phases and method == "lora" and first:
-                lab.fp32(shape, method)
+                yield f"training in fp32, {what}", partial(lab.fp32, shape, method)
             if "generate" in phases and method == "lora":
-                lab.generate(shape, method)
-        if "switches" in phases and shape != "long":
-            lab.switches(shape)
+                yield f"writing, {what}", partial(lab.generate, shape, method)
+    for shape in shapes:
+        if "switches" in phases and shape != "long" and first:
+            yield f"what each speed-up brings, {shape}", partial(lab.switches, shape)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -15,6 +15,10 @@ from lab import work
 COLUMNS = ("shape", "method", "phase", "opponent", "median", "minimum", "low", "high", "rounds", "best")
 OPPONENTS = ("trainer", "generate")
 """How the names of arms begin that are not Bakeoff's."""
+WHY = {
+    "bf16": "It multiplies bf16 in hardware, so that is what Bakeoff and its opponents compute in.",
+    "fp32": "It has no bf16 products in hardware, so Bakeoff and its opponents compute in fp32, the fastest there is.",
+}
 BUSY = 0.1
 """Share of the processors used by others from which a figure is doubted."""
 SPREAD = 1.3
@@ -25,8 +29,8 @@ same effective batch, micro-batch, optimizer and schedule, and evaluate one docu
 a process of its own, arms take turns, two threads. Bakeoff's compiling and filling of caches is inside its seconds;
 loading a model is outside of both. `trainer` gets Bakeoff's order of documents, `trainer-grouped` its own
 group_by_length; what is slower runs in the first round only. `generate-N` decodes N prompts of similar length at a
-time. The fp32 row is Trainer as it comes against Bakeoff as it comes (bf16), on the same documents, in the first
-round. `without SWITCH` is Bakeoff with that setting false: what one speed-up brings.
+time. Where Bakeoff computes in bf16, the fp32 row is Trainer as it comes against it, on the same documents, in the
+first round. `without SWITCH` is Bakeoff with that setting false: what one speed-up brings.
 `best`: the strongest of this kind, the one that counts. `low` and
 `high`: 95 % t interval of the mean log ratio over rounds.
 """
@@ -47,12 +51,12 @@ def ratio(theirs: list[float], ours: list[float]) -> dict[str, Any]:
             "rounds": len(values)}  # fmt: skip
 
 
-def ratios(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Every opponent's arm against Bakeoff's of the same work."""
+def ratios(found: dict[str, list[dict[str, Any]]], own: str) -> list[dict[str, Any]]:
+    """Every opponent's arm against Bakeoff's of the same work; `own` is the precision that Bakeoff takes."""
     rows = []
     for key, arms in found.items():
         kind, shape, method, who, precision, part = key.split("/")
-        ours = found.get(f"{kind}/{shape}/{method}/bakeoff/bf16/{part}")
+        ours = found.get(f"{kind}/{shape}/{method}/bakeoff/{own}/{part}")
         if who == "bakeoff" or not ours or part == "subset":
             continue
         same = {"method": method, "shape": shape, "opponent": f"{who} {precision}"}
@@ -73,12 +77,14 @@ def kind_of(row: dict[str, Any]) -> tuple[str, ...]:
     return row["shape"], row["phase"], row["method"], row["opponent"].split()[-1]
 
 
-def utilisation(found: dict[str, list[dict[str, Any]]], peaks: dict[str, list[dict[str, float]]]) -> list[dict]:
-    """FLOPs that a training needs / its seconds / the fastest bf16 product measured in the same round; the median."""
+def utilisation(
+    found: dict[str, list[dict[str, Any]]], peaks: dict[str, list[dict[str, float]]], own: str
+) -> list[dict]:
+    """FLOPs that a training needs / its seconds / the fastest product measured in the same round; the median."""
     rows = []
     for key, arms in found.items():
         kind, shape, method, who, precision, part = key.split("/")
-        if (kind, who, precision, part) == ("train", "bakeoff", "bf16", "all") and peaks.get(shape):
+        if (kind, who, precision, part) == ("train", "bakeoff", own, "all") and peaks.get(shape):
             pairs = zip(arms, peaks[shape], strict=False)
             values = [arm["flops"] / arm["seconds"] / max(peak.values()) for arm, peak in pairs]
             rows.append({"method": method, "shape": shape, "value": float(numpy.median(values))})
@@ -101,17 +107,22 @@ def warnings(found: dict[str, list[dict[str, Any]]]) -> list[str]:
 def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str, float] | None = None) -> str:
     """Writes results.json, report.md and ratios.png; returns the table of ratios."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows, mfu, doubts = ratios(lab.found), utilisation(lab.found, lab.peaks), warnings(lab.found)
+    own = lab.precision
+    rows, mfu = ratios(lab.found, own), utilisation(lab.found, lab.peaks, own)
+    doubts = [*warnings(lab.found), *(f"left out for lack of time: {line}" for line in lab.left_out)]
     arms = {key: [{k: v for k, v in arm.items() if k != "logits"} for arm in found] for key, found in lab.found.items()}
-    result = {"schema": 1, "ratios": rows, "mfu": mfu, "checks": lab.checks, "peaks": lab.peaks, "growth": growth,
-              "scored": scored, "warnings": doubts, "environment": machine.environment(), "arms": arms}  # fmt: skip
+    result = {
+        "schema": 1, "precision": own, "ratios": rows, "mfu": mfu, "checks": lab.checks, "peaks": lab.peaks,
+        "growth": growth, "scored": scored, "warnings": doubts, "environment": machine.environment(), "arms": arms,
+    }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     table = tabulate([[show(row[column]) for column in COLUMNS] for row in rows], COLUMNS, tablefmt="github")
-    parts = ["# Speed\n", ABOUT, "\n## Ratios\n", table]
+    here = machine.environment()["processor"]
+    parts = ["# Speed\n", f"Processor: {here}. {WHY[own]}\n", ABOUT, "\n## Ratios\n", table]
     if rows:
         plot(rows, folder / "ratios.png")
         parts.append("\n![Median ratios with their intervals](ratios.png)")
-    parts.append("\n## Utilisation\n\nFLOPs that training needs, over its seconds, over the bf16 product peak.\n")
+    parts.append("\n## Utilisation\n\nFLOPs that training needs, over its seconds, over the product peak.\n")
     parts.append(tabulate([[row["method"], row["shape"], f"{row['value']:.0%}"] for row in mfu],
                           ["method", "shape", "MFU"], tablefmt="github"))  # fmt: skip
     for shape, found in lab.peaks.items():

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded
+from bakeoff.machine import has_bf16
 from bakeoff.resources import Clock
 from bakeoff.settings import ROOT, TrainingSettings, load
 from bakeoff.training import fine_tune, with_virtual
@@ -91,11 +92,13 @@ def arm(seconds, others=0.0, **more):
 def test_the_report_holds_ratios_utilisation_and_doubts(tmp_path):
     arms = {"train/quick/lora/bakeoff/bf16/all": [arm(1.0), arm(1.1)],
             "train/quick/lora/trainer/bf16/all": [arm(3.0), arm(6.0, others=0.4)]}  # fmt: skip
-    lab = SimpleNamespace(found=arms, peaks={"quick": [{"4096 x 4096 x 4096": 1e10}] * 2}, checks=[])
+    lab = SimpleNamespace(found=arms, peaks={"quick": [{"4096 x 4096 x 4096": 1e10}] * 2}, checks=[], precision="bf16",
+                          left_out=["round 1: writing"])  # fmt: skip
     text = speed_report.write(tmp_path, lab, [])
     result = json.loads((tmp_path / "results.json").read_text())
     assert {row["phase"] for row in result["ratios"]} == {"train", "memory"}
     assert result["mfu"] == [{"method": "lora", "shape": "quick", "value": pytest.approx(0.477, abs=0.01)}]
+    assert "left out for lack of time: round 1: writing" in text
     assert "others used up to 40%" in text and "its rounds took 3.0 to 6.0 s" in text
     assert (tmp_path / "ratios.png").stat().st_size > 0 and "MFU" in (tmp_path / "report.md").read_text()
 
@@ -107,9 +110,10 @@ def test_the_short_lab_runs_from_end_to_end_and_times_nothing_in_earnest(tmp_pat
     subprocess.run([sys.executable, *typed], cwd=ROOT, check=True, timeout=600)
     result = json.loads((reports / "results.json").read_text())
     assert {"train", "generate", "memory"} == {row["phase"] for row in result["ratios"]}
-    assert {"trainer fp32", "trainer bf16", "generate-2 bf16", "without fused bf16"} <= {
-        row["opponent"] for row in result["ratios"]
-    }
+    own = result["precision"]
+    assert own == ("bf16" if has_bf16("cpu") else "fp32")
+    wanted = {"trainer fp32", f"trainer {own}", f"generate-2 {own}", f"without fused {own}", f"without compiled {own}"}
+    assert wanted <= {row["opponent"] for row in result["ratios"]}
     assert len(result["growth"]) == 2 and result["scored"]["same"] == result["scored"]["compared"] == 100
 
 
