@@ -239,7 +239,17 @@ void step(const T *rows, const T *cos, const T *sin, T *keys, T *values, const i
                 for (int64_t j = 0; j <= last; j++) score[j] *= share;
             }
             memset(sums, 0, group * width * sizeof(float));
-            for (int64_t j = 0; j <= last; j++)
+            int64_t j = 0;
+            for (; j + 4 <= last + 1; j += 4) /* four values a pass over the sums */
+                for (int64_t g = 0; g < group; g++) {
+                    const float *w = scores + g * capacity + j;
+                    const T *v = value + j * width;
+#pragma omp simd
+                    for (int64_t i = 0; i < width; i++)
+                        sums[g * width + i] += w[0] * load(v[i]) + w[1] * load(v[width + i]) +
+                                               w[2] * load(v[2 * width + i]) + w[3] * load(v[3 * width + i]);
+                }
+            for (; j <= last; j++)
                 for (int64_t g = 0; g < group; g++) {
                     float weight = scores[g * capacity + j];
 #pragma omp simd

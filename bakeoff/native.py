@@ -61,10 +61,10 @@ def threads() -> str:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         lines = []
-    found = next((line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line), "")
-    if not found:
+    loaded = dict.fromkeys(line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line)
+    if not loaded:
         raise NoCompiler("torch's OpenMP runtime is not GCC's")
-    return found
+    return min(loaded, key=lambda file: not file.startswith(str(Path(torch.__file__).parent.parent)))
 
 
 def build(folder: Path) -> str:

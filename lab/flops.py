@@ -92,7 +92,7 @@ def training_flops(
 def peak(
     shapes: list[tuple[int, int]], rows: int, threads: int, precision: str, seconds: float = 1.0
 ) -> dict[str, float]:
-    """FLOP/s of the fastest product in `precision`: rows x inputs by inputs x outputs of each of `shapes`, and 4096 cubed."""
+    """FLOP/s of the fastest product in `precision` by its size: `shapes` (inputs, outputs), and 4096 cubed."""
     torch.set_num_threads(threads)
     found = {}
     for m, k, n in [(4096, 4096, 4096), *((rows, inputs, outputs) for inputs, outputs in shapes)]:

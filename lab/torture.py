@@ -29,7 +29,7 @@ from bakeoff.store import Store
 INTERVAL = 2
 """Optimizer steps between checkpoints. 24 documents in batches of 4 are 6 steps an epoch, 18 in all."""
 SIZES = {
-    "task.train": 24, "task.validation": 4, "task.test": 20, "training.epochs": 3, "generation.batch_size": 4,
+    "task.train": 24, "task.validation": 4, "task.test": 36, "training.epochs": 3, "generation.batch_size": 4,
     "machine.threads": 1, "durability.checkpoint_steps": INTERVAL, "durability.checkpoint_seconds": 0,
 }  # fmt: skip
 DOOMS = (  # phase, moment:count:whom

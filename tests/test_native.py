@@ -1,15 +1,19 @@
 """The compiled sums: the figures of torch's operators for any number of threads, and what happens without GCC."""
 
 import ctypes
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch.nn import functional
 
-from bakeoff import native
+from bakeoff import layers, native
+from bakeoff.catalogue import select
 from bakeoff.errors import UsageError
+from bakeoff.training import loss_of
 
+METHODS = {entry.name: entry.kind for entry in select(["all"])}
 KINDS = [torch.float32, torch.bfloat16]
 
 
@@ -155,3 +159,25 @@ def test_a_damaged_library_is_compiled_anew(tmp_path):
 def test_each_argument_has_the_width_of_the_source():
     assert isinstance(native._argument(3), ctypes.c_int64) and isinstance(native._argument(3.0), ctypes.c_float)
     assert native._argument(torch.zeros(1)).value
+
+
+def gradient(tiny, encoded, machine, name):
+    """Of a method's trained parameters, frozen weights in the machine's precision."""
+    model, tokenizer = tiny()
+    torch.manual_seed(0)
+    model = METHODS[name]().attach(model, tokenizer)
+    for parameter in model.parameters():
+        if not parameter.requires_grad and machine.precision == "bf16":
+            parameter.data = parameter.data.bfloat16()
+    layers.install(model)
+    loss_of(model, encoded, 256, machine).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize("name", ["lora", "soft-prompt"])
+def test_a_gradient_in_bf16_is_no_further_from_that_in_fp32_than_torch_s(tiny, encoded, fp32, name):
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    ours = gradient(tiny, encoded, bf16, name)
+    native.close()
+    theirs, exact = (gradient(tiny, encoded, machine, name) for machine in (bf16, fp32))
+    assert torch.norm(ours - exact) <= 1.1 * torch.norm(theirs - exact) and not torch.equal(ours, theirs)
