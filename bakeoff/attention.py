@@ -269,6 +269,8 @@ class Step:
     ) -> torch.Tensor:  # fmt: skip
         """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums."""
         keys, values = self.cache.layers[layer]
+        if keys.dtype != rows.dtype:
+            raise TypeError(f"the cache holds {keys.dtype}, a step brings {rows.dtype}")
         width = cos.shape[-1]
         heads = rows.shape[1] // width - 2 * kept
         out = rows.new_empty(len(rows), heads, width)

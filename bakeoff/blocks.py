@@ -127,6 +127,8 @@ class BlockAttention(torch.autograd.Function):
 def weights(sums: native.Sums, block: Block, query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
     """Softmax of the block's causal scores: kept x (heads / kept) queries x tokens up to the last query."""
     size = block.end - block.start
-    scores = torch.bmm(block.queries(query, len(key)), block.seen(key).transpose(1, 2))
+    scores = query.new_empty(len(key), len(query) // len(key) * size, block.end)
+    # Into a tensor of its own: autocast would give products of fp32 another type, which the sums can't read.
+    torch.bmm(block.queries(query, len(key)), block.seen(key).transpose(1, 2), out=scores)
     sums.softmax_forward(scores, scaling, len(query) * size, block.end, size, block.start)
     return scores

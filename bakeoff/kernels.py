@@ -15,7 +15,7 @@ BLOCK = 256
 """Tokens that are computed together: what lies above the diagonal of an attention's other blocks is never computed,
 and what a block needs stays in the processor's cache."""
 LOGITS = 8
-"""Label tokens whose logits stand in fp32 at a time, for the same reason."""
+"""Label tokens whose logits torch's operators hold in fp32 at a time, for the same reason."""
 
 
 def tokens(x: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -33,7 +33,7 @@ class Norm(torch.autograd.Function):
         out, inverse = x.new_empty(x.shape, dtype=kind), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
         ctx.save_for_backward(x, weight, inverse)
         if sums := native.sums(x, weight):
-            sums.norm_forward(x, weight, out, inverse, eps, inverse.numel(), x.shape[-1])
+            sums.norm_forward(x, weight, out, inverse, float(eps), inverse.numel(), x.shape[-1])
             return out
         for some, to, scale in zip(tokens(x), tokens(out), tokens(inverse), strict=True):
             wide = some.float()
@@ -244,6 +244,8 @@ class CrossEntropy(torch.autograd.Function):
         of_logits = functional.linear(hidden, weight.to(hidden.dtype))
         ctx.save_for_backward(hidden, weight, of_logits)
         if sums := native.sums(of_logits):
+            if labels.max() >= of_logits.shape[1]:
+                raise IndexError(f"label {labels.max()} where the output head has {of_logits.shape[1]} rows")
             nats = of_logits.new_empty(len(labels), dtype=torch.float32)
             sums.cross_entropy(of_logits, labels, nats, int(needed), *of_logits.shape)
             return nats.sum()

@@ -68,6 +68,8 @@ def attention(
         return found
     cos, sin = (part[0].unsqueeze(1) for part in position_embeddings)
     rows = product(module, QKV, hidden_states)[0]
+    if torch.is_autocast_enabled(rows.device.type):  # what a method does beside its products may be in fp32
+        rows = rows.to(torch.get_autocast_dtype(rows.device.type))
     out = from_rows(module, rows, cos.to(rows.dtype), sin.to(rows.dtype), segments)
     return product(module, ("o_proj",), out.flatten(1).unsqueeze(0)), None
 
@@ -78,6 +80,11 @@ def from_rows(
     """tokens x heads x width from tokens x (heads + 2 kept) width: positions and attention."""
     kept, scaling, layer = module.config.num_key_value_heads, module.scaling, module.layer_idx
     sums = native.sums(rows, cos, sin)
+    tokens = len(segments.rows) if isinstance(segments, Step) else sum(getattr(segments, "lengths", [len(rows)]))
+    if not len(rows) == len(cos) == len(sin) == tokens:
+        raise ValueError(
+            f"attention is given {len(rows)} tokens at {len(cos)} positions, where documents have {tokens}"
+        )
     wanted = torch.is_grad_enabled() and rows.requires_grad
     out: torch.Tensor
     if sums and isinstance(segments, Step):

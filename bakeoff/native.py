@@ -1,24 +1,28 @@
-"""The sums of native.c: compiled once on a machine by its own compiler, called on tensors of fp32 or bf16."""
+"""The sums of native.c: compiled once for a store by the machine's own compiler, called on tensors of fp32 or bf16."""
 
 import ctypes
 import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
+from bakeoff.disk import write_whole
 from bakeoff.errors import UsageError
-from bakeoff.machine import processor
 
 SOURCE = Path(__file__).with_suffix(".c")
 OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
+           "--param=vect-max-peeling-for-alignment=0",  # no order of summation may follow an address
            "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native")  # fmt: skip
 KINDS = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
 TIMEOUT = 120
@@ -33,14 +37,14 @@ class NoCompiler(UsageError):
     """Why the sums can't be compiled here, in one line."""
 
 
-def compiler() -> tuple[str, str]:
-    """The C compiler's command and what it says of its version. Raises NoCompiler."""
+def compiler() -> tuple[list[str], str]:
+    """The C compiler's command ($CC, else gcc) and what it says of its version. Raises NoCompiler."""
     if sys.platform != "linux":
         raise NoCompiler(f"not on {sys.platform}: GCC and torch don't share their threads there")
-    command = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "cc")), "")
+    command = shlex.split(os.environ.get("CC", "")) or list(filter(shutil.which, ("gcc", "cc")))[:1]
     if not command:
         raise NoCompiler("no C compiler (gcc) on the PATH")
-    return command, answer([command, "--version"]).splitlines()[0]
+    return command, answer([*command, "--version"]).splitlines()[0]
 
 
 def answer(command: list[str]) -> str:
@@ -50,7 +54,9 @@ def answer(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoCompiler(f"{command[0]}: {type(error).__name__}") from None
     if found.returncode or not (found.stdout or "-o" in command):
-        lines = [line for line in found.stderr.splitlines() if "error" in line] or found.stderr.splitlines() or [""]
+        lines = (
+            [line for line in found.stderr.splitlines() if "error" in line.lower()] or found.stderr.splitlines() or [""]
+        )
         raise NoCompiler(f"{command[0]}: {lines[0].strip()[:200]}")
     return found.stdout
 
@@ -64,7 +70,17 @@ def threads() -> str:
     loaded = dict.fromkeys(line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line)
     if not loaded:
         raise NoCompiler("torch's OpenMP runtime is not GCC's")
-    return min(loaded, key=lambda file: not file.startswith(str(Path(torch.__file__).parent.parent)))
+    return min(loaded, key=lambda file: not file.startswith(str(Path(torch.__file__).parent)))
+
+
+def features() -> str:
+    """All that the processor says it can do: what -march=native compiles for."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(names)))
 
 
 def build(folder: Path) -> str:
@@ -75,29 +91,35 @@ def build(folder: Path) -> str:
     """
     command, version = compiler()
     runtime = threads()
-    text = "\n".join((version, *OPTIONS, processor(), torch.__version__, runtime))
+    text = "\n".join((version, *OPTIONS, features(), torch.__version__, runtime))
     folder.mkdir(parents=True, exist_ok=True)
+    opened = {}
     for kind, defines in KINDS.items():
         made_from = digest(SOURCE.read_bytes() + f"{text}{defines}".encode())
-        there = [file for file in folder.glob(f"{made_from}-*.so") if file.stem.endswith(digest(file.read_bytes()))]
-        library = there[0] if there else made(folder, made_from, [command, *OPTIONS, *defines], runtime)
+        with FileLock(folder / "compiling.lock"):
+            there = (file for file in folder.glob(f"{made_from}-*.so") if file.stem.endswith(digest(file.read_bytes())))
+            library = next(there, None) or made(folder, made_from, command, defines, runtime)
         try:
-            _open[kind] = Sums(library)
+            opened[kind] = Sums(library)
         except OSError as error:
             raise NoCompiler(str(error)) from None
+    _open.update(opened)
     return version
 
 
-def made(folder: Path, made_from: str, compile_with: list[str], runtime: str) -> Path:
+def made(folder: Path, made_from: str, command: list[str], defines: Sequence[str], runtime: str) -> Path:
     """A library, compiled and linked. Raises NoCompiler."""
-    with tempfile.TemporaryDirectory(dir=folder) as work:
+    with tempfile.TemporaryDirectory() as work:
         part, whole = Path(work, "part.o"), Path(work, "whole.so")
-        answer([*compile_with, "-c", str(SOURCE), "-o", str(part)])
+        answer([*command, *OPTIONS, *defines, "-c", str(SOURCE), "-o", str(part)])
         # Without -fopenmp, which would name the system's runtime: torch's own is loaded already.
-        answer([compile_with[0], "-shared", str(part), runtime, "-lm", "-o", str(whole)])
+        answer([*command, "-shared", str(part), runtime, "-lm", "-o", str(whole)])
         if not whole.is_file():
-            raise NoCompiler(f"{compile_with[0]}: wrote no library")
-        return whole.rename(folder / f"{made_from}-{digest(whole.read_bytes())}.so")
+            raise NoCompiler(f"{command[0]}: wrote no library")
+        data = whole.read_bytes()
+    target = folder / f"{made_from}-{digest(data)}.so"
+    write_whole(target, data)
+    return target
 
 
 def digest(data: bytes) -> str:

@@ -96,12 +96,12 @@ def probe(
     folder = models.prepare(source, Path(cache))
     tokenizer = models.load_tokenizer(settings, folder)
     where = machine.resolve(build(MachineSettings, asked, "run"))
-    compiler = "not asked for"
+    compiler, why = "not asked for", ""
     if where.compiled:
         try:
             compiler = native.build(Path(cache).parent / native.PLACE)
         except native.NoCompiler as missing:
-            compiler, where = f"none ({missing})", dataclasses.replace(where, compiled=False)
+            compiler, why, where = "none", str(missing), dataclasses.replace(where, compiled=False)
     wanted = where.attention
     # Torch's own kernel takes a quick exp, exact to 20 bits: enough for bf16, and none of what fp32 is asked for.
     if (
@@ -128,6 +128,7 @@ def probe(
         "data": loaded.sha256,
         "machine": plain(dataclasses.replace(where, attention=chosen)),
         "compiler": compiler,
+        "no compiler": why,
     }
 
 

@@ -129,7 +129,7 @@ class MachineSettings:
     fused: bool = True
     """Layers of Llama's kind in fewer passes over memory, where documents are packed; false: transformers' own."""
     compiled: bool = True
-    """The sums of native.c, compiled once on a machine by its GCC, where layers are fused; false: torch's operators."""
+    """The sums of native.c where layers are fused, compiled once by the machine's GCC; false: torch's operators."""
     reuse_trunk: bool = True
     """Where only an untied output head is trained, compute what lies below it once a document; false: every epoch."""
     threads: int = setting(0, minimum=0, maximum=1024)

@@ -62,8 +62,8 @@ def start(
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
     progress = Progress(file, live=live, newline=newline)
-    if planned.found["compiler"].startswith("none"):
-        progress.note(f"sums are torch's operators, which are slower: compiler {planned.found['compiler']}")
+    if reason := planned.found["no compiler"]:
+        progress.note(f"layers are computed by torch's operators, which is slower; native.c is not compiled: {reason}")
     return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
                    loans=loans, published=beside, run_timeout=options.run_timeout)  # fmt: skip
 

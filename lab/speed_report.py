@@ -26,17 +26,18 @@ SPREAD = 1.3
 ABOUT = """Opponent over Bakeoff, so above 1 Bakeoff is ahead: seconds of training and of writing the test set's
 summaries, and bytes of memory above the level after loading. Both train the same method on the same documents with the
 same effective batch, micro-batch, optimizer and schedule, and evaluate one document after every epoch. Each arm runs in
-a process of its own, arms take turns, two threads. Bakeoff's compiling and filling of caches is inside its seconds;
-loading a model is outside of both. `trainer` gets Bakeoff's order of documents, `trainer-grouped` its own
-group_by_length; what is slower runs in the first round only. `generate-N` decodes N prompts of similar length at a
+a process of its own, arms take turns, two threads. Bakeoff's filling of caches is inside its seconds; loading a model
+is outside of both, and so is native.c, compiled once in about 2 s. `trainer` gets Bakeoff's order of documents,
+`trainer-grouped` its own group_by_length; the one that is slower with LoRA runs with no other method and in no other
+round. `generate-N` decodes N prompts of similar length at a
 time. Where Bakeoff computes in bf16, the fp32 row is Trainer as it comes against it, on the same documents, in the
-first round. `without SWITCH` is Bakeoff with that setting false: what one speed-up brings.
+first round. `without SWITCH` is Bakeoff with that setting false, once, after the first round: what one speed-up brings.
 `best`: the strongest of this kind, the one that counts. `low` and
 `high`: 95 % t interval of the mean log ratio over rounds.
 """
 LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats, then log-probabilities and texts with the same weights.
-bf16: losses within {work.BF16_LOSS:.0%}, log-probabilities of likely tokens within {work.BF16_LOGITS:g} nats (mean).
-Beyond them nothing is reported."""
+bf16, and fp32 over all documents: losses within {work.BF16_LOSS:.0%}. bf16: log-probabilities of likely tokens within
+{work.BF16_LOGITS:g} nats (mean). Beyond them nothing is reported."""
 
 
 def ratio(theirs: list[float], ours: list[float]) -> dict[str, Any]:
