@@ -121,6 +121,7 @@ def test_the_threads_are_those_of_torch():
 
 def test_it_is_compiled_once_and_anew_for_another_source(tmp_path, monkeypatch):
     monkeypatch.setattr(native, "KINDS", {torch.float32: ()})
+
     def libraries(folder):
         return {file.name: file.stat().st_mtime_ns for file in folder.glob("*.so")}
 
