@@ -19,7 +19,7 @@ from bakeoff.disk import arrive, digest, flush, write_whole
 from bakeoff.resources import Clock, Memory
 from bakeoff.settings import DurabilitySettings
 
-SCHEMA = 1
+SCHEMA = 2
 KEPT = 2
 """Checkpoints on disk: the newest and, should it be damaged, the one before."""
 BOOKED = ("training", "validation", "evaluation")
@@ -46,6 +46,10 @@ class Training:
     """The lowest validation loss so far."""
     kept: list[torch.Tensor] = field(default_factory=list)
     """The weights that had it."""
+    kept_step: int = 0
+    """Steps that were done when they were kept."""
+    over: bool = False
+    """Whether all epochs are done: nothing but `kept` is needed any more."""
 
 
 @dataclass(frozen=True)
@@ -251,14 +255,20 @@ def unseal(line: bytes) -> dict[str, Any]:
 
 
 def freeze(state: Training) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """`state` and the random generators as named tensors and as what JSON holds."""
+    """`state` and the random generators as named tensors and as what JSON holds.
+
+    Weights are written once where the ones in training are the ones kept, or will never be asked for.
+    """
     import numpy
 
     optimizer = state.optimizer.state_dict()
+    if state.over:
+        optimizer["state"] = {}
+    once = bool(state.kept) and (state.over or state.kept_step == len(state.curves.steps))
     tensors = {"order": state.drawn, "random.torch": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    for name, values in (("trained", state.trained), ("kept", state.kept)):
+    for name, values in (("trained", () if once else state.trained), ("kept", state.kept)):
         tensors |= {f"{name}.{place}": value.detach() for place, value in enumerate(values)}
     numbers: dict[str, dict[str, Any]] = {}
     for place, moments in optimizer["state"].items():
@@ -275,6 +285,7 @@ def freeze(state: Training) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         "epoch": state.epoch,
         "window": state.window,
         "best": state.best,
+        "kept_step": state.kept_step,
         "curves": vars(state.curves),
         "groups": optimizer["param_groups"],
         "numbers": numbers,
@@ -294,9 +305,10 @@ def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any
         moments.setdefault(int(place), {})[moment] = tensors.pop(name)
     state.optimizer.load_state_dict({"state": moments, "param_groups": facts["groups"]})
     state.schedule.load_state_dict(facts["schedule"])
+    once = "trained.0" not in tensors
     with torch.no_grad():
         for number, parameter in enumerate(state.trained):
-            parameter.copy_(tensors.pop(f"trained.{number}"))
+            parameter.copy_(tensors[f"kept.{number}"] if once else tensors.pop(f"trained.{number}"))
     kept = sum(name.startswith("kept.") for name in tensors)
     state.kept = [
         tensors.pop(f"kept.{number}").to(parameter.device)
@@ -304,7 +316,8 @@ def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any
     ]
     state.drawn = tensors["order"]
     state.order.set_state(state.drawn)
-    state.epoch, state.window, state.best = facts["epoch"], facts["window"], facts["best"]
+    state.epoch, state.window = facts["epoch"], facts["window"]
+    state.best, state.kept_step = facts["best"], facts["kept_step"]
     for name, value in facts["curves"].items():
         setattr(state.curves, name, value)
     torch.set_rng_state(tensors["random.torch"])

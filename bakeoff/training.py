@@ -130,8 +130,10 @@ def fine_tune(
             )
             if loss < state.best:
                 state.best, state.kept = loss, [parameter.detach().clone() for parameter in trained]
+                state.kept_step = len(curves.steps)
             tell({"phase": "validation", "epoch": epoch, "epochs": recipe.epochs, **curves.epochs[-1]})
         state.epoch, state.window, state.drawn = epoch + 1, 0, order.get_state()
+        state.over = epoch == recipe.epochs
         partial.save(state)
     if state.kept:
         with torch.no_grad():

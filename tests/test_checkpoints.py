@@ -8,6 +8,7 @@ import shutil
 import numpy
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bakeoff import checkpoints
 from bakeoff.catalogue import select
@@ -103,6 +104,18 @@ def test_a_checkpoint_is_due_by_steps_or_by_seconds(train, tmp_path):
         assert len(list((tmp_path / name).glob("checkpoint-*"))) == 2 * checkpoints.KEPT
 
 
+def test_weights_are_written_once_where_one_copy_says_all(train, tmp_path):
+    whole = train(Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0)))
+    best = [row["epoch"] for row in whole[0]["epochs"] if row["best"]]
+    assert best == [3]  # so that the weights after epoch 2 were the best then
+    held = [{name.split(".")[0] for name in load_file(file)} for file in sorted(tmp_path.glob("*.safetensors"))]
+    assert held == [{"kept", "optimizer", "order", "random"}, {"kept", "order", "random"}]
+    assert same(train(Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0))), whole)  # from the last
+    for file in tmp_path.glob("checkpoint-00000003.*"):
+        file.unlink()
+    assert same(train(Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0))), whole)  # from the one before
+
+
 @pytest.mark.parametrize("kind", ["json", "safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "tear", "empty", "lose"])
 def test_a_damaged_checkpoint_is_not_believed_and_the_one_before_is(train, tmp_path, kind, damage):
@@ -139,7 +152,7 @@ def test_a_checkpoint_of_another_run_or_schema_is_not_believed(train, tmp_path, 
         train(Partial(tmp_path / "one", EVERY_TWO), 7)
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     assert list(Partial(tmp_path / "one")._checkpoints()) and not list(Partial(tmp_path / "other")._checkpoints())
-    monkeypatch.setattr(checkpoints, "SCHEMA", 2)
+    monkeypatch.setattr(checkpoints, "SCHEMA", checkpoints.SCHEMA + 1)
     assert not list(Partial(tmp_path / "one")._checkpoints())
 
 
