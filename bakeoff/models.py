@@ -1,5 +1,6 @@
 """Base model and tokenizer: from a hub, a folder, a GGUF file, or built in memory from a configuration."""
 
+import functools
 import hashlib
 import json
 import os
@@ -136,8 +137,9 @@ def convert(gguf: Path, folder: Path) -> None:
     check_gguf(gguf)
     try:
         place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        tokenizer = AutoTokenizer.from_pretrained(**place)
-        model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+        with parsed_once():
+            tokenizer = AutoTokenizer.from_pretrained(**place)
+            model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     except Exception as error:  # a foreign file: the reader raises whatever its bytes lead it to
         raise UsageError(
             f"--model {gguf}: not a GGUF file that transformers reads ({type(error).__name__}: {first_line(error)}); "
@@ -165,6 +167,25 @@ def convert(gguf: Path, folder: Path) -> None:
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Inside, gguf remembers its answers: transformers has a file parsed three times, and a table made for each tensor.
+
+    That is most of a conversion's time.
+    """
+    import gguf
+
+    names = "GGUFReader", "get_tensor_name_map"
+    before: list[Any] = [getattr(gguf, name) for name in names]
+    try:
+        for name, function in zip(names, before, strict=True):
+            setattr(gguf, name, functools.cache(function))
+        yield
+    finally:
+        for name, function in zip(names, before, strict=True):
+            setattr(gguf, name, function)
 
 
 def load(settings: ModelSettings, source: Source, folder: Path | None, attention: str) -> tuple[Any, Any]:

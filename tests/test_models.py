@@ -356,6 +356,17 @@ LIES = {
 }
 
 
+def test_a_conversion_parses_its_file_once_and_leaves_gguf_as_it_was(tmp_path):
+    import gguf
+
+    (tmp_path / "empty.gguf").write_bytes(gguf_bytes())
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    with pytest.raises(KeyError), models.parsed_once():
+        assert gguf.GGUFReader(tmp_path / "empty.gguf") is gguf.GGUFReader(tmp_path / "empty.gguf")
+        raise KeyError
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+
+
 @pytest.mark.parametrize("data", LIES.values(), ids=LIES)
 def test_a_gguf_file_that_lies_about_its_sizes_is_refused_before_it_is_read(tmp_path, monkeypatch, data):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)
