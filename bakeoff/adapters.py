@@ -67,4 +67,4 @@ def trained_digests(model: torch.nn.Module) -> dict[str, str]:
 
 def digest(tensor: torch.Tensor) -> str:
     """sha256 of a tensor's bytes."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
+    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()

@@ -149,16 +149,20 @@ class Partial:
                 write_whole(self._path(number, "json"), seal(body))
             except BaseException:
                 aside.unlink(missing_ok=True)
+                if not self._path(number, "json").exists():  # nothing vouches for the tensors
+                    path.unlink(missing_ok=True)
                 raise
             for old in self._numbers():
                 if old <= number - KEPT:
-                    self._path(old, "json").unlink(missing_ok=True)
-                    self._path(old, "safetensors").unlink(missing_ok=True)
+                    self._forget(old)
         self.saved_at, self.saved_step = time.monotonic(), len(state.curves.steps)
         self.tell({"kept": f"{self.saved_step} steps"})
 
     def _checkpoints(self) -> Iterator[dict[str, Any]]:
-        """The pages of all checkpoints that are what was written, newest first."""
+        """The pages of all checkpoints that are what was written, newest first; others are removed.
+
+        What is not believed must not stand among the KEPT, or the one that is believed would make room for it.
+        """
         if self.folder is None:
             return
         for number in sorted(self._numbers(), reverse=True):
@@ -167,6 +171,7 @@ class Partial:
                 whole = (body["schema"], body["run"], body["number"]) == (SCHEMA, self.folder.name, number)
                 whole = whole and body["tensors"] == digest(self._path(number, "safetensors"))
             except FileNotFoundError:  # killed between the two files
+                self._forget(number)
                 continue
             except (OSError, ValueError, KeyError, TypeError):
                 whole = False
@@ -174,6 +179,13 @@ class Partial:
                 yield body
             else:
                 self.tell({"resumed": f"checkpoint {number} is damaged and not believed"})
+                self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        """Removes a checkpoint, its page first."""
+        for kind in ("json", "safetensors"):
+            with contextlib.suppress(OSError):
+                self._path(number, kind).unlink()
 
     def _numbers(self) -> set[int]:
         found = (path.stem.removeprefix("checkpoint-") for path in (self.folder or Path()).glob("checkpoint-*.*"))

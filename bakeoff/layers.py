@@ -262,7 +262,7 @@ def ordered(model: nn.Module, machine: MachineSettings) -> Iterator[None]:
         for module in changed:
             del vars(module)[ORDERED]
         if head is not None:
-            del head.forward
+            vars(head).pop("forward", None)
 
 
 PRODUCTS: dict[Any, tuple[tuple[str, ...], ...]] = {attention: (QKV, ("o_proj",)), gated_unit: (UNIT, ("down_proj",))}

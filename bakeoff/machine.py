@@ -46,9 +46,12 @@ def has_bf16(device: str) -> bool:
     import torch
 
     if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if platform.machine() == "arm64" and sys.platform == "darwin":
         return False
+    if platform.machine() in ("x86_64", "AMD64"):  # oneDNN takes bf16 from AVX512 on, and widens it itself
+        able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(able and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

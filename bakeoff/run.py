@@ -26,7 +26,8 @@ from bakeoff.training import fine_tune
 
 Tell = Callable[[dict[str, Any]], None]
 CHECKED = 4
-"""Test documents, those with the shortest summaries of WORDS or more, whose summaries the reloaded model must repeat."""
+"""Test documents, those with the shortest summaries of WORDS words or more, that the reloaded model must summarise
+as the trained one does."""
 WORDS = 8
 
 
@@ -105,7 +106,9 @@ def run(
             parameters["saved"] = adapters.saved_parameters(file)
             adapter_bytes = file.stat().st_size
             # Anew on both sides: in bf16 a text depends on how many are written together.
-            few = sorted(texts, key=lambda place: (len(texts[place].split()) < WORDS, len(texts[place]), place))[:CHECKED]
+            few = sorted(texts, key=lambda place: (len(texts[place].split()) < WORDS, len(texts[place]), place))[
+                :CHECKED
+            ]
             asked = [ids[place] for place in few]
             first, _ = summarise(model, tokenizer, asked, limit, generation, where)
             del model

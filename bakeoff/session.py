@@ -123,7 +123,8 @@ class Session:
         """What is kept of a bake-off that was stopped, and how to go on."""
         runs = self.ledger.count("made") + self.ledger.count("reused")
         kept = [f"{runs} finished run{'s' * (runs != 1)}", *(f"{run}: {what}" for run, what in self.unfinished.items())]
-        return f"stopped; kept in {self.store.root}: {'; '.join(kept)}\ntype the same command to go on"
+        again = "the same command without --fresh" if self.fresh else "the same command"
+        return f"stopped; kept in {self.store.root}: {'; '.join(kept)}\ntype {again} to go on"
 
     def report(self, folder: Path, gate: Gate | None = None) -> str | None:
         """Writes the report of everything that was run into `folder`; returns the table, None when nothing was run."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from bakeoff.encoding import Encoded
+from bakeoff.layers import taken_apart
 from bakeoff.shelf import Shelf
 
 
@@ -21,13 +22,20 @@ class Remembered(Encoded):
 def head_alone(model: Any) -> torch.nn.Module | None:
     """The output head where it is all that `model` trains and what it is given never changes; else None."""
     get = getattr(model, "get_output_embeddings", lambda: None)
-    head = get()
-    if not isinstance(head, torch.nn.Linear):
+    head: Any = get()
+    found = taken_apart(head) if head is not None else None
+    if found is None or found[1]:  # not a matrix alone: hooked, put in another's place, or something beside it
         return None
     below = [parameter for parameter in model.parameters() if not any(parameter is own for own in head.parameters())]
     embedding = model.get_input_embeddings().weight
     noisy = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
-    if noisy or any(parameter.requires_grad for parameter in below) or head.weight is embedding:
+    config = getattr(model, "config", None)
+    if (
+        getattr(config, "attention_dropout", 0.0)
+        or noisy
+        or any(parameter.requires_grad for parameter in below)
+        or head.weight is embedding
+    ):
         return None
     return head if head.weight.requires_grad else None
 

@@ -13,15 +13,17 @@ import torch
 
 from bakeoff import adapters, tasks
 from bakeoff.catalogue import load_file
-from bakeoff.encoding import Encoder
+from bakeoff.encoding import Encoder, collate
 from bakeoff.generation import summarise
 from bakeoff.resources import Clock, Memory
 from bakeoff.run import Base, seed_everything
 from bakeoff.settings import GenerationSettings, MachineSettings, ModelSettings, TaskSettings, TrainingSettings, build
-from bakeoff.training import fine_tune
+from bakeoff.training import fine_tune, label_logits
 from lab import opponents
 from lab.flops import training_flops
 
+STEP = 4
+"""Documents in an optimizer step where equal work is checked: so few that the losses say what a step did."""
 CHECKED = 4
 """Test documents whose logits and texts are compared."""
 
@@ -38,7 +40,7 @@ class Bench:
         self.generation = build(GenerationSettings, spec["generation"], "speed")
         self.recipe = build(TrainingSettings, spec["training"], "speed")
         if job["documents"]:
-            self.recipe = replace(self.recipe, epochs=1)
+            self.recipe = replace(self.recipe, epochs=1, batch_size=STEP, micro_batch_size=STEP)
         self.seed = spec["seed"]
         task = tasks.load(self.limits)
         self.base = base = Base(build(ModelSettings, spec["model"], "speed"), Path(job["cache"]), self.where)
@@ -65,19 +67,19 @@ def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
     with busy() as load:
         start = time.perf_counter()
         if job["opponent"]:
-            losses = opponents.train(bench, bf16=job["bf16"], grouped=job["grouped"], folder=job["folder"])
+            losses, tokens = opponents.train(bench, bf16=job["bf16"], grouped=job["grouped"], folder=job["folder"])
         else:
             curves = fine_tune(
                 bench.model, bench.train, bench.validation, bench.recipe, bench.where,
                 seed=bench.seed, pad=bench.tokenizer.pad_token_id, clock=Clock(),
             )  # fmt: skip
-            losses = [step["loss"] for step in curves.steps]
+            losses, tokens = [step["loss"] for step in curves.steps], curves.tokens
         seconds = time.perf_counter() - start
     found = {
         "seconds": seconds,
         "losses": losses,
         "peak": memory.read()["max_resident"],
-        "tokens": bench.recipe.epochs * sum(len(example.ids) for example in bench.train),
+        "tokens": tokens,
         "load": load,
     }
     if not job["opponent"]:
@@ -100,8 +102,9 @@ def generate(job: dict[str, Any], tell: Any) -> dict[str, Any]:
     """Seconds, texts and tokens of the test set's summaries by a model whose adapter is loaded."""
     bench = Bench(job)
     adapters.load(bench.model, Path(job["adapter"]))
-    if job["opponent"] and job["bf16"]:
-        bench.model.to(torch.bfloat16)
+    if job["opponent"]:
+        bench.model = opponents.for_use(bench.model)
+        bench.model.to(torch.bfloat16 if job["bf16"] else torch.float32)
     memory = Memory("cpu")
     with busy() as load:
         start = time.perf_counter()
@@ -126,10 +129,14 @@ def teacher_forced(bench: Bench, job: dict[str, Any]) -> numpy.ndarray:
     bench.model.eval()
     rows = []
     for example in bench.test[:CHECKED]:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=job["bf16"]):
-            logits = bench.model(input_ids=torch.tensor([list(example.ids)]), use_cache=False).logits[0]
-        labels = len(example.ids) - example.prompt
-        rows.append(logits[-1 - labels : -1].float().log_softmax(-1))
+        if job["opponent"]:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=job["bf16"]):
+                logits = bench.model(input_ids=torch.tensor([list(example.ids)]), use_cache=False).logits[0]
+            logits = logits[example.prompt - 1 - len(example.ids) : -1]
+        else:
+            batch = collate([example], bench.tokenizer.pad_token_id, packed=bench.where.packing)
+            logits = label_logits(bench.model, batch, bench.where)
+        rows.append(logits.float().log_softmax(-1))
     return torch.cat(rows).numpy()
 
 

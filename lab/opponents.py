@@ -41,13 +41,14 @@ class Order(torch.utils.data.Sampler):
 
 
 class Recorder(Trainer):
-    """A Trainer that keeps the loss of every micro-batch and takes its documents in a given order."""
+    """A Trainer that keeps the loss of every micro-batch, counts its tokens, and takes its documents in an order."""
 
     order: Order | None = None
 
-    def training_step(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: Any, *others: Any, **keywords: Any) -> torch.Tensor:
         """Trainer's own, remembered."""
-        loss = super().training_step(*arguments, **keywords)
+        self.tokens.append(inputs["attention_mask"].sum())
+        loss = super().training_step(model, inputs, *others, **keywords)
         self.parts.append(loss)
         return loss
 
@@ -55,8 +56,8 @@ class Recorder(Trainer):
         return self.order or super()._get_train_sampler(*arguments)
 
 
-def train(bench: Any, *, bf16: bool, grouped: bool, folder: str) -> list[float]:
-    """Loss by optimizer step of Trainer with `bench`'s recipe; `grouped`: in its own group_by_length order."""
+def train(bench: Any, *, bf16: bool, grouped: bool, folder: str) -> tuple[list[float], int]:
+    """Loss by optimizer step and tokens of Trainer with `bench`'s recipe; `grouped`: by its own group_by_length."""
     recipe = bench.recipe
     size = min(recipe.micro_batch_size, recipe.batch_size)
     if recipe.batch_size % size or len(bench.train) % recipe.batch_size:
@@ -79,12 +80,13 @@ def train(bench: Any, *, bf16: bool, grouped: bool, folder: str) -> list[float]:
         eval_dataset=[row(example) for example in bench.validation],
         data_collator=lambda rows: collate(rows, bench.tokenizer.pad_token_id),
     )  # fmt: skip
-    trainer.parts = []
+    trainer.parts, trainer.tokens = [], []
     if not grouped:
         trainer.order = Order(bench.train, recipe, bench.seed)
     trainer.train()
     parts, share = [part.item() for part in trainer.parts], recipe.batch_size // size
-    return [sum(parts[start : start + share]) for start in range(0, len(parts), share)]
+    losses = [sum(parts[start : start + share]) for start in range(0, len(parts), share)]
+    return losses, int(sum(trainer.tokens))
 
 
 def row(example: Encoded) -> dict[str, list[int]]:
@@ -101,6 +103,11 @@ def collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, torch.T
              for key, fill in filled.items()}  # fmt: skip
     sizes = torch.tensor([len(row["input_ids"]) for row in rows])
     return {**batch, "attention_mask": (torch.arange(length) < sizes[:, None]).long()}
+
+
+def for_use(model: Any) -> Any:
+    """LoRA added to the weights that it stands beside, as PEFT's users do before they generate; others as they are."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def write(model: Any, tokenizer: Any, prompts: Sequence[list[int]], limit: int, size: int) -> tuple[list[str], int]:

@@ -44,7 +44,8 @@ class Lab:
         self.store, self.folder, self.batches, self.documents = store, folder, batches, documents
         self.found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.checks: list[dict[str, Any]] = []
-        self.peaks: dict[str, list[dict[str, float]]] = defaultdict(list)
+        self.peaks: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
+        self.round = 0
         self.left_out: list[str] = []
         """Comparisons for which there was no time."""
         self.started = time.monotonic()
@@ -79,6 +80,7 @@ class Lab:
             **changes,
         }  # fmt: skip
         found = worker.call(getattr(arms, kind), job, log=self.store.logs / "speed.log")
+        found["round"] = self.round
         part = "subset" if job["documents"] else "all"
         self.found["/".join((kind, shape, method, who, precision, part))].append(found)
         rate = found["tokens"] / found["seconds"]
@@ -138,7 +140,9 @@ class Lab:
         seen = next(filter(None, (self.seconds("train", shape, other, orders) for other in METHODS)), {})
         for who in [min(seen, key=lambda who: seen[who])] if seen else orders:
             theirs = self.arm("train", shape, method, who, grouped=who == "trainer-grouped")
-            work.same_tokens(f"{method}, {shape}, {who}", ours["tokens"], theirs["tokens"], within=0.0)
+            what = f"{method}, {shape}, {who}"
+            work.same_number(f"{what}, tokens trained on", ours["tokens"], theirs["tokens"])
+            work.same_number(f"{what}, optimizer steps", len(ours["losses"]), len(theirs["losses"]))
             if who == "trainer":
                 what = f"{method}, {shape}, {self.precision}, all documents"
                 # Steps that follow each other widen what rounding began, in fp32 as in bf16.
@@ -157,7 +161,7 @@ class Lab:
         for size in sizes if not seen else sorted({same, int(best.rpartition("-")[2])}):
             theirs = self.arm("generate", shape, method, f"generate-{size}", adapter=str(place), batch=size)
             what = f"{method}, {shape}, generate-{size}"
-            gap = work.same_tokens(what, ours["tokens"], theirs["tokens"], within=TEXT_LENGTHS)
+            gap = work.same_number(f"{what}, tokens", ours["tokens"], theirs["tokens"], within=TEXT_LENGTHS)
             self.agree(what, "tokens generated", gap)
 
     def switches(self, shape: str) -> None:
@@ -175,7 +179,7 @@ class Lab:
         products = [(576, 576), (576, 192), (576, 1536), (1536, 576)]
         precision = self.spec(shape, "lora")["machine"]["precision"]
         found = worker.call(flops.measure_peak, products, lengths, 2, precision, log=self.store.logs / "speed.log")
-        self.peaks[shape].append(found)
+        self.peaks[shape][self.round] = found
         best = max(found, key=lambda name: found[name])
         say(f"{self.elapsed():5.0f} s  {precision} product peak {found[best] / 1e9:.0f} GFLOP/s ({best})")
 
@@ -204,7 +208,7 @@ def main() -> int:
         try:
             lab.spec(shapes[0], methods[0])
             for number in range(1, rounds + 1):
-                took = 0.0  # of what the next round does again
+                lab.round, took = number, 0.0  # of what the next round does again
                 for what, comparison in one_round(lab, shapes, methods, phases, first=number == 1):
                     if lab.elapsed() > options.minutes * 60:
                         lab.left_out.append(f"round {number}: {what}")

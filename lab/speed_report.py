@@ -10,7 +10,7 @@ from scipy import stats
 from tabulate import tabulate
 
 from bakeoff import machine
-from lab import work
+from lab import shapes, work
 
 COLUMNS = ("shape", "method", "phase", "opponent", "median", "minimum", "low", "high", "rounds", "best")
 OPPONENTS = ("trainer", "generate")
@@ -25,24 +25,24 @@ SPREAD = 1.3
 """Longest over shortest round from which a figure is doubted."""
 ABOUT = """Opponent over Bakeoff, so above 1 Bakeoff is ahead: seconds of training and of writing the test set's
 summaries, and bytes of memory above the level after loading. Both train the same method on the same documents with the
-same effective batch, micro-batch, optimizer and schedule, and evaluate one document after every epoch. Each arm runs in
-a process of its own, arms take turns, two threads. Bakeoff's filling of caches is inside its seconds; loading a model
-is outside of both, and so is native.c, compiled once in about 2 s. `trainer` gets Bakeoff's order of documents,
-`trainer-grouped` its own group_by_length; the one that is slower with LoRA runs with no other method and in no other
-round. `generate-N` decodes N prompts of similar length at a
-time. Where Bakeoff computes in bf16, the fp32 row is Trainer as it comes against it, on the same documents, in the
-first round. `without SWITCH` is Bakeoff with that setting false, once, after the first round: what one speed-up brings.
-`best`: the strongest of this kind, the one that counts. `low` and
-`high`: 95 % t interval of the mean log ratio over rounds.
+same effective batch, micro-batch, optimizer and schedule, and evaluate one document after every epoch. Epochs: EPOCHS.
+Each arm runs in a process of its own, arms take turns, two threads. Bakeoff's filling of caches is inside its seconds;
+loading a model is outside of both, and so is native.c, compiled once in about 2 s. `trainer` gets Bakeoff's order of
+documents, `trainer-grouped` its own group_by_length; the one that is slower with LoRA runs with no other method and in
+no other round. Trainer's frozen weights are fp32, as it comes. `generate-N` decodes N prompts of similar length at a
+time, LoRA merged into the weights before. Where Bakeoff computes in bf16, the fp32 row is Trainer as it comes against
+it, on the same documents, in the first round. `without SWITCH` is Bakeoff with that setting false, once, after the
+first round: what one speed-up brings. `best`: the strongest of this kind, the one that counts. `low` and `high`: 95 % t
+interval of the mean log ratio over rounds.
 """
 LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats, then log-probabilities and texts with the same weights.
 bf16, and fp32 over all documents: losses within {work.BF16_LOSS:.0%}. bf16: log-probabilities of likely tokens within
 {work.BF16_LOGITS:g} nats (mean). Beyond them nothing is reported."""
 
 
-def ratio(theirs: list[float], ours: list[float]) -> dict[str, Any]:
-    """theirs / ours round by round: median, minimum, and the 95 % t interval of the mean logarithm (None for one)."""
-    values = [a / b for a, b in zip(theirs, ours, strict=False)]
+def ratio(theirs: list[dict[str, Any]], ours: list[dict[str, Any]], what: str) -> dict[str, Any]:
+    """`what` of theirs / of ours in the same round: median, minimum, 95 % t interval of the mean log (None for one)."""
+    values = [a[what] / b[what] for a in theirs for b in ours if a["round"] == b["round"]]
     logs = [math.log(value) for value in values]
     low = high = None
     if len(logs) > 1:
@@ -58,12 +58,14 @@ def ratios(found: dict[str, list[dict[str, Any]]], own: str) -> list[dict[str, A
     for key, arms in found.items():
         kind, shape, method, who, precision, part = key.split("/")
         ours = found.get(f"{kind}/{shape}/{method}/bakeoff/{own}/{part}")
-        if who == "bakeoff" or not ours or part == "subset":
+        if who == "bakeoff" or part == "subset" or not ours:
+            continue
+        if not {arm["round"] for arm in arms} & {arm["round"] for arm in ours}:
             continue
         same = {"method": method, "shape": shape, "opponent": f"{who} {precision}"}
-        rows.append({**same, "phase": kind, **ratio([a["seconds"] for a in arms], [a["seconds"] for a in ours])})
+        rows.append({**same, "phase": kind, **ratio(arms, ours, "seconds")})
         if kind == "train" and who == "trainer" and all(arm["peak"] for arm in (*arms, *ours)):
-            rows.append({**same, "phase": "memory", **ratio([a["peak"] for a in arms], [a["peak"] for a in ours])})
+            rows.append({**same, "phase": "memory", **ratio(arms, ours, "peak")})
     best: dict[tuple[str, ...], float] = {}
     for row in rows:
         if row["opponent"].startswith(OPPONENTS):
@@ -79,15 +81,20 @@ def kind_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def utilisation(
-    found: dict[str, list[dict[str, Any]]], peaks: dict[str, list[dict[str, float]]], own: str
+    found: dict[str, list[dict[str, Any]]], peaks: dict[str, dict[int, dict[str, float]]], own: str
 ) -> list[dict]:
-    """FLOPs that a training needs / its seconds / the fastest product measured in the same round; the median."""
+    """FLOPs that a training needs / its seconds / the fastest product measured in the same round; the median.
+
+    `peaks`: shape -> round -> FLOP/s by product.
+    """
     rows = []
     for key, arms in found.items():
         kind, shape, method, who, precision, part = key.split("/")
         if (kind, who, precision, part) == ("train", "bakeoff", own, "all") and peaks.get(shape):
-            pairs = zip(arms, peaks[shape], strict=False)
+            pairs = [(arm, peaks[shape][arm["round"]]) for arm in arms if arm["round"] in peaks[shape]]
             values = [arm["flops"] / arm["seconds"] / max(peak.values()) for arm, peak in pairs]
+            if not values:
+                continue
             rows.append({"method": method, "shape": shape, "value": float(numpy.median(values))})
     return rows
 
@@ -119,7 +126,9 @@ def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str
     (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     table = tabulate([[show(row[column]) for column in COLUMNS] for row in rows], COLUMNS, tablefmt="github")
     here = machine.environment()["processor"]
-    parts = ["# Speed\n", f"Processor: {here}. {WHY[own]}\n", ABOUT, "\n## Ratios\n", table]
+    epochs = zip(shapes.METHODS, shapes.SHAPES["quick"].epochs, strict=True)
+    about = ABOUT.replace("EPOCHS", ", ".join(f"{method} {number}" for method, number in epochs))
+    parts = ["# Speed\n", f"Processor: {here}. {WHY[own]}\n", about, "\n## Ratios\n", table]
     if rows:
         plot(rows, folder / "ratios.png")
         parts.append("\n![Median ratios with their intervals](ratios.png)")
@@ -127,11 +136,12 @@ def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str
     parts.append(tabulate([[row["method"], row["shape"], f"{row['value']:.0%}"] for row in mfu],
                           ["method", "shape", "MFU"], tablefmt="github"))  # fmt: skip
     for shape, found in lab.peaks.items():
-        best = max((value, name) for peak in found for name, value in peak.items())
+        best = max((value, name) for peak in found.values() for name, value in peak.items())
         parts.append(f"\nPeak beside `{shape}`: {best[0] / 1e9:.0f} GFLOP/s ({best[1]}).")
     parts.append("\n## Equal work\n")
     parts.append(tabulate([[c["what"], c["kind"], f"{c['value']:.2g}"] for c in lab.checks],
-                          ["arms", "check", "largest difference (or number)"], tablefmt="github"))  # fmt: skip
+                          ["arms", "check", "largest difference (of log-probabilities the mean), or number"],
+                          tablefmt="github"))  # fmt: skip
     parts.append(f"\n{LIMITS}\n\n## Growth\n")
     parts.append(tabulate([{**row, "resident MB": row["resident_bytes"] / 1e6} for row in growth], headers="keys",
                           tablefmt="github", floatfmt=".1f"))  # fmt: skip

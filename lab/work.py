@@ -50,9 +50,9 @@ def same_texts(what: str, ours: list[str], theirs: list[str]) -> int:
     return len(ours)
 
 
-def same_tokens(what: str, ours: int, theirs: int, *, within: float) -> float:
-    """Difference between numbers of generated tokens as a share. Raises Unequal past `within`."""
+def same_number(what: str, ours: int, theirs: int, *, within: float = 0.0) -> float:
+    """Difference between two numbers as a share. Raises Unequal past `within`."""
     gap = abs(ours - theirs) / max(1, theirs)
     if gap > within:
-        raise Unequal(f"{what}: {ours} tokens against {theirs}")
+        raise Unequal(f"{what}: {ours} against {theirs}")
     return gap

@@ -137,6 +137,23 @@ def test_a_damaged_checkpoint_is_not_believed_and_the_one_before_is(train, tmp_p
     assert damage == "lose" or "is damaged and not believed" in said[0]["resumed"]
 
 
+@pytest.mark.parametrize("damage", ["no page", "a torn page"])
+def test_what_is_not_believed_takes_no_checkpoint_s_place(train, tmp_path, damage):
+    whole = train(Partial())
+    with pytest.raises(Killed):
+        train(Partial(tmp_path, EVERY_TWO), 5)  # after the checkpoints of step 4 and of the epoch's end
+    [*_, newest] = sorted(tmp_path.glob("checkpoint-*.json"))
+    newest.unlink() if damage == "no page" else newest.write_bytes(newest.read_bytes()[1:])
+    with pytest.raises(Killed):
+        train(Partial(tmp_path, EVERY_TWO), 7)  # goes on from step 4 and writes one more
+    [*_, newest] = sorted(tmp_path.glob("checkpoint-*.json"))
+    newest.write_bytes(b"")
+    again = Partial(tmp_path, EVERY_TWO)
+    before = again.computed()
+    assert same(train(again), whole)
+    assert again.computed() - before == 12 - 4  # not all 12
+
+
 def test_without_a_checkpoint_to_believe_training_starts_again(train, tmp_path):
     whole = train(Partial())
     with pytest.raises(Killed):

@@ -195,6 +195,14 @@ def test_texts_are_those_of_the_plain_modules(tiny, encoded, fp32, name):
     assert texts[0] == texts[1]
 
 
+def test_bf16_is_chosen_where_the_processor_multiplies_it_and_not_where_a_library_widens_it(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert not has_bf16("cpu")  # AVX512 alone, for which oneDNN says yes
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"] if has_bf16("cpu") else ["fp32"])
 @pytest.mark.parametrize("name", ["lora", "last-layer", "full"])
 def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, fp32, name, precision):

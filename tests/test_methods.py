@@ -83,6 +83,7 @@ def test_a_digest_changes_with_one_bit():
     before = adapters.digest(tensor)
     tensor[3] = 1e-30
     assert adapters.digest(tensor) != before
+    assert adapters.digest(torch.tensor(1.0)) == adapters.digest(torch.ones(1))  # a trained scale has no dimension
 
 
 def test_an_untrained_lora_writes_what_the_base_model_writes(tiny, task, fp32):

@@ -66,7 +66,9 @@ def test_a_finished_run_is_reused_and_says_so_and_fresh_makes_it_again(store):
     session, printed = bake(store)
     assert session.runs("lora")[0] == made
     assert "not trained again" in printed.getvalue() and "0 made, 1 reused" in session.summary()
+    assert session.interrupted().endswith("type the same command to go on")
     again, _ = bake(store, fresh=True)
+    assert again.interrupted().endswith("type the same command without --fresh to go on")
     assert again.runs("lora")[0].finished >= made.finished and "1 made, 0 reused" in again.summary()
 
 

@@ -53,10 +53,13 @@ def test_trainer_takes_the_same_steps_in_fp32(tiny, encoded, fp32, tmp_path, nam
     curves = fine_tune(ours, encoded, encoded[:1], recipe, fp32, seed=3, pad=256, clock=Clock())
     bench = SimpleNamespace(model=theirs, recipe=recipe, train=encoded, validation=encoded[:1], seed=3,
                             tokenizer=SimpleNamespace(pad_token_id=256))  # fmt: skip
-    losses = opponents.train(bench, bf16=False, grouped=False, folder=str(tmp_path))
+    losses, tokens = opponents.train(bench, bf16=False, grouped=False, folder=str(tmp_path))
+    assert tokens == curves.tokens
+    grouped, tokens = opponents.train(bench, bf16=False, grouped=True, folder=str(tmp_path))
+    assert len(grouped) == len(losses) and tokens == curves.tokens
     assert work.same_curve(name, [step["loss"] for step in curves.steps], losses, bf16=False) < work.EXACT
     bench.model, bench.seed = attached(tiny, name), 4
-    other = opponents.train(bench, bf16=False, grouped=False, folder=str(tmp_path))
+    other, _ = opponents.train(bench, bf16=False, grouped=False, folder=str(tmp_path))
     with pytest.raises(work.Unequal, match="losses of step"):
         work.same_curve(name, other, losses, bf16=False)
 
@@ -74,26 +77,28 @@ def test_other_logits_texts_and_token_counts_are_refused():
         work.same_logits("lora", logits, logits + 2 * work.BF16_LOGITS, bf16=True)
     with pytest.raises(work.Unequal, match="text 2 is 'b' and 'c'"):
         work.same_texts("lora", ["a", "b"], ["a", "c"])
-    with pytest.raises(work.Unequal, match="90 tokens against 100"):
-        work.same_tokens("lora", 90, 100, within=0.05)
+    with pytest.raises(work.Unequal, match="lora, tokens: 90 against 100"):
+        work.same_number("lora, tokens", 90, 100, within=0.05)
 
 
 def test_a_ratio_has_its_median_minimum_and_interval():
-    found = speed_report.ratio([2.0, 4.0, 6.0], [1.0, 1.0, 2.0])
+    theirs, ours = [[arm(seconds, round=n) for n, seconds in some] for some in (
+        [(1, 2.0), (2, 4.0), (4, 6.0)], [(1, 1.0), (2, 1.0), (3, 9.0), (4, 2.0)])]  # fmt: skip
+    found = speed_report.ratio(theirs, ours, "seconds")
     assert (found["median"], found["minimum"], found["rounds"]) == (3.0, 2.0, 3)
     assert found["low"] < found["median"] < found["high"]
-    assert speed_report.ratio([2.0], [1.0])["low"] is None
+    assert speed_report.ratio(theirs[:1], ours, "seconds")["low"] is None
 
 
 def arm(seconds, others=0.0, **more):
-    return {"seconds": seconds, "peak": 10**6, "load": {"others": others}, "flops": 5e9, **more}
+    return {"seconds": seconds, "peak": 10**6, "load": {"others": others}, "flops": 5e9, "round": 1, **more}
 
 
 def test_the_report_holds_ratios_utilisation_and_doubts(tmp_path):
-    arms = {"train/quick/lora/bakeoff/bf16/all": [arm(1.0), arm(1.1)],
-            "train/quick/lora/trainer/bf16/all": [arm(3.0), arm(6.0, others=0.4)]}  # fmt: skip
-    lab = SimpleNamespace(found=arms, peaks={"quick": [{"4096 x 4096 x 4096": 1e10}] * 2}, checks=[], precision="bf16",
-                          left_out=["round 1: writing"])  # fmt: skip
+    arms = {"train/quick/lora/bakeoff/bf16/all": [arm(1.0), arm(1.1, round=2)],
+            "train/quick/lora/trainer/bf16/all": [arm(3.0), arm(6.0, others=0.4, round=2)]}  # fmt: skip
+    peaks = {"quick": {number: {"4096 x 4096 x 4096": 1e10} for number in (1, 2)}}
+    lab = SimpleNamespace(found=arms, peaks=peaks, checks=[], precision="bf16", left_out=["round 1: writing"])
     text = speed_report.write(tmp_path, lab, [])
     result = json.loads((tmp_path / "results.json").read_text())
     assert {row["phase"] for row in result["ratios"]} == {"train", "memory"}

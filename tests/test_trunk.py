@@ -21,6 +21,23 @@ def test_only_an_untied_head_alone_has_a_frozen_trunk(tiny):
     assert head_alone(LORA().attach(*tiny())) is None
 
 
+@pytest.mark.parametrize("what", ["a hook", "a forward of its own", "dropout in the attention"])
+def test_a_head_with_more_than_a_matrix_to_it_is_called_as_it_is(tiny, encoded, fp32, what):
+    model = LAST(untie=True).attach(*tiny())
+    head, calls = model.get_output_embeddings(), []
+    if what == "a hook":
+        head.register_forward_hook(lambda module, given, found: calls.append(1))
+    elif what == "a forward of its own":
+        head.forward = lambda x: calls.append(1) or torch.nn.Linear.forward(head, x)
+    else:
+        model.config.attention_dropout = 0.1
+    assert head_alone(model) is None
+    if what != "dropout in the attention":
+        recipe = TrainingSettings(epochs=1, batch_size=4, micro_batch_size=4)
+        fine_tune(model, encoded[:4], encoded[4:6], recipe, fp32, seed=1, pad=256, clock=Clock())
+        assert len(calls) == 3  # one step, and the validation before and after it
+
+
 @pytest.mark.parametrize("packing", [True, False])
 def test_remembering_changes_no_loss(tiny, encoded, fp32, packing):
     found = []
