@@ -1,7 +1,7 @@
 # make bench   set up .venv, then compare every method on the quick preset
 # make gate    compare a small bake-off with its accepted scores, in minutes
 # make test    set up .venv, then run the harness's own tests
-# make slow    those tests that take minutes: the real model, killed and starved bake-offs
+# make slow    the other tests: whole bake-offs, the real model, runs that are killed or starve
 # make calibrate   false alarms and power of the verdicts, from the kept seeds: reports/calibration/report.md
 # make lint    ruff, mypy, import-linter
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md

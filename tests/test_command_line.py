@@ -178,6 +178,7 @@ def checkout(tmp_path_factory):
     return shutil.copytree(ROOT, tmp_path_factory.mktemp("a") / "my chéckout 日本", ignore=away)
 
 
+@pytest.mark.slow
 def test_a_bake_off_runs_from_a_strange_checkout_in_another_folder_and_a_plain_locale(checkout, tmp_path):
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "NO_COLOR": "1"}
     sizes = ("task.train=4", "task.validation=2", "task.test=2", "training.epochs=1", "machine.threads=1")
@@ -190,6 +191,7 @@ def test_a_bake_off_runs_from_a_strange_checkout_in_another_folder_and_a_plain_l
     assert "\x1b" not in found.stdout
 
 
+@pytest.mark.slow
 def test_a_bake_off_runs_from_a_checkout_that_can_not_be_written(checkout, tmp_path):
     read_only = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
     if subprocess.run(["unshare", "-rm", "sh", "-c", read_only, str(checkout)], capture_output=True).returncode:
@@ -229,6 +231,7 @@ def hear_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ctrl_c_ends_a_bake_off_within_five_seconds_and_leaves_no_process(tmp_path):
     mark = f"BAKEOFF_TEST={uuid.uuid4()}"

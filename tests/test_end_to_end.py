@@ -77,6 +77,7 @@ def test_benchmarks_record_booked_seconds_even_of_a_reused_run(twice):
     assert {"rouge1", "rouge2", "rougeL", "parameters", "memory_bytes"} <= set(lora["extra_info"])
 
 
+@pytest.mark.slow
 def test_a_dead_run_fails_its_own_tests_and_no_other(tmp_path):
     (tmp_path / "doomed.py").write_text(DOOMED)
     found = typed(tmp_path, "--preset", "smoke", "--method", str(tmp_path / "doomed.py"), "--method", "lora",

@@ -122,6 +122,7 @@ def test_the_short_lab_runs_from_end_to_end_and_times_nothing_in_earnest(tmp_pat
     assert len(result["growth"]) == 2 and result["scored"]["same"] == result["scored"]["compared"] == 100
 
 
+@pytest.mark.slow
 def test_ten_times_the_documents_take_no_more_memory_and_no_quadratic_time(tmp_path):
     sizes = (1_000, 10_000)
     rows = growth.measure(tmp_path, tmp_path, tmp_path / "log", sizes, load("smoke").model)
