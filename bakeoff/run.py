@@ -106,9 +106,8 @@ def run(
             parameters["saved"] = adapters.saved_parameters(file)
             adapter_bytes = file.stat().st_size
             # Anew on both sides: in bf16 a text depends on how many are written together.
-            few = sorted(texts, key=lambda place: (len(texts[place].split()) < WORDS, len(texts[place]), place))[
-                :CHECKED
-            ]
+            shortest = sorted(texts, key=lambda place: (len(texts[place].split()) < WORDS, len(texts[place]), place))
+            few = shortest[:CHECKED]
             asked = [ids[place] for place in few]
             first, _ = summarise(model, tokenizer, asked, limit, generation, where)
             del model

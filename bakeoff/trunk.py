@@ -29,13 +29,8 @@ def head_alone(model: Any) -> torch.nn.Module | None:
     below = [parameter for parameter in model.parameters() if not any(parameter is own for own in head.parameters())]
     embedding = model.get_input_embeddings().weight
     noisy = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
-    config = getattr(model, "config", None)
-    if (
-        getattr(config, "attention_dropout", 0.0)
-        or noisy
-        or any(parameter.requires_grad for parameter in below)
-        or head.weight is embedding
-    ):
+    noisy = noisy or bool(getattr(getattr(model, "config", None), "attention_dropout", 0.0))
+    if noisy or any(parameter.requires_grad for parameter in below) or head.weight is embedding:
         return None
     return head if head.weight.requires_grad else None
 
