@@ -167,6 +167,8 @@ def forward(
     try:
         [tensor] = inputs.values()
         where = positions(lengths, tensor.device) if places is None else places
+        if isinstance(segments, Documents) and isinstance(keep, torch.Tensor):
+            segments.wanted = keep.flatten().nonzero().flatten()
         logits = model(**inputs, position_ids=where, logits_to_keep=keep, use_cache=False, segments=segments).logits
     finally:
         config._attn_implementation = before
@@ -175,6 +177,9 @@ def forward(
 
 class Documents:
     """Documents one after another in a row, each causal in itself."""
+
+    wanted: torch.Tensor | None = None
+    """Places of the tokens whose logits are wanted; None: of all."""
 
     def __init__(self, lengths: Sequence[int], flash: bool = False) -> None:
         self.lengths, self.flash = list(lengths), flash

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from bakeoff import native
 
-BLOCK = 256
+BLOCK = 128
 """Tokens that are computed together: what lies above the diagonal of an attention's other blocks is never computed,
 and what a block needs stays in the processor's cache."""
 LOGITS = 8

@@ -155,6 +155,7 @@ def test_help_shows_one_group_and_imports_nothing_heavy():
     assert not imported & {"torch", "transformers", "peft", "datasets", "numpy", "pandas", "matplotlib"}
 
 
+@pytest.mark.slow
 def test_usage_is_not_checked_where_bench_is_not_selected():
     command = (
         "tests/test_scoring.py",

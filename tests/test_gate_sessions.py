@@ -164,6 +164,7 @@ def test_a_death_is_not_repeated_by_the_other_worker_and_stands_in_the_report(tm
     assert "3 failed, 3 passed" in out
 
 
+@pytest.mark.slow
 def test_a_wrong_command_is_one_line_under_two_workers(tmp_path):
     code, out = typed(tmp_path, "-n", "2", "--method", "lora", "--set", "methods.lora.rank=0")
     assert code == 4 and out.count("can't attach to random") == 1

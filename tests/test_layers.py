@@ -11,7 +11,7 @@ from bakeoff.attention import quicker
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded
 from bakeoff.generation import decoding, summarise
-from bakeoff.kernels import BLOCK, CrossEntropy
+from bakeoff.kernels import BLOCK, CrossEntropy, Gate
 from bakeoff.machine import has_bf16
 from bakeoff.settings import GenerationSettings
 from bakeoff.training import loss_of
@@ -141,6 +141,84 @@ def test_what_a_method_of_another_kind_trains_gets_its_gradient(tiny, encoded, f
     assert_same(tiny, encoded, fp32, attach, attention_bias=True, mlp_bias=True)
 
 
+def listened(where):
+    """A method that reads, of all tokens, what the module `where` is given."""
+
+    def attach(model, tokenizer):
+        model.requires_grad_(False)
+        scale = model.scale = nn.Parameter(torch.full((), 2.0))
+        model.get_submodule(where).register_forward_pre_hook(
+            lambda module, given: (given[0] + scale * given[0].mean(),)
+        )
+        return model
+
+    return attach
+
+
+class Mixing(nn.Module):
+    """A unit whose output for a token depends on all others."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.scale = inner, nn.Parameter(torch.full((), 2.0))
+
+    def forward(self, x):
+        found = self.inner(x)
+        return found + self.scale * found.mean(dim=1, keepdim=True)
+
+
+def mixed(where):
+    def attach(model, tokenizer):
+        model.requires_grad_(False)
+        parent, name = where.rsplit(".", 1)
+        setattr(model.get_submodule(parent), name, Mixing(model.get_submodule(where)))
+        return model
+
+    return attach
+
+
+@pytest.mark.parametrize("attach, whole", [(METHODS["lora"](targets=("up_proj", "down_proj")).attach, False),
+                                           (mixed("model.layers.0.mlp.up_proj"), True)])  # fmt: skip
+def test_a_unit_of_many_tokens_is_taken_in_pieces_unless_a_method_may_mix_them(
+    tiny, long, fp32, monkeypatch, attach, whole
+):
+    monkeypatch.setattr(layers, "MAPPED", 300 * 2 * 64 * 4)  # bytes of gates and ups of 300 tokens
+    sizes, before = [], Gate.forward
+    monkeypatch.setattr(Gate, "forward", lambda ctx, both: sizes.append(both.shape[1]) or before(ctx, both))
+    assert_same(tiny, long, fp32, attach)
+    assert max(sizes) == (sum(len(example.ids) for example in long) if whole else 300)
+
+
+LAST = "model.layers.1"
+
+
+@pytest.mark.parametrize("kind", [listened, mixed])
+@pytest.mark.parametrize(
+    "where", ["model.norm", f"{LAST}.mlp", f"{LAST}.mlp.up_proj", f"{LAST}.self_attn.o_proj",
+              f"{LAST}.post_attention_layernorm"]
+)  # fmt: skip
+def test_where_a_method_mixes_tokens_after_the_last_attention_all_of_them_are_computed(
+    tiny, encoded, fp32, kind, where
+):
+    assert_same(tiny, encoded, fp32, kind(where))
+
+
+@pytest.mark.parametrize("name", ["lora", "soft-prompt", "full"])
+def test_the_last_layers_unit_is_given_the_tokens_whose_logits_are_wanted_and_no_other(tiny, encoded, fp32, name):
+    model, tokenizer = tiny()
+    model = METHODS[name]().attach(model, tokenizer)
+    layers.install(model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    given = [[] for _ in inner.model.layers]
+    for layer, sizes in zip(inner.model.layers, given, strict=True):
+        before = layer.mlp.forward
+        layer.mlp.forward = lambda x, before=before, sizes=sizes: sizes.append(x.shape[1]) or before(x)
+    loss_of(model, encoded, 256, fp32)
+    virtual = 0 if name != "soft-prompt" else model.active_peft_config.num_virtual_tokens * len(encoded)
+    assert given == [[sum(len(example.ids) for example in encoded) + virtual],
+                     [sum(len(example.ids) - example.prompt for example in encoded)]]  # fmt: skip
+
+
 def test_a_call_without_documents_is_transformers_own(tiny):
     model, _ = tiny()
     ids = torch.arange(20).view(2, 10)
@@ -205,14 +283,15 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it_and_not_where_a_librar
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"] if has_bf16("cpu") else ["fp32"])
 @pytest.mark.parametrize("name", ["lora", "last-layer", "full"])
-def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, fp32, name, precision):
+@pytest.mark.parametrize("tokens", [5, BLOCK + 1])
+def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, fp32, name, precision, tokens):
     machine = dataclasses.replace(fp32, precision=precision)
     model, tokenizer = tiny(attention_bias=True)
     model = stirred(METHODS[name]().attach(model, tokenizer)).eval()
     layers.install(model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     block = inner.model.layers[0]
-    x = torch.randn(1, 5, 32)
+    x = torch.randn(1, tokens, 32)
     plain = [layers.product(block.self_attn, layers.QKV, x), layers.product(block.mlp, layers.UNIT, x)]
     with decoding(model, machine):
         assert layers.ORDERED in vars(block.self_attn) and layers.ORDERED in vars(block.mlp)

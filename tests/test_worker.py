@@ -161,6 +161,7 @@ def test_a_disk_without_room_is_called_that(log, tmp_path):
     assert phase == "checks" and cause.startswith("disk full (OSError: [Errno 27] File too large")
 
 
+@pytest.mark.slow
 def test_a_job_ends_with_the_process_that_asked_for_it(tmp_path):
     pid = tmp_path / "pid"
     program = f"import jobs; jobs.orphan({str(pid)!r}, {str(tmp_path / 'log')!r})"
