@@ -24,6 +24,9 @@ PLAIN = ("llama", "qwen2", "qwen3", "mistral")
 class Segments(Protocol):
     """Which tokens of a row may see which: called by every attention layer."""
 
+    wanted: torch.Tensor | None
+    """Places of the tokens whose logits are wanted; None: of all."""
+
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
     ) -> torch.Tensor:
@@ -167,7 +170,7 @@ def forward(
     try:
         [tensor] = inputs.values()
         where = positions(lengths, tensor.device) if places is None else places
-        if isinstance(segments, Documents) and isinstance(keep, torch.Tensor):
+        if isinstance(keep, torch.Tensor):
             segments.wanted = keep.flatten().nonzero().flatten()
         logits = model(**inputs, position_ids=where, logits_to_keep=keep, use_cache=False, segments=segments).logits
     finally:
@@ -179,7 +182,6 @@ class Documents:
     """Documents one after another in a row, each causal in itself."""
 
     wanted: torch.Tensor | None = None
-    """Places of the tokens whose logits are wanted; None: of all."""
 
     def __init__(self, lengths: Sequence[int], flash: bool = False) -> None:
         self.lengths, self.flash = list(lengths), flash
@@ -246,6 +248,8 @@ class Prefill(Documents):
 
 class Step:
     """One new token for each of the first rows of the cache; a token sees its own row alone."""
+
+    wanted: torch.Tensor | None = None
 
     def __init__(self, cache: Cache, lengths: Sequence[int], device: Any) -> None:
         """`lengths` are tokens in the cache before this step."""

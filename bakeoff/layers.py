@@ -15,7 +15,7 @@ from bakeoff import native
 from bakeoff.attention import Documents, Segments, Step
 from bakeoff.blocks import BlockAttention, turned
 from bakeoff.kernels import BLOCK, Attention, Gate, Norm, Product, Thin, joined, turn_keys
-from bakeoff.machine import MAPPED, has_bf16
+from bakeoff.machine import has_bf16
 from bakeoff.settings import MachineSettings
 
 QKV = ("q_proj", "k_proj", "v_proj")
@@ -29,25 +29,31 @@ def install(model: nn.Module) -> None:
     """Replaces how the norms, attentions and gated units of `model` compute; parameters and their names stay.
 
     A module is replaced where its class is transformers' own of Llama's kind. What a method puts in a module's or its
-    forward's place, or wraps around a linear layer, is called as it is.
+    forward's place, or wraps around a linear layer, is called as it is. The last decoder layer stops at the tokens
+    whose logits are wanted.
     """
     for module in model.modules():
         kind = type(module)
-        if not kind.__module__.startswith("transformers.models.") or "forward" in vars(module):
+        if not original(module):
             continue
         if kind.__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.forward = functools.partial(norm, module)
         elif all(hasattr(module, name) for name in (*QKV, "o_proj", "scaling")) and not hasattr(module, "q_norm"):
             stack(module, QKV)
             module.forward = functools.partial(attention, module, module.forward)
-        elif all(hasattr(module, name) for name in (*UNIT, "down_proj")) and isinstance(
-            module.act_fn, (nn.SiLU, SiLUActivation)
-        ):
+        elif all(hasattr(module, name) for name in (*UNIT, "down_proj")) and untouched(module.act_fn, *SILU):
             stack(module, UNIT)
             module.forward = functools.partial(gated_unit, module)
     last = last_layer(model)
     if last is not None:
         last.forward = functools.partial(narrowed, last, last.forward)
+
+
+def original(module: Any) -> bool:
+    """Whether `module` is of a class of transformers' models and computes as that says."""
+    kind = type(module)
+    own = kind.__module__.startswith("transformers.models.") and kind.forward.__module__ == kind.__module__
+    return own and "forward" not in vars(module)
 
 
 def last_layer(model: nn.Module) -> Any:
@@ -56,9 +62,8 @@ def last_layer(model: nn.Module) -> Any:
     inner = get()
     trunk: Any = getattr(inner, "model", None)
     layer: Any = next(reversed(getattr(trunk, "layers", nn.ModuleList())), None)
-    for module in (inner, trunk, layer):
-        if not type(module).__module__.startswith("transformers.models.") or "forward" in vars(module):
-            return None
+    if not all(original(module) for module in (inner, trunk, layer)) or list(trunk.layers).count(layer) > 1:
+        return None
     norms = layer.input_layernorm, layer.post_attention_layernorm, trunk.norm
     ours = {layer.self_attn: attention, layer.mlp: gated_unit, **dict.fromkeys(norms, norm)}
     if any(getattr(vars(module).get("forward"), "func", None) is not own for module, own in ours.items()):
@@ -73,8 +78,9 @@ def narrowed(
 ) -> torch.Tensor:  # fmt: skip
     """The forward of the last decoder layer: after its attention only for tokens whose logits are wanted, else 0."""
     wanted, of_attention, unit = getattr(segments, "wanted", None), module.self_attn, module.mlp
-    parts = (of_attention, ("o_proj",)), (unit, UNIT), (unit, ("down_proj",))
-    if wanted is None or not all(group(*part) for part in parts):
+    if wanted is None or hooked(module) or module.gradient_checkpointing or not (
+        group(of_attention, ("o_proj",)) and all(group(unit, names) for names in PRODUCTS[gated_unit])
+    ):  # fmt: skip
         found: torch.Tensor = plain(hidden_states, position_embeddings=position_embeddings, segments=segments, **others)
         return found
     seen = heads(of_attention, module.input_layernorm(hidden_states), position_embeddings, segments)
@@ -126,15 +132,15 @@ def from_rows(
         raise ValueError(
             f"attention is given {len(rows)} tokens at {len(cos)} positions, where documents have {tokens}"
         )
-    wanted = torch.is_grad_enabled() and rows.requires_grad
+    learns = torch.is_grad_enabled() and rows.requires_grad
     out: torch.Tensor
     if sums and isinstance(segments, Step):
         out = segments.from_rows(sums, layer, rows, cos, sin, kept, scaling)
-    elif sums and wanted and isinstance(segments, Documents):
+    elif sums and learns and isinstance(segments, Documents):
         out = BlockAttention.apply(rows, cos, sin, segments.layout, kept, scaling, sums)
     elif sums and isinstance(segments, Documents):
         out = segments(layer, *turned(sums, rows, cos, sin, kept, segments.whole, segments.whole), scaling)
-    elif wanted:
+    elif learns:
         out = Attention.apply(rows, cos, sin, layer, segments, kept, scaling)
     else:
         both, value = turn_keys(rows, cos, sin, kept)
@@ -145,9 +151,6 @@ def from_rows(
 
 def gated_unit(module: Any, x: torch.Tensor) -> torch.Tensor:
     """The forward of a Llama-like MLP module."""
-    parts = pieces(module, x)
-    if len(parts) > 1:
-        return torch.cat([gated_unit(module, part) for part in parts], dim=-2)
     both = product(module, UNIT, x)
     if torch.is_grad_enabled() or both.numel() > BLOCK * both.shape[-1] or native.sums(both):
         return product(module, ("down_proj",), Gate.apply(both))
@@ -155,22 +158,15 @@ def gated_unit(module: Any, x: torch.Tensor) -> torch.Tensor:
     return product(module, ("down_proj",), functional.silu(gate) * up)
 
 
-def pieces(module: nn.Module, x: torch.Tensor) -> Sequence[torch.Tensor]:
-    """`x` in runs of tokens whose gates and ups are no tensor that memory is mapped anew for."""
-    found = group(module, UNIT) if x.shape[-2] > BLOCK and group(module, ("down_proj",)) else None
-    if not found:
-        return [x]
-    width = sum(layer.out_features for layer in found[0])
-    return x.split(max(BLOCK, MAPPED // (width * x.element_size())), dim=-2)
-
-
 def product(module: nn.Module, names: Sequence[str], x: torch.Tensor) -> torch.Tensor:
     """... x inputs through the linear layers `names` of `module`, their outputs side by side."""
     ordered = getattr(module, ORDERED, None)
-    if ordered:
+    if ordered and (x.dtype != torch.float32 or x.numel() <= BLOCK * x.shape[-1]):
         return ordered[names[0]](x)
     found = group(module, names)
     weight = stacked(found[0]) if found else None
+    if ordered and weight is None:
+        return ordered[names[0]](x)  # else many rows of fp32 are for MKL: 1.1 times as fast as oneDNN
     if not found or weight is None:
         return torch.cat([getattr(module, name)(x) for name in names], dim=-1)
     layers, beside = found
@@ -183,24 +179,30 @@ def product(module: nn.Module, names: Sequence[str], x: torch.Tensor) -> torch.T
     return result.unflatten(0, x.shape[:-1])
 
 
-def taken_apart(layer: nn.Module) -> tuple[nn.Linear, Thin | None] | None:
+def taken_apart(layer: Any) -> tuple[nn.Linear, Thin | None] | None:
     """A linear layer and PEFT's LoRA beside it, if that is all that there is; None for anything else."""
-    if hooked(layer) or "forward" in vars(layer):
-        return None
-    if type(layer) is nn.Linear:
+    if untouched(layer, nn.Linear):
         return layer, None
-    if type(layer) is not LoRALinear or type(layer.base_layer) is not nn.Linear:
+    if not untouched(layer, LoRALinear) or not untouched(layer.base_layer, nn.Linear):
         return None
     if layer.merged or layer.disable_adapters or layer.fan_in_fan_out or len(layer.active_adapters) != 1:
         return None
     [name] = layer.active_adapters
     if name not in layer.lora_A or layer.lora_variant.get(name) or layer.lora_bias[name]:
         return None
-    if layer.training and getattr(layer.lora_dropout[name], "p", 0.0) > 0:
+    if not untouched(layer.lora_A[name], nn.Linear) or not untouched(layer.lora_B[name], nn.Linear):
+        return None
+    noise = layer.lora_dropout[name]
+    if not untouched(noise, nn.Identity, nn.Dropout) or (layer.training and getattr(noise, "p", 0.0) > 0):
         return None
     down: Any = layer.lora_A[name].weight
     up: Any = layer.lora_B[name].weight
     return layer.base_layer, Thin(down, up, layer.scaling[name], 0)
+
+
+def untouched(module: Any, *kinds: type) -> bool:
+    """Whether `module` is of one of `kinds`, no subclass, and a method neither listens to it nor patched it."""
+    return type(module) in kinds and not hooked(module) and "forward" not in vars(module)
 
 
 def hooked(module: nn.Module) -> bool:
@@ -271,25 +273,24 @@ def passed_by(head: nn.Module) -> Iterator[None]:
 
 
 class Ordered:
-    """Linear layers that read the same input, and the LoRA beside them, their weights as oneDNN wants them."""
+    """Linear layers that read the same input, their weights as oneDNN wants them; in fp32 a LoRA is added to them."""
 
     def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> None:
         weight = torch.cat([layer.weight.detach() for layer in layers])
-        self.outputs, self.up, self.plain = len(weight), None, stacked(layers)
-        self.bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
+        self.outputs, self.up = len(weight), None
+        bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
         if beside:
             down, up = joined(beside, weight)
-            if weight.dtype == torch.float32:  # a sum of weights would be rounded in bf16
-                self.plain = weight.addmm_(up, down)
-            else:
-                weight, self.up, self.plain = torch.cat([weight, down]), up.t().contiguous(), None
-                self.bias = None if self.bias is None else functional.pad(self.bias, (0, len(down)))
+            if weight.dtype == torch.float32:
+                weight.addmm_(up, down)
+            else:  # a sum of weights would be rounded
+                weight, self.up = torch.cat([weight, down]), up.t().contiguous()
+                bias = None if bias is None else functional.pad(bias, (0, len(down)))
+        self.bias = bias
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """... x outputs from ... x inputs."""
-        if x.dtype == torch.float32 and self.plain is not None and x.numel() > BLOCK * x.shape[-1]:
-            return functional.linear(x, self.plain, self.bias)  # many rows of fp32 are 1.1 times as fast by MKL
         rows = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         if self.up is None:
             return rows

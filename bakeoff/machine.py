@@ -10,8 +10,6 @@ from pathlib import Path
 from bakeoff.errors import UsageError
 from bakeoff.settings import MachineSettings
 
-MAPPED = 32 * 2**20
-"""Bytes from which glibc maps memory anew for each tensor, whatever it was told."""
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "numpy", "rouge-score", "nltk")
 
 
@@ -61,14 +59,14 @@ def keep_freed_memory() -> None:
     """Has glibc keep what is freed for the next tensor, instead of giving it back and faulting every page in again.
 
     Tensors of a few MB are else mapped anew each time: a product of 1600 x 576 x 3072 in bf16 takes three times as
-    long. Blocks from MAPPED on are mapped all the same. Elsewhere (macOS, musl) nothing happens.
+    long. Blocks past 32 MB, glibc's limit, are mapped all the same. Elsewhere (macOS, musl) nothing happens.
     """
     import ctypes
 
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
     tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if tune is not None:
-        tune(mmap_threshold, MAPPED)
+        tune(mmap_threshold, 32 * 2**20)
         tune(trim_threshold, 2**30)
 
 

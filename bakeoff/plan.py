@@ -138,9 +138,10 @@ def remembered(file: Path, where: MachineSettings) -> str:
     A file that is not what was written is written anew.
     """
     from bakeoff.attention import quicker
+    from bakeoff.kernels import BLOCK
 
     key = (f"{machine.processor()}, torch {machine.versions()['torch']}, {where.precision}, {where.threads} threads, "
-           f"{'compiled' if where.compiled else 'torch'} softmax")  # fmt: skip
+           f"{'compiled' if where.compiled else 'torch'} softmax, {BLOCK} queries")  # fmt: skip
     with FileLock(file.with_suffix(".lock")):
         try:
             known = {str(name): dict(found) for name, found in json.loads(file.read_text()).items()}

@@ -112,6 +112,10 @@ def warnings(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     return lines
 
 
+UTILISATION = """FLOPs of training, over its seconds, over the product peak. Each layer counts for each token and the
+output head for labelled ones, as is usual; what Bakeoff spares of the last layer is not subtracted."""
+
+
 def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str, float] | None = None) -> str:
     """Writes results.json, report.md and ratios.png; returns the table of ratios."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +136,7 @@ def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str
     if rows:
         plot(rows, folder / "ratios.png")
         parts.append("\n![Median ratios with their intervals](ratios.png)")
-    parts.append("\n## Utilisation\n\nFLOPs that training needs, over its seconds, over the product peak.\n")
+    parts.append(f"\n## Utilisation\n\n{UTILISATION}\n")
     parts.append(tabulate([[row["method"], row["shape"], f"{row['value']:.0%}"] for row in mfu],
                           ["method", "shape", "MFU"], tablefmt="github"))  # fmt: skip
     for shape, found in lab.peaks.items():

@@ -11,7 +11,7 @@ from bakeoff.attention import quicker
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded
 from bakeoff.generation import decoding, summarise
-from bakeoff.kernels import BLOCK, CrossEntropy, Gate
+from bakeoff.kernels import BLOCK, CrossEntropy
 from bakeoff.machine import has_bf16
 from bakeoff.settings import GenerationSettings
 from bakeoff.training import loss_of
@@ -177,16 +177,80 @@ def mixed(where):
     return attach
 
 
-@pytest.mark.parametrize("attach, whole", [(METHODS["lora"](targets=("up_proj", "down_proj")).attach, False),
-                                           (mixed("model.layers.0.mlp.up_proj"), True)])  # fmt: skip
-def test_a_unit_of_many_tokens_is_taken_in_pieces_unless_a_method_may_mix_them(
-    tiny, long, fp32, monkeypatch, attach, whole
-):
-    monkeypatch.setattr(layers, "MAPPED", 300 * 2 * 64 * 4)  # bytes of gates and ups of 300 tokens
-    sizes, before = [], Gate.forward
-    monkeypatch.setattr(Gate, "forward", lambda ctx, both: sizes.append(both.shape[1]) or before(ctx, both))
-    assert_same(tiny, long, fp32, attach)
-    assert max(sizes) == (sum(len(example.ids) for example in long) if whole else 300)
+def listened_inside(model, tokenizer):
+    """A method that listens to a linear layer before it puts a LoRA beside it."""
+    scale = nn.Parameter(torch.full((), 2.0))
+    model.model.layers[0].self_attn.q_proj.register_forward_hook(lambda module, given, found: found * scale)
+    model = METHODS["lora"]().attach(model, tokenizer)
+    model.scale = scale
+    return model
+
+
+def listened_beside(model, tokenizer):
+    model = METHODS["lora"]().attach(model, tokenizer)
+    scale = model.scale = nn.Parameter(torch.full((), 2.0))
+    up = model.base_model.model.model.layers[0].self_attn.q_proj.lora_B["default"]
+    up.register_forward_hook(lambda module, given, found: found * scale)
+    return model
+
+
+class Swish(nn.SiLU):
+    def __init__(self):
+        super().__init__()
+        self.beta = nn.Parameter(torch.full((), 2.0))
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta * x)
+
+
+def learned_unit(model, tokenizer):
+    model.requires_grad_(False).model.layers[0].mlp.act_fn = Swish()
+    return model
+
+
+def hooked_unit(model, tokenizer):
+    model.requires_grad_(False)
+    scale = model.scale = nn.Parameter(torch.full((), 2.0))
+    model.model.layers[0].mlp.act_fn.register_forward_hook(lambda module, given, found: found * scale)
+    return model
+
+
+def last_twice(model, tokenizer):
+    """A method that passes through the last layer twice."""
+    norms(model, tokenizer).model.layers.append(model.model.layers[-1])
+    model.config.num_hidden_layers += 1
+    return model
+
+
+@pytest.mark.parametrize("attach", [listened_inside, listened_beside, learned_unit, hooked_unit, last_twice])
+def test_what_a_method_hides_inside_a_module_is_called_as_it_is(tiny, encoded, fp32, attach):
+    assert_same(tiny, encoded, fp32, attach)
+
+
+def test_a_forward_that_a_method_patches_in_the_class_is_called(tiny, encoded, fp32, monkeypatch):
+    kind = type(tiny()[0].model.layers[0])
+    before = kind.forward
+
+    def forward(self, hidden_states, *others, **keywords):
+        return before(self, hidden_states + hidden_states.mean(), *others, **keywords)
+
+    monkeypatch.setattr(kind, "forward", forward)
+    assert_same(tiny, encoded, fp32, norms)
+
+
+def test_hidden_states_of_all_tokens_are_computed_where_they_are_asked_for(tiny, encoded, fp32):
+    model, _ = tiny()
+    layers.install(model)
+    found, before = [], model.forward
+
+    def forward(*given, **keywords):
+        answer = before(*given, output_hidden_states=True, **keywords)
+        found.append(answer.hidden_states[-1])
+        return answer
+
+    model.forward = forward
+    loss_of(model, encoded, 256, fp32)
+    assert found[0].ne(0).any(-1).all()
 
 
 LAST = "model.layers.1"
