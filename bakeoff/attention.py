@@ -26,6 +26,8 @@ class Segments(Protocol):
 
     wanted: torch.Tensor | None
     """Places of the tokens whose logits are wanted; None: of all."""
+    shared: "Shared | None"
+    """Where documents have their first tokens in common, and these stand in the row once."""
 
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
@@ -44,7 +46,13 @@ def attend(
     **unused: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls: 1 x heads x tokens x width in, 1 x tokens x heads x width out."""
-    return segments(module.layer_idx, query[0], key[0], value[0], scaling).unsqueeze(0), None  # type: ignore[arg-type]
+    query, key, value = query[0], key[0], value[0]
+    if segments.shared:
+        query, key, value = (part.index_select(1, segments.shared.copies) for part in (query, key, value))
+    found = segments(module.layer_idx, query, key, value, scaling)  # type: ignore[arg-type]
+    if segments.shared:
+        found = found.index_select(0, segments.shared.row)
+    return found.unsqueeze(0), None
 
 
 AttentionInterface.register(PACKED, attend)
@@ -141,23 +149,73 @@ def row_logits(
     lengths: Sequence[int],
     keep: torch.Tensor,
     segments: Callable[[Sequence[int]], Segments],
+    share: bool = False,
 ) -> torch.Tensor:
     """Logits (kept x vocabulary) of documents of `lengths` tokens that stand in one row `ids` (1 x tokens).
 
     `keep` (1 x tokens, bool) is True where logits are wanted. PEFT's virtual tokens are put in front of each document,
-    with False columns of their own; `segments` gets the lengths with them.
+    with False columns of their own; `segments` gets the lengths with them. `share`: the tokens with which all documents
+    begin are computed once, where nothing is drawn for each.
     """
-    if not virtual_tokens(model):
-        return forward(model, segments(lengths), lengths, keep, input_ids=ids)
-    prompt = model.get_prompt(batch_size=1)
-    embedded = model.word_embeddings(ids)
-    prompt = prompt.to(embedded.dtype)
-    false = keep.new_zeros(1, prompt.shape[1])
-    parts = embedded.split(list(lengths), dim=1), keep.split(list(lengths), dim=1)
-    embedded = torch.cat([piece for part in parts[0] for piece in (prompt, part)], dim=1)
-    keep = torch.cat([piece for part in parts[1] for piece in (false, part)], dim=1)
-    longer = [length + prompt.shape[1] for length in lengths]
-    return forward(model.base_model, segments(longer), longer, keep, inputs_embeds=embedded)
+    virtual = virtual_tokens(model)
+    longer = [length + virtual for length in lengths]
+    count = virtual + common(ids, lengths, keep) if share and len(lengths) > 1 and not draws(model) else 0
+    inner, inputs, name = model, ids, "input_ids"
+    if virtual:
+        inner, inputs, name = model.base_model, model.word_embeddings(ids), "inputs_embeds"
+        prompt = model.get_prompt(batch_size=1).to(inputs.dtype)
+        inputs, keep = ahead(prompt, inputs, lengths), ahead(keep.new_zeros(1, virtual), keep, lengths)
+    places = positions(longer, ids.device)
+    found = segments(longer)
+    if count:
+        found.shared = Shared(longer, count, ids.device)
+        inputs, keep, places = (part.index_select(1, found.shared.row) for part in (inputs, keep, places))
+    return forward(inner, found, longer, keep, places, **{name: inputs})
+
+
+def ahead(prompt: torch.Tensor, row: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """1 x tokens ...: `prompt` in front of each document of `row`."""
+    return torch.cat([piece for part in row.split(list(lengths), dim=1) for piece in (prompt, part)], dim=1)
+
+
+def common(ids: torch.Tensor, lengths: Sequence[int], keep: torch.Tensor) -> int:
+    """How many tokens, before any whose logits are wanted, are the same in all documents of a row."""
+    size = min(int(part[0].int().argmax()) for part in keep.split(list(lengths), dim=1))
+    first = torch.stack([part[0, :size] for part in ids.split(list(lengths), dim=1)])
+    return int((first == first[0]).all(dim=0).int().cumprod(0).sum())
+
+
+def draws(model: torch.nn.Module) -> bool:
+    """Whether equal tokens may differ in training: by dropout, or by what a method brings, patches or hooks into."""
+    return model.training and any(
+        getattr(module, "p", 0)
+        or home(type(module)) not in ("torch", "transformers", "peft")
+        or home(vars(module).get("forward", draws)) != "bakeoff"
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        for module in model.modules()
+    )
+
+
+def home(thing: Any) -> str:
+    """The package that a class or function (or what a partial calls) comes from."""
+    return str(getattr(thing, "func", thing).__module__).partition(".")[0]
+
+
+class Shared:
+    """Documents whose first `count` tokens are the same, once in a row."""
+
+    def __init__(self, lengths: Sequence[int], count: int, device: Any) -> None:
+        """`lengths` are tokens of each document, the shared ones included."""
+        starts = torch.tensor([0, *lengths]).cumsum(0)[:-1].tolist()
+        own = [length - count for length in lengths]
+        front = torch.arange(count)
+        parts = torch.arange(count, count + sum(own)).split(own)
+        self.copies = torch.cat([piece for part in parts for piece in (front, part)]).to(device)
+        """For each token of each document its place in the row."""
+        rest = [torch.arange(at + count, at + length) for at, length in zip(starts, lengths, strict=True)]
+        self.row = torch.cat([front, *rest]).to(device)
+        """For each token of the row its place where every document has all of its own."""
 
 
 def forward(
@@ -182,6 +240,7 @@ class Documents:
     """Documents one after another in a row, each causal in itself."""
 
     wanted: torch.Tensor | None = None
+    shared: Shared | None = None
 
     def __init__(self, lengths: Sequence[int], flash: bool = False) -> None:
         self.lengths, self.flash = list(lengths), flash
@@ -250,6 +309,7 @@ class Step:
     """One new token for each of the first rows of the cache; a token sees its own row alone."""
 
     wanted: torch.Tensor | None = None
+    shared: Shared | None = None
 
     def __init__(self, cache: Cache, lengths: Sequence[int], device: Any) -> None:
         """`lengths` are tokens in the cache before this step."""

@@ -126,7 +126,9 @@ def prefill(
     lengths = [len(prompt) for prompt in prompts]
     keep = torch.zeros(ids.shape, dtype=torch.bool, device=device)
     keep[0, torch.tensor(lengths, device=device).cumsum(0) - 1] = True
-    logits = row_logits(model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows, flash))
+    logits = row_logits(
+        model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows, flash), machine.shared_prefix
+    )
     return highest(logits)
 
 

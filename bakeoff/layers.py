@@ -114,11 +114,18 @@ def attention(
 
 def heads(module: Any, hidden_states: torch.Tensor, position_embeddings: Any, segments: Segments) -> torch.Tensor:
     """tokens x (heads width), what the heads of an attention module see in 1 x tokens x hidden size."""
-    cos, sin = (part[0].unsqueeze(1) for part in position_embeddings)
+    cos, sin = (part[0] for part in position_embeddings)
     rows = product(module, QKV, hidden_states)[0]
     if torch.is_autocast_enabled(rows.device.type):  # what a method does beside its products may be in fp32
         rows = rows.to(torch.get_autocast_dtype(rows.device.type))
-    return from_rows(module, rows, cos.to(rows.dtype), sin.to(rows.dtype), segments).flatten(1)
+    shared = getattr(segments, "shared", None)
+    if shared:
+        if len(rows) != len(shared.row):
+            raise ValueError(f"attention is given {len(rows)} tokens, where a row has {len(shared.row)}")
+        rows, cos, sin = (part.index_select(0, shared.copies) for part in (rows, cos, sin))
+    cos, sin = (part.unsqueeze(1).to(rows.dtype) for part in (cos, sin))
+    seen = from_rows(module, rows, cos, sin, segments).flatten(1)
+    return seen.index_select(0, shared.row) if shared else seen
 
 
 def from_rows(

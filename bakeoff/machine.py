@@ -37,6 +37,7 @@ def resolve(asked: MachineSettings) -> MachineSettings:
         packing=packing,
         fused=asked.fused and packing,
         compiled=asked.compiled and asked.fused and packing,
+        shared_prefix=asked.shared_prefix and packing,
         threads=asked.threads or available_threads(),
     )
 

@@ -130,6 +130,8 @@ class MachineSettings:
     """Layers of Llama's kind in fewer passes over memory, where documents are packed; false: transformers' own."""
     compiled: bool = True
     """The sums of native.c where layers are fused, compiled once by the machine's GCC; false: torch's operators."""
+    shared_prefix: bool = True
+    """Tokens with which all documents of a micro-batch begin, once, where documents are packed; false: in each."""
     reuse_trunk: bool = True
     """Where only an untied output head is trained, compute what lies below it once a document; false: every epoch."""
     threads: int = setting(0, minimum=0, maximum=1024)

@@ -193,7 +193,9 @@ def label_logits(
     """label tokens x vocabulary; inside `passed_by(head)` x hidden size."""
     with products_in(machine), head or nullcontext():
         if batch.lengths:
-            return row_logits(model, batch.input_ids, batch.lengths, batch.predicts, documents(machine))
+            return row_logits(
+                model, batch.input_ids, batch.lengths, batch.predicts, documents(machine), machine.shared_prefix
+            )
         keep = with_virtual(model, batch.predicts)
         logits: torch.Tensor = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False).logits
         return logits.flatten(0, -2)

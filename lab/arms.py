@@ -61,9 +61,12 @@ class Bench:
 
 
 def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
-    """Seconds, loss by step, tokens and peak bytes of one training; on a subset also logits and texts."""
+    """Seconds, loss by step, tokens and peak bytes of one training; on a subset also logits and texts.
+
+    `training` of Bakeoff are its seconds without those of evaluation, `flops` what they need.
+    """
     bench = Bench(job)
-    memory = Memory("cpu")
+    memory, clock = Memory("cpu"), Clock()
     with busy() as load:
         start = time.perf_counter()
         if job["opponent"]:
@@ -71,7 +74,7 @@ def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
         else:
             curves = fine_tune(
                 bench.model, bench.train, bench.validation, bench.recipe, bench.where,
-                seed=bench.seed, pad=bench.tokenizer.pad_token_id, clock=Clock(),
+                seed=bench.seed, pad=bench.tokenizer.pad_token_id, clock=clock,
             )  # fmt: skip
             losses, tokens = [step["loss"] for step in curves.steps], curves.tokens
         seconds = time.perf_counter() - start
@@ -84,6 +87,7 @@ def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
     }
     if not job["opponent"]:
         lengths = [(len(example.ids), len(example.ids) - example.prompt) for example in bench.train]
+        found["training"] = clock.elapsed("training")
         found["flops"] = training_flops(bench.method.attach(bench.base.load()[0], None), lengths, bench.recipe.epochs)
     if job["save"]:
         adapters.save(bench.model, Path(job["save"]))

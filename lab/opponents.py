@@ -70,7 +70,7 @@ def train(bench: Any, *, bf16: bool, grouped: bool, folder: str) -> tuple[list[f
     arguments = TrainingArguments(
         output_dir=folder, per_device_train_batch_size=size, gradient_accumulation_steps=recipe.batch_size // size,
         per_device_eval_batch_size=size, num_train_epochs=recipe.epochs, max_grad_norm=recipe.gradient_clip, bf16=bf16,
-        train_sampling_strategy="group_by_length" if grouped else "random", eval_strategy="epoch",
+        train_sampling_strategy="group_by_length" if grouped else "random", eval_strategy="epoch", eval_on_start=True,
         prediction_loss_only=True, save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="epoch",
         use_cpu=True, dataloader_pin_memory=False, seed=bench.seed, remove_unused_columns=False,
     )  # fmt: skip

@@ -29,8 +29,8 @@ class Shape:
 
 
 SHAPES = {
-    "quick": Shape("quick", train=32, test=48, subset=8, epochs=(1, 1, 5)),
-    "long": Shape("quick", train=16, test=16, subset=8, epochs=(1, 1, 5),
+    "quick": Shape("quick", train=16, test=48, subset=8, epochs=(1, 1, 5)),
+    "long": Shape("quick", train=8, test=16, subset=8, epochs=(1, 1, 5),
                   changes=("task.max_input_tokens=512", "task.max_target_tokens=128")),
     "short": Shape("smoke", train=8, test=4, subset=8, epochs=(1, 1, 2)),
 }  # fmt: skip

@@ -25,10 +25,10 @@ from lab.shapes import METHODS, SHAPES, specs
 PHASES = ("check", "train", "fp32", "generate", "switches", "growth")
 SWITCHES = (  # kind of arm, method, setting: what one speed-up brings, where the quick shape has it
     ("train", "lora", "packing"), ("train", "lora", "fused"), ("train", "lora", "compiled"),
-    ("train", "last-layer", "reuse_trunk"),
+    ("train", "last-layer", "reuse_trunk"), ("train", "soft-prompt", "shared_prefix"),
     ("generate", "lora", "packing"), ("generate", "lora", "fused"), ("generate", "lora", "compiled"),
 )  # fmt: skip
-IMPLIED = {"packing": ("packing", "fused", "compiled"), "fused": ("fused", "compiled")}
+IMPLIED = {"packing": ("packing", "shared_prefix", "fused", "compiled"), "fused": ("fused", "compiled")}
 """What a setting switches off besides itself, as machine.resolve does it."""
 REPEATED = ("peak", "training, ", "writing")
 """How the names of the comparisons begin that every round makes."""

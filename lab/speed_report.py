@@ -25,7 +25,8 @@ SPREAD = 1.3
 """Longest over shortest round from which a figure is doubted."""
 ABOUT = """Opponent over Bakeoff, so above 1 Bakeoff is ahead: seconds of training and of writing the test set's
 summaries, and bytes of memory above the level after loading. Both train the same method on the same documents with the
-same effective batch, micro-batch, optimizer and schedule, and evaluate one document after every epoch. Epochs: EPOCHS.
+same effective batch, micro-batch, optimizer and schedule, and evaluate one document before the first and after every
+epoch. Epochs: EPOCHS.
 Each arm runs in a process of its own, arms take turns, two threads. Bakeoff's filling of caches is inside its seconds;
 loading a model is outside of both, and so is native.c, compiled once in about 2 s. `trainer` gets Bakeoff's order of
 documents, `trainer-grouped` its own group_by_length; the one that is slower with LoRA runs with no other method and in
@@ -83,7 +84,7 @@ def kind_of(row: dict[str, Any]) -> tuple[str, ...]:
 def utilisation(
     found: dict[str, list[dict[str, Any]]], peaks: dict[str, dict[int, dict[str, float]]], own: str
 ) -> list[dict]:
-    """FLOPs that a training needs / its seconds / the fastest product measured in the same round; the median.
+    """FLOPs of a training / its seconds without evaluation / the fastest product of the same round; the median.
 
     `peaks`: shape -> round -> FLOP/s by product.
     """
@@ -92,7 +93,7 @@ def utilisation(
         kind, shape, method, who, precision, part = key.split("/")
         if (kind, who, precision, part) == ("train", "bakeoff", own, "all") and peaks.get(shape):
             pairs = [(arm, peaks[shape][arm["round"]]) for arm in arms if arm["round"] in peaks[shape]]
-            values = [arm["flops"] / arm["seconds"] / max(peak.values()) for arm, peak in pairs]
+            values = [arm["flops"] / arm["training"] / max(peak.values()) for arm, peak in pairs]
             if not values:
                 continue
             rows.append({"method": method, "shape": shape, "value": float(numpy.median(values))})
@@ -112,8 +113,9 @@ def warnings(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     return lines
 
 
-UTILISATION = """FLOPs of training, over its seconds, over the product peak. Each layer counts for each token and the
-output head for labelled ones, as is usual; what Bakeoff spares of the last layer is not subtracted."""
+UTILISATION = """FLOPs of training, over its seconds without evaluation, over the product peak. Each layer counts for
+each token and the output head for labelled ones, as is usual; what Bakeoff spares of the last layer and of tokens with
+which all documents begin (a soft prompt's) is not subtracted."""
 
 
 def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str, float] | None = None) -> str:

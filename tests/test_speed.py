@@ -91,7 +91,8 @@ def test_a_ratio_has_its_median_minimum_and_interval():
 
 
 def arm(seconds, others=0.0, **more):
-    return {"seconds": seconds, "peak": 10**6, "load": {"others": others}, "flops": 5e9, "round": 1, **more}
+    found = {"seconds": seconds, "training": seconds, "peak": 10**6, "flops": 5e9, "round": 1}
+    return {**found, "load": {"others": others}, **more}
 
 
 def test_the_report_holds_ratios_utilisation_and_doubts(tmp_path):
