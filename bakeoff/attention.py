@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.modeling_utils import PreTrainedModel
@@ -19,6 +20,9 @@ PACKED = "bakeoff_packed"
 """The name under which transformers' models find `attend`."""
 PLAIN = ("llama", "qwen2", "qwen3", "mistral")
 """Architectures whose attention is causal softmax attention and nothing else."""
+
+WORTH = 0.02
+"""Share of a row's tokens that all documents must have in common: taking less out of it is no faster."""
 
 
 class Segments(Protocol):
@@ -48,7 +52,8 @@ def attend(
     """What transformers calls: 1 x heads x tokens x width in, 1 x tokens x heads x width out."""
     query, key, value = query[0], key[0], value[0]
     if segments.shared:
-        query, key, value = (part.index_select(1, segments.shared.copies) for part in (query, key, value))
+        query, key, value = (Copies.apply(part.transpose(0, 1), segments.shared) for part in (query, key, value))
+        query, key, value = (part.transpose(0, 1) for part in (query, key, value))
     found = segments(module.layer_idx, query, key, value, scaling)  # type: ignore[arg-type]
     if segments.shared:
         found = found.index_select(0, segments.shared.row)
@@ -155,22 +160,22 @@ def row_logits(
 
     `keep` (1 x tokens, bool) is True where logits are wanted. PEFT's virtual tokens are put in front of each document,
     with False columns of their own; `segments` gets the lengths with them. `share`: the tokens with which all documents
-    begin are computed once, where nothing is drawn for each.
+    begin stand in the row once.
     """
-    virtual = virtual_tokens(model)
-    longer = [length + virtual for length in lengths]
-    count = virtual + common(ids, lengths, keep) if share and len(lengths) > 1 and not draws(model) else 0
     inner, inputs, name = model, ids, "input_ids"
-    if virtual:
+    count = common(ids, lengths, keep) if share and len(lengths) > 1 else 0
+    if virtual_tokens(model):
         inner, inputs, name = model.base_model, model.word_embeddings(ids), "inputs_embeds"
         prompt = model.get_prompt(batch_size=1).to(inputs.dtype)
+        virtual = prompt.shape[1]
         inputs, keep = ahead(prompt, inputs, lengths), ahead(keep.new_zeros(1, virtual), keep, lengths)
-    places = positions(longer, ids.device)
-    found = segments(longer)
-    if count:
-        found.shared = Shared(longer, count, ids.device)
+        lengths = [length + virtual for length in lengths]
+        count += virtual if share else 0
+    places, found = positions(lengths, ids.device), segments(lengths)
+    if count * (len(lengths) - 1) >= WORTH * sum(lengths):
+        found.shared = Shared(lengths, count, ids.device)
         inputs, keep, places = (part.index_select(1, found.shared.row) for part in (inputs, keep, places))
-    return forward(inner, found, longer, keep, places, **{name: inputs})
+    return forward(inner, found, lengths, keep, places, **{name: inputs})
 
 
 def ahead(prompt: torch.Tensor, row: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
@@ -183,23 +188,6 @@ def common(ids: torch.Tensor, lengths: Sequence[int], keep: torch.Tensor) -> int
     size = min(int(part[0].int().argmax()) for part in keep.split(list(lengths), dim=1))
     first = torch.stack([part[0, :size] for part in ids.split(list(lengths), dim=1)])
     return int((first == first[0]).all(dim=0).int().cumprod(0).sum())
-
-
-def draws(model: torch.nn.Module) -> bool:
-    """Whether equal tokens may differ in training: by dropout, or by what a method brings, patches or hooks into."""
-    return model.training and any(
-        getattr(module, "p", 0)
-        or home(type(module)) not in ("torch", "transformers", "peft")
-        or home(vars(module).get("forward", draws)) != "bakeoff"
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        for module in model.modules()
-    )
-
-
-def home(thing: Any) -> str:
-    """The package that a class or function (or what a partial calls) comes from."""
-    return str(getattr(thing, "func", thing).__module__).partition(".")[0]
 
 
 class Shared:
@@ -216,6 +204,29 @@ class Shared:
         rest = [torch.arange(at + count, at + length) for at, length in zip(starts, lengths, strict=True)]
         self.row = torch.cat([front, *rest]).to(device)
         """For each token of the row its place where every document has all of its own."""
+        self.fronts = torch.cat([front + at for at in starts]).to(device)
+        """The places of the shared tokens of each document, where every document has all of its own."""
+        self.documents = len(lengths)
+
+
+class Copies(torch.autograd.Function):
+    """The tokens of each document, one document after another, from a row where the shared ones stand once."""
+
+    @staticmethod
+    def forward(ctx: Any, row: torch.Tensor, shared: Shared) -> torch.Tensor:
+        """All documents' tokens x ... from tokens of the row x ..."""
+        ctx.shared = shared
+        return row.index_select(0, shared.copies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        """Of `row`; what documents add to a shared token's gradient is summed in fp32 and rounded once."""
+        shared = ctx.shared
+        found = gradient.index_select(0, shared.row)
+        fronts = gradient.index_select(0, shared.fronts).unflatten(0, (shared.documents, -1))
+        found[: fronts.shape[1]] = fronts.sum(0, dtype=torch.float32)
+        return found, None
 
 
 def forward(

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from bakeoff.attention import Cache, Prefill, Step, forward, packable, row_logits, virtual_tokens
 from bakeoff.checkpoints import Chunk
-from bakeoff.layers import ordered
+from bakeoff.layers import ordered, tokens_alone
 from bakeoff.settings import GenerationSettings, MachineSettings
 from bakeoff.training import products_in
 
@@ -126,9 +126,8 @@ def prefill(
     lengths = [len(prompt) for prompt in prompts]
     keep = torch.zeros(ids.shape, dtype=torch.bool, device=device)
     keep[0, torch.tensor(lengths, device=device).cumsum(0) - 1] = True
-    logits = row_logits(
-        model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows, flash), machine.shared_prefix
-    )
+    share = machine.shared_prefix and tokens_alone(model)
+    logits = row_logits(model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows, flash), share)
     return highest(logits)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers.activations import SiLUActivation
 
 from bakeoff import native
-from bakeoff.attention import Documents, Segments, Step
+from bakeoff.attention import Copies, Documents, Segments, Step
 from bakeoff.blocks import BlockAttention, turned
 from bakeoff.kernels import BLOCK, Attention, Gate, Norm, Product, Thin, joined, turn_keys
 from bakeoff.machine import has_bf16
@@ -21,6 +21,10 @@ from bakeoff.settings import MachineSettings
 QKV = ("q_proj", "k_proj", "v_proj")
 UNIT = ("gate_proj", "up_proj")
 SILU = (nn.SiLU, SiLUActivation)
+PLAIN = (*SILU, nn.Linear, nn.Embedding, nn.Identity, nn.Dropout, nn.ModuleList, nn.ModuleDict, nn.ParameterDict)
+KNOWN = ("transformers.", "peft.peft_model", "peft.tuners.tuners_utils", "peft.tuners.lora.",
+         "peft.tuners.prompt_tuning.")  # fmt: skip
+"""Where the classes come from that treat each token alone but for attention."""
 ORDERED = "bakeoff_ordered"
 """Attribute of a module, while it decodes: its products with weights in the order that the processor likes."""
 
@@ -89,6 +93,22 @@ def narrowed(
     return kept.new_zeros(hidden_states.shape).index_copy(1, wanted, kept)
 
 
+def tokens_alone(model: nn.Module) -> bool:
+    """Whether all of `model` but its attention treats each token alone and alike, so that equal ones may be one.
+
+    What it can't know says no: a class of a method's own, a patch, a hook, and dropout in training.
+    """
+    for module in model.modules():
+        kind, patch = type(module), vars(module).get("forward", tokens_alone)
+        known = kind in PLAIN or kind.__module__.startswith(KNOWN)
+        computes = (kind.forward, getattr(patch, "func", patch))
+        if not known or hooked(module) or (model.training and vars(module).get("p")):
+            return False
+        if any(not function.__module__.startswith(("bakeoff.", "torch.nn.", *KNOWN)) for function in computes):
+            return False
+    return True
+
+
 def norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """The forward of an RMSNorm module."""
     large = hidden_states.numel() > BLOCK * hidden_states.shape[-1]
@@ -122,7 +142,8 @@ def heads(module: Any, hidden_states: torch.Tensor, position_embeddings: Any, se
     if shared:
         if len(rows) != len(shared.row):
             raise ValueError(f"attention is given {len(rows)} tokens, where a row has {len(shared.row)}")
-        rows, cos, sin = (part.index_select(0, shared.copies) for part in (rows, cos, sin))
+        rows = Copies.apply(rows, shared)
+        cos, sin = (part.index_select(0, shared.copies) for part in (cos, sin))
     cos, sin = (part.unsqueeze(1).to(rows.dtype) for part in (cos, sin))
     seen = from_rows(module, rows, cos, sin, segments).flatten(1)
     return seen.index_select(0, shared.row) if shared else seen

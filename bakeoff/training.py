@@ -14,7 +14,7 @@ from bakeoff.checkpoints import Partial, Training
 from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
 from bakeoff.errors import Diverged
 from bakeoff.kernels import CrossEntropy
-from bakeoff.layers import passed_by, plain_head
+from bakeoff.layers import passed_by, plain_head, tokens_alone
 from bakeoff.resources import Clock
 from bakeoff.settings import MachineSettings, TrainingSettings
 from bakeoff.trunk import Remembered, Trunk, head_alone
@@ -193,9 +193,8 @@ def label_logits(
     """label tokens x vocabulary; inside `passed_by(head)` x hidden size."""
     with products_in(machine), head or nullcontext():
         if batch.lengths:
-            return row_logits(
-                model, batch.input_ids, batch.lengths, batch.predicts, documents(machine), machine.shared_prefix
-            )
+            share = machine.shared_prefix and tokens_alone(model)
+            return row_logits(model, batch.input_ids, batch.lengths, batch.predicts, documents(machine), share)
         keep = with_virtual(model, batch.predicts)
         logits: torch.Tensor = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False).logits
         return logits.flatten(0, -2)

@@ -6,6 +6,7 @@ python -m lab.speed --short                               seconds on a tiny mode
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
@@ -239,20 +240,20 @@ def main() -> int:
 def one_round(
     lab: Lab, shapes: list[str], methods: list[str], phases: Any, first: bool
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Every comparison once, by name; what one speed-up brings in the first round only."""
+    """Every comparison once, by name; what one speed-up brings in the first round only, at its end."""
     for shape in shapes:
         if "train" in phases and shape != "short":
             yield f"peak, {shape}", partial(lab.peak, shape)
-        for method in methods:
-            what = f"{method}, {shape}"
-            if "check" in phases and first:
-                yield f"equal work, {what}", partial(lab.check, shape, method, shape != "long" or method == "lora")
-            if "train" in phases:
-                yield f"training, {what}", partial(lab.train, shape, method)
-            if "fp32" in phases and method == "lora" and first:
-                yield f"training in fp32, {what}", partial(lab.fp32, shape, method)
-            if "generate" in phases and method == "lora":
-                yield f"writing, {what}", partial(lab.generate, shape, method)
+    for method, shape in itertools.product(methods, shapes):
+        what = f"{method}, {shape}"
+        if "check" in phases and first:
+            yield f"equal work, {what}", partial(lab.check, shape, method, shape != "long" or method == "lora")
+        if "train" in phases:
+            yield f"training, {what}", partial(lab.train, shape, method)
+        if "fp32" in phases and method == "lora" and first:
+            yield f"training in fp32, {what}", partial(lab.fp32, shape, method)
+        if "generate" in phases and method == "lora":
+            yield f"writing, {what}", partial(lab.generate, shape, method)
     for shape in shapes:
         if "switches" in phases and shape != "long" and first:
             for switch in SWITCHES:

@@ -127,28 +127,96 @@ class Noise(torch.nn.Module):
         return x + torch.randn_like(x)
 
 
-@pytest.mark.parametrize("what", ["dropout", "module", "patch", "hook"])
-def test_what_may_draw_for_every_token_is_given_every_token(tiny, alike, fp32, tokens, what):
-    model = attached(tiny, "lora", "plain", **({"dropout": 0.5} if what == "dropout" else {}))
-    embeddings = model.get_input_embeddings()
-    if what == "module":
-        model.base_model.model.model.norm = torch.nn.Sequential(model.base_model.model.model.norm, Noise())
-    if what == "patch":
-        plain = embeddings.forward
-        embeddings.forward = lambda ids: Noise()(plain(ids))
-    if what == "hook":
-        embeddings.register_forward_hook(lambda module, given, found: found + torch.randn_like(found))
-    every = sum(len(example.ids) for example in alike)
-    loss_of(model.train(), alike, 256, fp32)
-    assert tokens == [every]
-    loss_of(model.eval(), alike, 256, fp32)
-    assert tokens[1] == every - (len(alike) - 1) * len(HEAD)
+def noisy(module, *given):
+    return type(module).plain_forward(module, *given) + torch.randn(())
 
 
-def test_what_changes_the_number_of_tokens_is_told(tiny, alike, fp32, kind):
-    model = attached(tiny, "lora", kind)
-    embeddings = model.get_input_embeddings()
-    plain = embeddings.forward
-    embeddings.forward = lambda ids: torch.nn.functional.pad(plain(ids), (0, 0, 0, 1))
-    with pytest.raises((ValueError, RuntimeError), match=r"tokens|size"):
-        loss_of(model.eval(), alike, 256, fp32)
+CHANGES = {
+    "module": lambda norm, trunk: setattr(trunk, "norm", torch.nn.Sequential(norm, Noise())),
+    "convolution": lambda norm, trunk: setattr(trunk, "norm", torch.nn.Sequential(norm, torch.nn.RReLU())),
+    "patch": lambda norm, trunk: setattr(norm, "forward", lambda x, plain=norm.forward: Noise()(plain(x))),
+    "hook": lambda norm, trunk: norm.register_forward_hook(lambda module, given, found: Noise()(found)),
+    "early hook": lambda norm, trunk: norm.register_forward_pre_hook(lambda module, given: Noise()(given[0])),
+    "backward hook": lambda norm, trunk: norm.register_full_backward_hook(lambda module, given, found: None),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_method_brings_is_given_the_tokens_of_every_document(tiny, alike, fp32, tokens, what, training):
+    model = attached(tiny, "lora", "plain")
+    trunk = model.get_base_model().model
+    CHANGES[what](trunk.norm, trunk)
+    loss_of(model.train(training), alike, 256, fp32)
+    assert tokens == [sum(len(example.ids) for example in alike)]
+
+
+def test_a_class_of_transformers_that_a_method_patched_is_given_the_tokens_of_every_document(
+    tiny, alike, fp32, tokens, monkeypatch
+):
+    model = attached(tiny, "lora", "plain")
+    kind = type(model.get_base_model().model.norm)
+    monkeypatch.setattr(kind, "plain_forward", kind.forward, raising=False)
+    monkeypatch.setattr(kind, "forward", noisy)
+    loss_of(model, alike, 256, fp32)
+    assert tokens == [sum(len(example.ids) for example in alike)]
+
+
+def test_dropout_in_training_draws_for_every_token(tiny, alike, fp32, tokens):
+    model = attached(tiny, "lora", "plain", dropout=0.5)
+    for training in (True, False):
+        loss_of(model.train(training), alike, 256, fp32)
+    assert tokens[0] - tokens[1] == (len(alike) - 1) * len(HEAD)
+
+
+def test_a_token_in_common_is_not_worth_a_copy_of_the_row(tiny, fp32, tokens):
+    some = [Encoded([7, *range(number, number + 99)], 50) for number in (1, 2)]
+    loss_of(attached(tiny, "lora", "plain"), some, 256, fp32)
+    assert tokens == [200]
+
+
+def test_another_number_of_tokens_than_the_row_has_is_refused(tiny):
+    model, _ = tiny()
+    segments = attention.Documents([5, 4])
+    segments.shared = attention.Shared([5, 4], 2, "cpu")
+    cos = torch.ones(1, 8, 8)
+    with pytest.raises(ValueError, match="attention is given 8 tokens, where a row has 7"):
+        layers.heads(model.model.layers[0].self_attn, torch.randn(1, 8, 32), (cos, cos), segments)
+
+
+@pytest.mark.parametrize("name", ["lora", "soft-prompt"])
+def test_in_bf16_the_gradient_is_as_near_to_that_of_fp32(tiny, alike, fp32, kind, name):
+    model = attached(tiny, name, kind)
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.data = parameter.data.bfloat16().float()
+    _, exact = loss_and_gradient(model, alike, fp32)
+    for parameter in frozen:
+        parameter.data = parameter.data.bfloat16()
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    ours, theirs = (
+        torch.norm(loss_and_gradient(model, alike, dataclasses.replace(bf16, shared_prefix=shared))[1] - exact)
+        for shared in (True, False)
+    )
+    assert ours < 1.5 * theirs < 0.05 * torch.norm(exact)
+
+
+@pytest.mark.parametrize("changes", [{"model_type": "qwen3"}, {"attention_bias": True}], ids=["qwen3", "bias"])
+def test_other_architectures_write_the_same(tiny, task, fp32, tokens, kind, changes):
+    model, tokenizer = tiny(**changes)
+    if kind != "plain":
+        layers.install(model)
+    prompts = [HEAD + list(f"{'lorem ' * (3 + number)}:".encode()) for number in range(6)]
+    flash = dataclasses.replace(fp32, attention="sdpa")
+    settings = GenerationSettings(batch_size=4)
+    ours = summarise(model, tokenizer, prompts, 12, settings, flash)
+    read, tokens[:] = sum(tokens), []
+    assert ours == summarise(model, tokenizer, prompts, 12, settings, dataclasses.replace(fp32, shared_prefix=False))
+    assert read < sum(tokens)
+
+
+def test_what_documents_add_to_a_shared_tokens_gradient_is_rounded_once():
+    shared = attention.Shared([2] * 300, 1, "cpu")
+    row = torch.zeros(301, 1, dtype=torch.bfloat16, requires_grad=True)
+    attention.Copies.apply(row, shared).sum().backward()
+    assert row.grad.flatten().tolist() == [300.0] + [1.0] * 300  # one by one, bf16 would stay at 256
