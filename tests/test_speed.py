@@ -1,5 +1,6 @@
 """The speed lab: it counts what torch counts, refuses unequal work, and documents take no memory."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from bakeoff.machine import has_bf16
 from bakeoff.resources import Clock
 from bakeoff.settings import ROOT, TrainingSettings, load
 from bakeoff.training import fine_tune, with_virtual
-from lab import growth, opponents, speed_report, work
+from lab import growth, opponents, speed, speed_report, work
 from lab.flops import training_flops
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
@@ -107,6 +108,42 @@ def test_the_report_holds_ratios_utilisation_and_doubts(tmp_path):
     assert "left out for lack of time: round 1: writing" in text
     assert "others used up to 40%" in text and "its rounds took 3.0 to 6.0 s" in text
     assert (tmp_path / "ratios.png").stat().st_size > 0 and "MFU" in (tmp_path / "report.md").read_text()
+
+
+class Timed:
+    """A lab whose clock is what its comparisons say they take."""
+
+    def __init__(self, seconds):
+        self.round, self.left_out, self.now, self.done, self.costs = 0, [], 0, [], seconds
+
+    def elapsed(self):
+        return self.now
+
+    def run(self, what):
+        self.now += self.costs[what]
+        self.done.append(f"{self.round} {what}")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "left_out"),
+    [
+        (100, "1 peak,1 training, a,1 training, b,1 switch,2 peak,2 training, a,2 training, b", []),
+        (90, "1 peak,1 training, a,1 training, b,1 switch", []),
+        (70, "1 peak,1 training, a,1 training, b", ["round 1: switch"]),  # may take as long as the longest so far
+        (40, "1 peak,1 training, a", ["round 1: training, b", "round 1: switch"]),
+    ],
+)
+def test_what_would_take_longer_than_is_left_is_left_out(monkeypatch, seconds, done, left_out):
+    lab = Timed({"peak": 1, "training, a": 25, "training, b": 20, "switch": 8})
+
+    def one_round(lab, shapes, methods, phases, first):
+        names = ["peak", "training, a", "training, b", *["switch"] * first]
+        return [(name, functools.partial(lab.run, name)) for name in names]
+
+    monkeypatch.setattr(speed, "one_round", one_round)
+    speed.compare(lab, [], [], [], 5, seconds)
+    assert ",".join(lab.done) == done
+    assert lab.left_out == left_out
 
 
 @pytest.mark.slow
