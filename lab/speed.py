@@ -226,14 +226,15 @@ def main() -> int:
 def compare(lab: Lab, shapes: list[str], methods: list[str], phases: Any, rounds: int, seconds: float) -> None:
     """Rounds, while one fits into what is left of `seconds` since the lab opened.
 
-    A comparison is expected to take what it took before; a new one, as long as the longest so far.
+    A comparison is expected to take what it took before; a new one, as long as the longest of its kind so far.
     """
     took: dict[str, float] = {}
     for number in range(1, rounds + 1):
         lab.round = number
         for what, comparison in one_round(lab, shapes, methods, phases, first=number == 1):
-            before = lab.elapsed()
-            if before + took.get(what, max(took.values(), default=0.0)) > seconds:
+            before, kind = lab.elapsed(), what.partition(",")[0]
+            alike = [took[name] for name in took if name.partition(",")[0] == kind] or [*took.values(), 0.0]
+            if before + took.get(what, max(alike)) > seconds:
                 lab.left_out.append(f"round {number}: {what}")
                 continue
             comparison()

@@ -36,7 +36,8 @@ it, on the same documents, in the first round. `without SWITCH` is Bakeoff with 
 first round: what one speed-up brings. `best`: the strongest of this kind, the one that counts. `low` and `high`: 95 % t
 interval of the mean log ratio over rounds.
 """
-LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats, then log-probabilities and texts with the same weights.
+LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats (Adam's epsilon is {work.EPSILON:g} on both sides: its
+first step is else the sign of a gradient, however close to 0), then log-probabilities and texts with the same weights.
 bf16, and fp32 over all documents: losses within {work.BF16_LOSS:.0%}. bf16: log-probabilities of likely tokens within
 {work.BF16_LOGITS:g} nats (mean). Beyond them nothing is reported."""
 

@@ -4,6 +4,9 @@ import numpy
 
 EXACT = 1e-4
 """fp32: largest difference between the losses of a step, in nats."""
+EPSILON = 1e-5
+"""Of Adam where equal work is checked: its first step is else a gradient's sign, and one of 1e-8, which rounding turns,
+moves a weight as far as any other. Most are above 1e-4."""
 BF16_LOSS = 0.02
 """bf16: largest difference between the losses of a step, as a share of the loss."""
 BF16_LOGITS = 0.2

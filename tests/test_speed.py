@@ -130,7 +130,7 @@ class Timed:
         (100, "1 peak,1 training, a,1 training, b,1 switch,2 peak,2 training, a,2 training, b", []),
         (90, "1 peak,1 training, a,1 training, b,1 switch", []),
         (70, "1 peak,1 training, a,1 training, b", ["round 1: switch"]),  # may take as long as the longest so far
-        (40, "1 peak,1 training, a", ["round 1: training, b", "round 1: switch"]),
+        (50, "1 peak,1 training, a", ["round 1: training, b", "round 1: switch"]),  # as long as its kind's longest
     ],
 )
 def test_what_would_take_longer_than_is_left_is_left_out(monkeypatch, seconds, done, left_out):
