@@ -12,7 +12,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import PreTrainedModel
 
 from bakeoff import native
-from bakeoff.blocks import Layout, Places, places
+from bakeoff.blocks import Layout, Places, offsets, places
 from bakeoff.kernels import BLOCK, causal_mask
 from bakeoff.settings import MachineSettings
 
@@ -22,7 +22,7 @@ PLAIN = ("llama", "qwen2", "qwen3", "mistral")
 """Architectures whose attention is causal softmax attention and nothing else."""
 
 WORTH = 0.02
-"""Share of a row's tokens that all documents must have in common: taking less out of it is no faster."""
+"""Share of a row's tokens that must fall away for it to be copied: a start token in common is not worth it."""
 
 
 class Segments(Protocol):
@@ -195,7 +195,7 @@ class Shared:
 
     def __init__(self, lengths: Sequence[int], count: int, device: Any) -> None:
         """`lengths` are tokens of each document, the shared ones included."""
-        starts = torch.tensor([0, *lengths]).cumsum(0)[:-1].tolist()
+        starts = offsets(lengths)
         own = [length - count for length in lengths]
         front = torch.arange(count)
         parts = torch.arange(count, count + sum(own)).split(own)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bakeoff import models
+from bakeoff import models, native
 from bakeoff.encoding import Encoder
 from bakeoff.settings import MachineSettings, ModelSettings, TaskSettings
 from bakeoff.tasks import Example, Examples, Task
@@ -35,6 +35,20 @@ def fp32():
 def libraries(tmp_path_factory):
     """A folder for what native.py compiles."""
     return tmp_path_factory.mktemp("native")
+
+
+@pytest.fixture
+def compiled(libraries):
+    """A function that compiles the sums of native.c, for this test alone; skips it where there is no compiler."""
+
+    def build():
+        try:
+            native.build(libraries)
+        except native.NoCompiler as missing:
+            pytest.skip(f"native.c can't be compiled: {missing}")
+
+    yield build
+    native.close()
 
 
 @pytest.fixture

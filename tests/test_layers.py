@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bakeoff import layers, native, plan
+from bakeoff import layers, plan
 from bakeoff.attention import quicker
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded
@@ -22,15 +22,11 @@ ARCHITECTURES = ({}, {"attention_bias": True, "mlp_bias": True}, {"model_type": 
 
 
 @pytest.fixture(params=["torch", "compiled"], autouse=True)
-def sums(request, libraries):
+def sums(request, compiled):
     """Every test here holds with torch's operators and with the compiled sums."""
     if request.param == "compiled":
-        try:
-            native.build(libraries)
-        except native.NoCompiler as missing:
-            pytest.skip(f"native.c can't be compiled: {missing}")
-    yield request.param
-    native.close()
+        compiled()
+    return request.param
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from bakeoff import attention, layers, native
+from bakeoff import attention, layers
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded, Encoder
 from bakeoff.generation import summarise
@@ -18,15 +18,11 @@ HEAD = list(b"Summarize in one sentence: ")
 
 
 @pytest.fixture(params=["plain", "fused", "compiled"])
-def kind(request, libraries):
+def kind(request, compiled):
     """How layers compute."""
     if request.param == "compiled":
-        try:
-            native.build(libraries)
-        except native.NoCompiler as missing:
-            pytest.skip(f"native.c can't be compiled: {missing}")
-    yield request.param
-    native.close()
+        compiled()
+    return request.param
 
 
 @pytest.fixture
