@@ -1,6 +1,7 @@
 """Attention over documents that stand in one row without padding; one function for training, prefill and decoding."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -12,7 +13,6 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import PreTrainedModel
 
 from bakeoff import native
-from bakeoff.blocks import Layout, Places, offsets, places
 from bakeoff.kernels import BLOCK, causal_mask
 from bakeoff.settings import MachineSettings
 
@@ -106,11 +106,7 @@ def causal(
 
 def causal_softmax(scores: torch.Tensor, scaling: float, start: int) -> torch.Tensor:
     """Shares of the keys (... x queries x keys) for queries start, start + 1, ...; `scores` may be overwritten."""
-    size, end = scores.shape[-2:]
-    sums = None if torch.is_grad_enabled() and scores.requires_grad else native.sums(scores)
-    if sums:
-        sums.softmax_forward(scores, scaling, scores.numel() // end, end, size, start)
-        return scores
+    size = scores.shape[-2]
     scores = scores.mul_(scaling)
     scores[..., start:] += causal_mask(scores.dtype, scores.device)[:size, :size]
     return torch.softmax(scores, dim=-1)
@@ -190,6 +186,12 @@ def common(ids: torch.Tensor, lengths: Sequence[int], keep: torch.Tensor) -> int
     return int((first == first[0]).all(dim=0).int().cumprod(0).sum())
 
 
+def offsets(sizes: Sequence[int]) -> list[int]:
+    """Where each of `sizes` starts when they stand one after another."""
+    starts: list[int] = torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()
+    return starts
+
+
 class Shared:
     """Documents whose first `count` tokens are the same, once in a row."""
 
@@ -257,20 +259,37 @@ class Documents:
         self.lengths, self.flash = list(lengths), flash
 
     @functools.cached_property
-    def layout(self) -> Layout:
-        """Of the documents in blocks, for the compiled sums."""
-        return Layout(self.lengths)
-
-    @functools.cached_property
-    def whole(self) -> Places:
-        """Of the row as one block."""
-        return places([sum(self.lengths)])
+    def starts(self) -> torch.Tensor:
+        """Where each document starts in the row, and where the last one ends."""
+        return torch.tensor([0, *self.lengths]).cumsum(0)
 
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         parts = zip(*(tensor.split(self.lengths, dim=1) for tensor in (query, key, value)), strict=True)
         return torch.cat([causal(q, k, v, scaling, self.flash) for q, k, v in parts])
+
+    def from_rows(
+        self, sums: native.Sums, layer: int, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int,
+        scaling: float, logs: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums.
+
+        `logs` (heads x tokens, fp32) is filled with what a gradient needs.
+        """
+        width = cos.shape[-1]
+        heads = rows.shape[1] // width - 2 * kept
+        out = rows.new_empty(len(rows), heads, width)
+        keys, values, places = self.kept_in(layer, rows.new_empty(kept, 0, width))
+        logs = out.new_empty(0) if logs is None else logs
+        facts = len(self.lengths), max(self.lengths), heads, kept, width
+        sums.attend(rows, cos, sin, out, logs, self.starts, keys, values, places, keys.shape[2], scaling, *facts)
+        return out
+
+    def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where the compiled sums keep keys and values, and each document's row there: nowhere."""
+        nowhere = like.new_empty(0, 0, 0, 0)
+        return nowhere, nowhere, nowhere
 
 
 def documents(machine: MachineSettings) -> Callable[[Sequence[int]], Documents]:
@@ -282,7 +301,7 @@ class Cache:
     """Keys and values of several rows, allocated once: layer -> two tensors of rows x heads x capacity x width."""
 
     def __init__(self, rows: int, capacity: int) -> None:
-        self.rows, self.capacity = rows, capacity
+        self.rows, self.capacity = rows, padded(capacity)
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def of(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -296,7 +315,12 @@ class Cache:
         """Copies the first `length` tokens of a row over another row's."""
         for tensors in self.layers.values():
             for tensor in tensors:
-                tensor[target, :, :length] = tensor[source, :, :length]
+                tensor[target, :, : padded(length)] = tensor[source, :, : padded(length)]
+
+
+def padded(length: int) -> int:
+    """The next multiple of 32: the compiled sums read so many tokens at a time, and leave 0 where none is yet."""
+    return math.ceil(length / 32) * 32
 
 
 class Prefill(Documents):
@@ -314,6 +338,15 @@ class Prefill(Documents):
             keys[row, :, : k.shape[1]] = k
             values[row, :, : v.shape[1]] = v
         return super().__call__(layer, query, key, value, scaling)
+
+    def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where the compiled sums keep keys and values, and each document's row there."""
+        keys, values = self.cache.of(layer, like)
+        if keys.dtype != like.dtype:
+            raise TypeError(f"the cache holds {keys.dtype}, a prompt brings {like.dtype}")
+        if max(self.lengths) > self.cache.capacity or max(self.rows) >= self.cache.rows:
+            raise ValueError(f"prompts of {self.lengths} tokens don't fit into {self.cache.capacity} of the cache")
+        return keys, values, torch.tensor(self.rows)
 
 
 class Step:
@@ -349,6 +382,8 @@ class Step:
     ) -> torch.Tensor:  # fmt: skip
         """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums."""
         keys, values = self.cache.layers[layer]
+        if self.longest > keys.shape[2]:
+            raise ValueError(f"a row of {self.longest} tokens doesn't fit into {keys.shape[2]} of the cache")
         if keys.dtype != rows.dtype:
             raise TypeError(f"the cache holds {keys.dtype}, a step brings {rows.dtype}")
         width = cos.shape[-1]

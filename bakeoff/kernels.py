@@ -173,6 +173,33 @@ class Attention(torch.autograd.Function):
         return rows.flatten(1), None, None, None, None, None, None
 
 
+class CompiledAttention(torch.autograd.Function):
+    """What Attention computes, by attention.c."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, segments: Any, kept: int,
+        scaling: float, sums: native.Sums,
+    ) -> torch.Tensor:  # fmt: skip
+        """tokens x heads x width from tokens x (heads + 2 kept) width."""
+        logs = rows.new_empty(rows.shape[1] // cos.shape[-1] - 2 * kept, len(rows), dtype=torch.float32)
+        ctx.save_for_backward(rows, cos, sin, logs)
+        ctx.facts = segments, kept, scaling, sums
+        out: torch.Tensor = segments.from_rows(sums, layer, rows, cos, sin, kept, scaling, logs)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        """Of `rows`; the softmax is computed again rather than kept."""
+        rows, cos, sin, logs = ctx.saved_tensors
+        segments, kept, scaling, sums = ctx.facts
+        found = torch.empty_like(rows)
+        facts = len(segments.lengths), max(segments.lengths), len(logs), kept, cos.shape[-1]
+        sums.attend_backward(rows, cos, sin, gradient.contiguous(), logs, found, segments.starts, scaling, *facts)
+        return found, None, None, None, None, None, None, None
+
+
 def blocks(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """For each block of queries: where its document starts in the row, and the block's start and end in that."""
     at = 0

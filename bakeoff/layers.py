@@ -13,8 +13,7 @@ from transformers.activations import SiLUActivation
 
 from bakeoff import native
 from bakeoff.attention import Copies, Documents, Segments, Step
-from bakeoff.blocks import BlockAttention, turned
-from bakeoff.kernels import BLOCK, Attention, Gate, Norm, Product, Thin, joined, turn_keys
+from bakeoff.kernels import BLOCK, Attention, CompiledAttention, Gate, Norm, Product, Thin, joined, turn_keys
 from bakeoff.machine import has_bf16
 from bakeoff.settings import MachineSettings
 
@@ -162,12 +161,10 @@ def from_rows(
         )
     learns = torch.is_grad_enabled() and rows.requires_grad
     out: torch.Tensor
-    if sums and isinstance(segments, Step):
+    if sums and learns and isinstance(segments, Documents):
+        out = CompiledAttention.apply(rows, cos, sin, layer, segments, kept, scaling, sums)
+    elif sums and isinstance(segments, Documents | Step):
         out = segments.from_rows(sums, layer, rows, cos, sin, kept, scaling)
-    elif sums and learns and isinstance(segments, Documents):
-        out = BlockAttention.apply(rows, cos, sin, segments.layout, kept, scaling, sums)
-    elif sums and isinstance(segments, Documents):
-        out = segments(layer, *turned(sums, rows, cos, sin, kept, segments.whole, segments.whole), scaling)
     elif learns:
         out = Attention.apply(rows, cos, sin, layer, segments, kept, scaling)
     else:

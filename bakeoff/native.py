@@ -1,4 +1,4 @@
-"""The sums of native.c: compiled once for a store by the machine's own compiler, called on tensors of fp32 or bf16."""
+"""The sums of native.c and attention.c: compiled once for a store by the machine's own compiler, for fp32 and bf16."""
 
 import ctypes
 import functools
@@ -20,10 +20,13 @@ from filelock import FileLock
 from bakeoff.disk import write_whole
 from bakeoff.errors import UsageError
 
-SOURCE = Path(__file__).with_suffix(".c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "attention.c"))
+HEADER = Path(__file__).with_name("native.h")
 OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
            "--param=vect-max-peeling-for-alignment=0",  # no order of summation may follow an address
-           "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native")  # fmt: skip
+           "-fno-split-loops",  # a condition is a mask, not a loop without vectors
+           *(("-march=native", "-mprefer-vector-width=512") if platform.machine() in ("x86_64", "AMD64")
+             else ("-mcpu=native",)))  # fmt: skip
 KINDS = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
 TIMEOUT = 120
 """Seconds after which a compiler that doesn't answer counts as none."""
@@ -95,7 +98,8 @@ def build(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     opened = {}
     for kind, defines in KINDS.items():
-        made_from = digest(SOURCE.read_bytes() + f"{text}{defines}".encode())
+        files = b"".join(file.read_bytes() for file in (HEADER, *SOURCES))
+        made_from = digest(files + f"{text}{defines}".encode())
         with FileLock(folder / "compiling.lock"):
             there = (file for file in folder.glob(f"{made_from}-*.so") if file.stem.endswith(digest(file.read_bytes())))
             library = next(there, None) or made(folder, made_from, command, defines, runtime)
@@ -110,10 +114,11 @@ def build(folder: Path) -> str:
 def made(folder: Path, made_from: str, command: list[str], defines: Sequence[str], runtime: str) -> Path:
     """A library, compiled and linked. Raises NoCompiler."""
     with tempfile.TemporaryDirectory() as work:
-        part, whole = Path(work, "part.o"), Path(work, "whole.so")
-        answer([*command, *OPTIONS, *defines, "-c", str(SOURCE), "-o", str(part)])
+        parts, whole = [Path(work, f"{source.stem}.o") for source in SOURCES], Path(work, "whole.so")
+        for source, part in zip(SOURCES, parts, strict=True):
+            answer([*command, *OPTIONS, *defines, f"-I{HEADER.parent}", "-c", str(source), "-o", str(part)])
         # Without -fopenmp, which would name the system's runtime: torch's own is loaded already.
-        answer([*command, "-shared", str(part), runtime, "-lm", "-o", str(whole)])
+        answer([*command, "-shared", *map(str, parts), runtime, "-lm", "-o", str(whole)])
         if not whole.is_file():
             raise NoCompiler(f"{command[0]}: wrote no library")
         data = whole.read_bytes()
@@ -141,11 +146,13 @@ def sums(*tensors: torch.Tensor) -> "Sums | None":
 
 
 class Sums:
-    """The functions of one compiled library, each called with tensors and numbers in the order of native.c."""
+    """The functions of one compiled library, each called with tensors and numbers in the order of their source."""
 
     def __init__(self, file: Path) -> None:
-        """Raises OSError where the file can't be loaded."""
+        """Raises OSError where the file can't be loaded, or the system refuses what it needs of the processor."""
         self._library = ctypes.CDLL(str(file))
+        if not self._library.able():
+            raise OSError("the system doesn't let a process use the processor's tiles (AMX)")
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._library, name)

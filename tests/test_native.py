@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional
 
 from bakeoff import layers, native
-from bakeoff.attention import Documents
+from bakeoff.attention import Cache, Documents, Prefill, Step
 from bakeoff.catalogue import select
 from bakeoff.errors import UsageError
-from bakeoff.kernels import CrossEntropy
+from bakeoff.kernels import CompiledAttention, CrossEntropy
 from bakeoff.training import loss_of
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
@@ -40,30 +40,112 @@ def drawn(*shape, kind, scale=1.0):
     return (torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))) * scale).to(kind)
 
 
+SHAPES = [
+    ([5, 1, 33, 200], 9, 3, 64),
+    ([40, 0, 70], 4, 4, 32),
+    ([131], 8, 1, 128),
+    ([64, 32, 31], 4, 2, 80),
+    ([7], 34, 2, 6),
+]
+"""Tokens of documents, heads, key heads, width: groups of 1 and more, widths that fill a processor's tile and don't."""
+
+
+def asked(lengths, heads, kept, width, kind):
+    """Queries, keys and values of a row, and the cosines and sines of its positions."""
+    angles = torch.rand(sum(lengths), width // 2, generator=torch.Generator().manual_seed(1)) * 6
+    angles = torch.cat([angles, angles], dim=1)
+    return drawn(sum(lengths), (heads + 2 * kept) * width, kind=kind), angles.cos().to(kind), angles.sin().to(kind)
+
+
+def plainly(rows, cos, sin, lengths, heads, kept):
+    """Turned keys, values, and what the heads see, by torch in fp64: tokens x heads x width each."""
+    rows, cos, sin = rows.double(), cos.double()[:, None], sin.double()[:, None]
+    both, value = rows.unflatten(1, (heads + 2 * kept, -1)).split((heads + kept, kept), dim=1)
+    first, second = both.chunk(2, dim=-1)
+    both = both * cos + torch.cat([-second, first], dim=-1) * sin
+    query, key = both.split((heads, kept), dim=1)
+    parts = zip(*(part.transpose(0, 1).split(lengths, dim=1) for part in (query, key, value)), strict=True)
+    seen = [functional.scaled_dot_product_attention(*three, is_causal=True, scale=0.2, enable_gqa=True)
+            for three in parts]  # fmt: skip
+    return key, value, torch.cat(seen, dim=1).transpose(0, 1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("start", [0, 5])
-def test_a_causal_softmax_and_its_gradient_are_those_of_torch(kind, start):
-    size, end, scaling = 7, start + 7, 0.3
-    scores, given = drawn(6, size, end, kind=kind, scale=20), drawn(6, size, end, kind=kind)
-    later = torch.arange(end) > torch.arange(start, end)[:, None]
-    wide = (scores.double() * scaling).masked_fill(later, -math.inf).requires_grad_()
-    theirs = wide.softmax(-1)
+@pytest.mark.parametrize(("lengths", "heads", "kept", "width"), SHAPES)
+def test_attention_and_its_gradient_are_those_of_torch(kind, lengths, heads, kept, width):
+    rows, cos, sin = asked(lengths, heads, kept, width, kind)
+    given = drawn(sum(lengths), heads, width, kind=kind)
+    wide = rows.double().requires_grad_()
+    theirs = plainly(wide, cos, sin, lengths, heads, kept)[2]
     [gradient] = torch.autograd.grad(theirs, wide, given.double())
-    ours, of_scores = scores.clone(), given.clone()
-    native.sums(scores).softmax_forward(ours, scaling, 6 * size, end, size, start)
-    assert close(ours, theirs) and (ours[:, later] == 0).all()
-    native.sums(scores).softmax_backward(ours, of_scores, scaling, 6 * size, end, size, start)
-    assert close(of_scores, gradient * scaling) and (of_scores[:, later] == 0).all()
+    rows.requires_grad_()
+    ours = CompiledAttention.apply(rows, cos, sin, 0, Documents(lengths), kept, 0.2, native.sums(rows))
+    [of_rows] = torch.autograd.grad(ours, rows, given)
+    assert close(ours, theirs) and close(of_rows, gradient)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("heads", "kept", "width"), [(9, 3, 64), (4, 4, 32), (4, 2, 80), (34, 2, 6)])
+def test_a_prompt_that_is_read_and_then_written_on_sees_what_it_would_see_at_once(kind, heads, kept, width):
+    """Prompts fill rows of a cache that an earlier document has used; then each row gets new tokens, one at a time."""
+    lengths, new, cache = [31, 64, 3], 34, Cache(4, 98)
+    whole = [length + new for length in lengths]
+    rows, cos, sin = asked(whole, heads, kept, width, kind)
+    documents = list(zip(*(part.split(whole) for part in (rows, cos, sin)), strict=True))
+    for tensor in cache.of(0, rows.new_empty(kept, 0, width)):
+        tensor.fill_(7.0)
+    sums = native.sums(rows)
+    prompts = (torch.cat([document[part][:length] for document, length in zip(documents, lengths, strict=True)])
+               for part in range(3))  # fmt: skip
+    read = Prefill(lengths, cache, [2, 0, 1]).from_rows(sums, 0, *prompts, kept, 0.2).split(lengths)
+    seen = [[part] for part in read]
+    for at in range(new):
+        order = [1, 2, 0]  # row of the cache -> document
+        tokens = [torch.stack([documents[d][part][lengths[d] + at] for d in order]) for part in range(3)]
+        step = Step(cache, [lengths[d] + at for d in order], "cpu")
+        for document, out in zip(order, step.from_rows(sums, 0, *tokens, kept, 0.2), strict=True):
+            seen[document].append(out[None])
+    for (row, c, s), length, ours in zip(documents, whole, seen, strict=True):
+        assert close(torch.cat(ours), plainly(row, c, s, [length], heads, kept)[2])
+
+
+def test_a_row_or_a_prompt_that_does_not_fit_into_the_cache_is_refused():
+    rows, cos, sin = asked([40], 2, 1, 8, torch.float32)
+    sums, cache = native.sums(rows), Cache(1, 32)
+    with pytest.raises(ValueError, match=r"prompts of \[40\] tokens don't fit into 32"):
+        Prefill([40], cache, [0]).from_rows(sums, 0, rows, cos, sin, 1, 0.2)
+    with pytest.raises(ValueError, match="a row of 33 tokens doesn't fit into 32"):
+        Step(cache, [32], "cpu").from_rows(sums, 0, rows[:1], cos[:1], sin[:1], 1, 0.2)
+    with pytest.raises(TypeError, match=r"the cache holds torch.float32, a prompt brings torch.bfloat16"):
+        half = [part[:9].bfloat16() for part in (rows, cos, sin)]
+        Prefill([9], cache, [0]).from_rows(native.sums(*half), 0, *half, 1, 0.2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_later_changes_no_bit(kind):
+    rows, cos, sin = asked([70], 6, 2, 16, kind)
+    other = rows.clone()
+    other[50:] *= -3
+    seen = [Documents([70]).from_rows(native.sums(x), 0, x, cos, sin, 2, 0.2) for x in (rows, other)]
+    assert torch.equal(seen[0][:50], seen[1][:50]) and not torch.equal(seen[0][50:], seen[1][50:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_that_is_not_a_number_stays_none_and_in_its_document(kind):
+    rows, cos, sin = asked([20, 20], 2, 1, 8, kind)
+    rows[5] = math.nan
+    seen = Documents([20, 20]).from_rows(native.sums(rows), 0, rows, cos, sin, 1, 0.2)
+    assert seen[5:20].isnan().all() and not seen[20:].isnan().any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_exponential_is_exact_over_its_whole_range(kind):
-    """Through a softmax of two, whose second share is 1 / (1 + e^x)."""
-    x = torch.linspace(0, 86, 5001).to(kind)
-    scores = torch.stack([x, torch.zeros_like(x)], dim=1).contiguous()
-    native.sums(scores).softmax_forward(scores, 1.0, len(x), 2, 1, 1)
-    wanted = 1 / (1 + x.double().exp())
-    assert ((scores[:, 1].double() - wanted).abs() / wanted).max() < (1e-6 if kind == torch.float32 else 2**-8)
+    """Through a gated unit, whose gate is x / (1 + e^-x)."""
+    x = torch.linspace(-86, 86, 5001).to(kind)
+    both, out = torch.stack([x, torch.ones_like(x)], dim=1).contiguous(), torch.empty_like(x)
+    native.sums(both).gate_forward(both, out, len(x), 1)
+    wanted = x.double() * x.double().sigmoid()
+    assert ((out.double() - wanted).abs() <= wanted.abs() * (1e-6 if kind == torch.float32 else 2**-8)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,14 +174,15 @@ def test_a_bf16_is_rounded_as_torch_rounds_it(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_sum_depends_on_the_number_of_threads(kind):
-    both, scores = drawn(33, 2 * 40, kind=kind), drawn(33, 33, kind=kind)
+    both, lengths = drawn(33, 2 * 40, kind=kind), [50, 3, 70]
+    rows, cos, sin = asked(lengths, 4, 2, 32, kind)
     found = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        out, shares = both.new_empty(33, 40), scores.clone()
+        out, leaf = both.new_empty(33, 40), rows.clone().requires_grad_()
         native.sums(both).gate_forward(both, out, 33, 40)
-        native.sums(shares).softmax_forward(shares, 0.5, 33, 33, 33, 0)
-        found.append((out, shares))
+        seen = CompiledAttention.apply(leaf, cos, sin, 0, Documents(lengths), 2, 0.2, native.sums(rows))
+        found.append((out, seen, *torch.autograd.grad(seen.sum(), leaf)))
     torch.set_num_threads(1)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
@@ -129,9 +212,9 @@ def test_it_is_compiled_once_and_anew_for_another_source(tmp_path, monkeypatch):
     before = libraries(tmp_path)
     native.build(tmp_path)
     assert libraries(tmp_path) == before and len(before) == 1
-    other = tmp_path / "other.c"
-    other.write_bytes(native.SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(native, "SOURCE", other)
+    other = tmp_path / "native.h"
+    other.write_bytes(native.HEADER.read_bytes() + b"\n")
+    monkeypatch.setattr(native, "HEADER", other)
     native.build(tmp_path / "new")
     assert not libraries(tmp_path / "new").keys() & before.keys()
 
