@@ -160,6 +160,33 @@ static void leave(Memory *memory) {
     while (memory->count) free(memory->all[--memory->count]);
 }
 
+/* `size` numbers, a multiple of 32 */
+static inline void narrow_all(const float *from, T *to, int64_t size) {
+#if defined(BF16) && defined(__AVX512BF16__)
+    for (int64_t i = 0; i < size; i += 32)
+        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)));
+#else
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++) to[i] = narrow(from[i]);
+#endif
+}
+
+/* e^((score - highest) scaling) of the first `seen` scores, narrowed, and 0 up to `edge`, a multiple of 32; `sum` is theirs
+   before. Returns the highest. The scores are overwritten. */
+static float soften(float *score, int64_t seen, int64_t edge, float scaling, float limit, T *to, float *sum) {
+    int64_t whole = padded(seen); /* so that no loop has a rest */
+    float highest = -INFINITY, total = 0;
+    for (int64_t j = seen; j < whole; j++) score[j] = -INFINITY;
+#pragma omp simd reduction(max : highest)
+    for (int64_t j = 0; j < whole; j++) highest = score[j] > highest ? score[j] : highest;
+#pragma omp simd reduction(+ : total)
+    for (int64_t j = 0; j < whole; j++) total += score[j] = exponential((score[j] - highest) * scaling, limit);
+    narrow_all(score, to, whole);
+    memset(to + seen, 0, (edge - seen) * sizeof(T));
+    *sum = total;
+    return highest;
+}
+
 /* Queries of a block: so many positions, of all heads that share a key. */
 static inline int64_t positions(int64_t group) { return group > 1 ? 32 : 64; }
 
@@ -221,23 +248,12 @@ void attend(const T *rows, const T *cos, const T *sin, T *out, float *logs, cons
                            width, full);
                 multiply((Word *)query, full / PAIR, key, size, scores, edge, many, edge, full / PAIR, 0);
                 for (int64_t r = 0; r < many; r++) {
-                    int64_t seen = start + r % step + 1, whole = padded(seen); /* no loop has a rest */
-                    float *score = scores + r * edge, highest = -INFINITY, sum = 0;
-                    T *to = weights + r * edge;
+                    int64_t seen = start + r % step + 1;
                     if (seen > length) {
-                        memset(to, 0, edge * sizeof(T));
+                        memset(weights + r * edge, 0, edge * sizeof(T));
                         continue;
                     }
-#pragma omp simd reduction(max : highest)
-                    for (int64_t j = 0; j < whole; j++)
-                        highest = j < seen && score[j] > highest ? score[j] : highest;
-#pragma omp simd reduction(+ : sum)
-                    for (int64_t j = 0; j < whole; j++) {
-                        float share = j < seen ? exponential((score[j] - highest) * scaling, limit) : 0.0f;
-                        sum += share;
-                        to[j] = narrow(share);
-                    }
-                    memset(to + whole, 0, (edge - whole) * sizeof(T));
+                    float sum, highest = soften(scores + r * edge, seen, edge, scaling, limit, weights + r * edge, &sum);
                     share[r] = 1.0f / sum;
                     if (logs) logs[(head * group + r / step) * tokens + at + seen - 1] = highest * scaling + logf(sum);
                 }
@@ -305,26 +321,23 @@ void attend_backward(const T *rows, const T *cos, const T *sin, const T *given, 
                 multiply((Word *)query, full / PAIR, key, size, scores, edge, many, edge, full / PAIR, 0);
                 multiply((Word *)outward, full / PAIR, value, size, of_scores, edge, many, edge, full / PAIR, 0);
                 for (int64_t r = 0; r < many; r++) {
-                    int64_t seen = start + r % step + 1, whole = padded(seen); /* no loop has a rest */
+                    int64_t seen = start + r % step + 1, whole = padded(seen);
                     float *score = scores + r * edge, *g = of_scores + r * edge, along = 0;
                     T *p = shares + r * edge, *to = of_shares + r * edge;
-                    if (seen > length) {
-                        memset(p, 0, edge * sizeof(T));
-                        memset(to, 0, edge * sizeof(T));
-                        continue;
-                    }
-                    float log = logs[(head * group + r / step) * tokens + at + seen - 1];
+                    if (seen > length) seen = whole = 0;
+                    float log = whole ? logs[(head * group + r / step) * tokens + at + seen - 1] : 0;
+                    for (int64_t j = seen; j < whole; j++) score[j] = -INFINITY, g[j] = 0;
 #pragma omp simd reduction(+ : along)
                     for (int64_t j = 0; j < whole; j++) {
-                        float share = j < seen ? exponential(score[j] * scaling - log, limit) : 0.0f;
+                        float share = exponential(score[j] * scaling - log, limit);
                         score[j] = share;
                         along += share * g[j];
                     }
+                    memset(score + seen, 0, (whole - seen) * 4); /* in the end were denormals, which are slow */
+                    narrow_all(score, p, whole);
 #pragma omp simd
-                    for (int64_t j = 0; j < whole; j++) {
-                        p[j] = narrow(score[j]);
-                        to[j] = narrow(score[j] * (g[j] - along) * scaling);
-                    }
+                    for (int64_t j = 0; j < whole; j++) g[j] = score[j] * (g[j] - along) * scaling;
+                    narrow_all(g, to, whole);
                     memset(p + whole, 0, (edge - whole) * sizeof(T));
                     memset(to + whole, 0, (edge - whole) * sizeof(T));
                 }
@@ -396,21 +409,13 @@ void step(const T *rows, const T *cos, const T *sin, T *keys, T *values, const i
             }
             multiply((Word *)seen_keys, full / PAIR, queries, columns, scores, columns, size, columns, full / PAIR, 0);
             for (int64_t g = 0; g < columns; g++) {
-                float highest = -INFINITY, sum = 0;
-                T *to = weights + g * size;
                 if (g >= group) {
-                    memset(to, 0, size * sizeof(T));
+                    memset(weights + g * size, 0, size * sizeof(T));
                     continue;
                 }
+                float sum;
                 for (int64_t j = 0; j < size; j++) row[j] = scores[j * columns + g];
-#pragma omp simd reduction(max : highest)
-                for (int64_t j = 0; j < size; j++) highest = j <= last && row[j] > highest ? row[j] : highest;
-#pragma omp simd reduction(+ : sum)
-                for (int64_t j = 0; j < size; j++) {
-                    float share = j <= last ? exponential((row[j] - highest) * scaling, limit) : 0.0f;
-                    sum += share;
-                    to[j] = narrow(share);
-                }
+                soften(row, last + 1, size, scaling, limit, weights + g * size, &sum);
                 share[g] = 1.0f / sum;
             }
             const Word *pairs = paired(seen_values, room, size, full);

@@ -150,13 +150,13 @@ def row_logits(
     lengths: Sequence[int],
     keep: torch.Tensor,
     segments: Callable[[Sequence[int]], Segments],
-    share: bool = False,
+    share: Callable[[], bool] | None = None,
 ) -> torch.Tensor:
     """Logits (kept x vocabulary) of documents of `lengths` tokens that stand in one row `ids` (1 x tokens).
 
     `keep` (1 x tokens, bool) is True where logits are wanted. PEFT's virtual tokens are put in front of each document,
-    with False columns of their own; `segments` gets the lengths with them. `share`: the tokens with which all documents
-    begin stand in the row once.
+    with False columns of their own; `segments` gets the lengths with them. Where `share` says so, the tokens with which
+    all documents begin stand in the row once; it is asked if there are enough of them.
     """
     inner, inputs, name = model, ids, "input_ids"
     count = common(ids, lengths, keep) if share and len(lengths) > 1 else 0
@@ -168,7 +168,7 @@ def row_logits(
         lengths = [length + virtual for length in lengths]
         count += virtual if share else 0
     places, found = positions(lengths, ids.device), segments(lengths)
-    if count * (len(lengths) - 1) >= WORTH * sum(lengths):
+    if share and count * (len(lengths) - 1) >= WORTH * sum(lengths) and share():
         found.shared = Shared(lengths, count, ids.device)
         inputs, keep, places = (part.index_select(1, found.shared.row) for part in (inputs, keep, places))
     return forward(inner, found, lengths, keep, places, **{name: inputs})

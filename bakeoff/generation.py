@@ -1,6 +1,7 @@
 """summarise: greedy, batched decoding on a schedule that the run fixes."""
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -126,7 +127,7 @@ def prefill(
     lengths = [len(prompt) for prompt in prompts]
     keep = torch.zeros(ids.shape, dtype=torch.bool, device=device)
     keep[0, torch.tensor(lengths, device=device).cumsum(0) - 1] = True
-    share = machine.shared_prefix and tokens_alone(model)
+    share = functools.partial(tokens_alone, model) if machine.shared_prefix else None
     logits = row_logits(model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows, flash), share)
     return highest(logits)
 

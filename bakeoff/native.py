@@ -1,7 +1,6 @@
 """The sums of native.c and attention.c: compiled once for a store by the machine's own compiler, for fp32 and bf16."""
 
 import ctypes
-import functools
 import hashlib
 import os
 import platform
@@ -157,17 +156,18 @@ class Sums:
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._library, name)
         function.restype = None
-        found = functools.partial(_call, function)
-        setattr(self, name, found)
-        return found
+
+        def call(*arguments: torch.Tensor | int | float) -> None:
+            if function.argtypes is None:
+                function.argtypes = [kind_of(value) for value in arguments]
+            function(*[value.data_ptr() if isinstance(value, torch.Tensor) else value for value in arguments])
+
+        setattr(self, name, call)
+        return call
 
 
-def _call(function: Any, *arguments: torch.Tensor | int | float) -> None:
-    """Tensors as their addresses, int as 64 bits, float as 32."""
-    function(*map(_argument, arguments))
-
-
-def _argument(value: torch.Tensor | int | float) -> Any:
+def kind_of(value: torch.Tensor | int | float) -> Any:
+    """How C is given a value: a tensor as its address, int as 64 bits, float as 32."""
     if isinstance(value, torch.Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)
+        return ctypes.c_void_p
+    return ctypes.c_int64 if isinstance(value, int) else ctypes.c_float

@@ -1,5 +1,6 @@
 """fine_tune: the one training loop, for every method."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -193,7 +194,7 @@ def label_logits(
     """label tokens x vocabulary; inside `passed_by(head)` x hidden size."""
     with products_in(machine), head or nullcontext():
         if batch.lengths:
-            share = machine.shared_prefix and tokens_alone(model)
+            share = functools.partial(tokens_alone, model) if machine.shared_prefix else None
             return row_logits(model, batch.input_ids, batch.lengths, batch.predicts, documents(machine), share)
         keep = with_virtual(model, batch.predicts)
         logits: torch.Tensor = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False).logits
