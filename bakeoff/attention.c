@@ -428,3 +428,34 @@ void step(const T *rows, const T *cos, const T *sin, T *keys, T *values, const i
         leave(&memory);
     }
 }
+
+/* rows x outputs, or what is added to it, from rows x inputs, by weights in panels: for each 32 outputs inputs / PAIR words
+   of each of them, side by side, so that a few rows read them from memory as fast as it gives them. */
+void product(const T *x, const T *weight, T *out, int64_t rows, int64_t inputs, int64_t outputs, int64_t add) {
+    int64_t many = (rows + 15) / 16 * 16;
+#pragma omp parallel
+    {
+        uint8_t tiles[64];
+        Memory memory = {.count = 0};
+        T *own = take(&memory, many * inputs, sizeof(T));
+        float *sums = take(&memory, many * 32, 4);
+        if (many > rows) {
+            memcpy(own, x, rows * inputs * sizeof(T));
+            memset(own + rows * inputs, 0, (many - rows) * inputs * sizeof(T));
+        }
+        begin(tiles);
+#pragma omp for schedule(static)
+        for (int64_t panel = 0; panel < outputs / 32; panel++) {
+            multiply((Word *)(many > rows ? own : x), inputs / PAIR, (Word *)(weight + panel * inputs * 32), 32, sums, 32,
+                     many, 32, inputs / PAIR, 0);
+            for (int64_t r = 0; r < rows; r++) {
+                T *to = out + r * outputs + panel * 32;
+                if (add)
+                    for (int64_t i = 0; i < 32; i++) sums[r * 32 + i] += load(to[i]);
+                narrow_all(sums + r * 32, to, 32);
+            }
+        }
+        end(tiles);
+        leave(&memory);
+    }
+}

@@ -29,12 +29,13 @@ class Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Sums in fp32; the quotient is rounded to x's type before it is scaled, as transformers does it."""
+        if sums := native.sums(x, weight):
+            out, inverse = normed(sums, x, weight, eps)
+            ctx.save_for_backward(x, weight, inverse)
+            return out
         kind = torch.promote_types(x.dtype, weight.dtype)
         out, inverse = x.new_empty(x.shape, dtype=kind), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
         ctx.save_for_backward(x, weight, inverse)
-        if sums := native.sums(x, weight):
-            sums.norm_forward(x, weight, out, inverse, float(eps), inverse.numel(), x.shape[-1])
-            return out
         for some, to, scale in zip(tokens(x), tokens(out), tokens(inverse), strict=True):
             wide = some.float()
             torch.mean(wide.square(), -1, keepdim=True, out=scale).add_(eps).rsqrt_()
@@ -60,6 +61,13 @@ class Norm(torch.autograd.Function):
             along = (given * wide).sum(-1, keepdim=True).mul_(scale.pow(3)).div_(-x.shape[-1])
             to.copy_(torch.addcmul(given * scale, wide, along))
         return of_x, of_weight, None
+
+
+def normed(sums: native.Sums, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norm of ... x width by the compiled sums, and 1 / sqrt(mean(x^2) + eps), ... x 1 in fp32."""
+    out, inverse = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+    sums.norm_forward(x, weight, out, inverse, float(eps), inverse.numel(), x.shape[-1])
+    return out, inverse
 
 
 @dataclass
@@ -232,10 +240,9 @@ class Gate(torch.autograd.Function):
     def forward(ctx: Any, both: torch.Tensor) -> torch.Tensor:
         """... x inner from ... x 2 inner."""
         ctx.save_for_backward(both)
-        out = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
         if sums := native.sums(both):
-            sums.gate_forward(both, out, out.numel() // out.shape[-1], out.shape[-1])
-            return out
+            return gated(sums, both)
+        out = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
         for (gate, up), to in zip(halves(both), tokens(out), strict=True):
             torch.mul(functional.silu(gate), up, out=to)
         return out
@@ -253,6 +260,13 @@ class Gate(torch.autograd.Function):
             torch.ops.aten.silu_backward.grad_input(given * up, gate, grad_input=of_gate)
             torch.mul(functional.silu(gate), given, out=of_up)
         return found
+
+
+def gated(sums: native.Sums, both: torch.Tensor) -> torch.Tensor:
+    """... x inner from ... x 2 inner by the compiled sums."""
+    out = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
+    sums.gate_forward(both, out, out.numel() // out.shape[-1], out.shape[-1])
+    return out
 
 
 def halves(x: torch.Tensor) -> Iterator[Sequence[torch.Tensor]]:

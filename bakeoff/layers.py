@@ -13,7 +13,19 @@ from transformers.activations import SiLUActivation
 
 from bakeoff import native
 from bakeoff.attention import Copies, Documents, Segments, Step
-from bakeoff.kernels import BLOCK, Attention, CompiledAttention, Gate, Norm, Product, Thin, joined, turn_keys
+from bakeoff.kernels import (
+    BLOCK,
+    Attention,
+    CompiledAttention,
+    Gate,
+    Norm,
+    Product,
+    Thin,
+    gated,
+    joined,
+    normed,
+    turn_keys,
+)
 from bakeoff.machine import has_bf16
 from bakeoff.settings import MachineSettings
 
@@ -24,6 +36,8 @@ PLAIN = (*SILU, nn.Linear, nn.Embedding, nn.Identity, nn.Dropout, nn.ModuleList,
 KNOWN = ("transformers.", "peft.peft_model", "peft.tuners.tuners_utils", "peft.tuners.lora.",
          "peft.tuners.prompt_tuning.")  # fmt: skip
 """Where the classes come from that treat each token alone but for attention."""
+WIDE = 32
+"""Outputs of a panel of weights, and what numbers of inputs and outputs must be a multiple of to be put into panels."""
 ORDERED = "bakeoff_ordered"
 """Attribute of a module, while it decodes: its products with weights in the order that the processor likes."""
 
@@ -110,8 +124,9 @@ def tokens_alone(model: nn.Module) -> bool:
 
 def norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """The forward of an RMSNorm module."""
-    large = hidden_states.numel() > BLOCK * hidden_states.shape[-1]
-    if torch.is_grad_enabled() or large or native.sums(hidden_states, module.weight):
+    if not torch.is_grad_enabled() and (sums := native.sums(hidden_states, module.weight)):
+        return normed(sums, hidden_states, module.weight, module.variance_epsilon)[0]
+    if torch.is_grad_enabled() or hidden_states.numel() > BLOCK * hidden_states.shape[-1]:
         found: torch.Tensor = Norm.apply(hidden_states, module.weight, module.variance_epsilon)
         return found
     wide = hidden_states.float()  # a few tokens: fewer calls are faster than fewer bytes
@@ -177,7 +192,9 @@ def from_rows(
 def gated_unit(module: Any, x: torch.Tensor) -> torch.Tensor:
     """The forward of a Llama-like MLP module."""
     both = product(module, UNIT, x)
-    if torch.is_grad_enabled() or both.numel() > BLOCK * both.shape[-1] or native.sums(both):
+    if not torch.is_grad_enabled() and (sums := native.sums(both)):
+        return product(module, ("down_proj",), gated(sums, both))
+    if torch.is_grad_enabled() or both.numel() > BLOCK * both.shape[-1]:
         return product(module, ("down_proj",), Gate.apply(both))
     gate, up = both.chunk(2, dim=-1)
     return product(module, ("down_proj",), functional.silu(gate) * up)
@@ -299,7 +316,7 @@ def passed_by(head: nn.Module) -> Iterator[None]:
 
 
 class Ordered:
-    """Linear layers that read the same input, their weights as oneDNN wants them; in fp32 a LoRA is added to them."""
+    """Linear layers that read the same input, their weights in oneDNN's order; in fp32 a LoRA is added to them."""
 
     def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> None:
         weight = torch.cat([layer.weight.detach() for layer in layers])
@@ -325,6 +342,62 @@ class Ordered:
         return found.unflatten(0, x.shape[:-1])
 
 
+class Panels:
+    """The same in bf16 for a few rows at a time, by attention.c; many rows read the weights as they are."""
+
+    def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin], sums: native.Sums) -> None:
+        stack = stacked(layers)
+        self.sums, self.weight = (
+            sums,
+            torch.cat([layer.weight.detach() for layer in layers]) if stack is None else stack,
+        )
+        self.panels, self.thin = in_panels(self.weight), None
+        if beside:
+            down, up = joined(beside, self.weight)
+            spare = -len(down) % WIDE
+            down, up = functional.pad(down, (0, 0, 0, spare)), functional.pad(up, (0, spare))
+            self.thin = down, up, in_panels(down), in_panels(up)
+
+    @staticmethod
+    def able(layers: Sequence[nn.Linear]) -> native.Sums | None:
+        """The compiled sums, if these weights are of a kind and size that they read."""
+        weight, outputs = layers[0].weight, sum(layer.out_features for layer in layers)
+        fits = weight.dtype == torch.bfloat16 and layers[0].bias is None and not (outputs | weight.shape[1]) % WIDE
+        return native.sums(weight) if fits else None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """... x outputs from ... x inputs."""
+        if x.numel() > BLOCK * x.shape[-1] or not x.is_contiguous():
+            rows = functional.linear(x, self.weight)
+            if self.thin:
+                flat = rows.flatten(0, -2)
+                flat.addmm_(functional.linear(x, self.thin[0]).flatten(0, -2), self.thin[1].t())
+            return rows
+        rows = self.product(x, self.panels, len(self.weight))
+        if self.thin:
+            down, up = self.thin[2:]
+            inner = self.product(x, down, len(self.thin[0]))
+            self.sums.product(inner, up, rows, inner.numel() // inner.shape[-1], inner.shape[-1], len(self.weight), 1)
+        return rows
+
+    def product(self, x: torch.Tensor, panels: torch.Tensor, outputs: int) -> torch.Tensor:
+        """... x outputs from ... x inputs, by `panels`."""
+        out = x.new_empty(*x.shape[:-1], outputs)
+        self.sums.product(x, panels, out, x.numel() // x.shape[-1], x.shape[-1], outputs, 0)
+        return out
+
+
+def in_panels(weight: torch.Tensor) -> torch.Tensor:
+    """outputs x inputs, in bf16: for each WIDE outputs, two inputs of each of them after another."""
+    return weight.unflatten(0, (-1, WIDE)).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
+
+
+def for_decoding(layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> Ordered | Panels:
+    """What computes the products of `layers` while decoding."""
+    sums = Panels.able(layers)
+    return Panels(layers, beside, sums) if sums else Ordered(layers, beside)
+
+
 @contextmanager
 def ordered(model: nn.Module, machine: MachineSettings) -> Iterator[None]:
     """Inside, the products of replaced modules and the output head read their weights in oneDNN's own order."""
@@ -340,12 +413,12 @@ def ordered(model: nn.Module, machine: MachineSettings) -> Iterator[None]:
             names = PRODUCTS.get(getattr(replaced, "func", None), ())
             parts = {some[0]: group(module, some) for some in names}
             if names and all(parts.values()):
-                vars(module)[ORDERED] = {name: Ordered(*found) for name, found in parts.items() if found}
+                vars(module)[ORDERED] = {name: for_decoding(*found) for name, found in parts.items() if found}
                 changed.append(module)
         if changed:
             head = plain_head(model)
         if head is not None:
-            head.forward = Ordered([head], [])
+            head.forward = for_decoding([head], [])
         yield
     finally:
         for module in changed:

@@ -12,7 +12,8 @@ from bakeoff import layers, native
 from bakeoff.attention import Cache, Documents, Prefill, Step
 from bakeoff.catalogue import select
 from bakeoff.errors import UsageError
-from bakeoff.kernels import CompiledAttention, CrossEntropy
+from bakeoff.kernels import CompiledAttention, CrossEntropy, Thin
+from bakeoff.machine import has_bf16
 from bakeoff.training import loss_of
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
@@ -322,3 +323,30 @@ def test_a_gradient_in_bf16_is_no_further_from_that_in_fp32_than_torch_s(tiny, e
     native.close()
     theirs, exact = (gradient(tiny, encoded, machine, name) for machine in (bf16, fp32))
     assert torch.norm(ours - exact) <= 1.1 * torch.norm(theirs - exact) and not torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 33, 200])
+@pytest.mark.parametrize("ranks", [0, 6, 32])
+def test_products_while_decoding_are_those_of_torch_for_few_rows_and_for_many(rows, ranks):
+    """Two layers side by side, LoRA beside the second."""
+    kind = torch.bfloat16
+    layers_of = [torch.nn.Linear(96, outputs, bias=False).to(kind).requires_grad_(False) for outputs in (64, 32)]
+    x, beside = drawn(1, rows, 96, kind=kind), []
+    wide = torch.cat([layer.weight for layer in layers_of]).double()
+    if ranks:
+        beside = [Thin(drawn(ranks, 96, kind=torch.float32), drawn(32, ranks, kind=torch.float32) / 9, 2.0, 64)]
+        wide[64:] += beside[0].up.to(kind).double() @ beside[0].down.to(kind).double() * 2.0
+    ours = layers.for_decoding(layers_of, beside)
+    assert isinstance(ours, layers.Panels)
+    assert close(ours(x), x.double() @ wide.t())
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "bias", "kind"), [
+    (48, 64, False, torch.bfloat16), (64, 48, False, torch.bfloat16), (64, 64, True, torch.bfloat16),
+    (64, 64, False, torch.float32),
+])  # fmt: skip
+def test_weights_that_fill_no_panel_stay_in_the_order_of_onednn(inputs, outputs, bias, kind):
+    layer = torch.nn.Linear(inputs, outputs, bias=bias).to(kind).requires_grad_(False)
+    if kind == torch.bfloat16 and not has_bf16("cpu"):
+        pytest.skip("oneDNN multiplies no bf16 on this processor")
+    assert isinstance(layers.for_decoding([layer], []), layers.Ordered)
