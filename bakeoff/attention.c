@@ -5,6 +5,8 @@
 
 #include "native.h"
 
+#include <stdio.h>
+
 #if defined(BF16) && defined(__AMX_BF16__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,7 +25,7 @@
 #define PAIR 1
 #endif
 
-typedef uint32_t Word;
+typedef uint32_t Word __attribute__((may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -45,6 +47,7 @@ static void end(const uint8_t *before) { _tile_loadconfig(before); }
 /* C (m x n), or what is added to it, is A (m x k words) B (k words x n); m, n and k are multiples of 16. */
 static void multiply(const Word *a, int64_t of_a, const Word *b, int64_t of_b, float *c, int64_t of_c, int64_t m,
                      int64_t n, int64_t k, int add) {
+    __asm__ volatile("" ::: "memory"); /* GCC's tile loads don't say that they read */
     for (int64_t i = 0; i < m; i += 32)
         for (int64_t j = 0; j < n; j += 32) {
             int below = i + 16 < m, beside = j + 16 < n;
@@ -153,7 +156,12 @@ typedef struct {
 } Memory;
 
 static void *take(Memory *memory, int64_t count, int64_t size) {
-    return memory->all[memory->count++] = aligned_alloc(64, (count * size + 63) / 64 * 64);
+    void *found = aligned_alloc(64, (count * size + 63) / 64 * 64);
+    if (!found) {
+        fputs("attention.c: out of memory\n", stderr);
+        abort();
+    }
+    return memory->all[memory->count++] = found;
 }
 
 static void leave(Memory *memory) {

@@ -283,7 +283,7 @@ class Documents:
         keys, values, places = self.kept_in(layer, rows.new_empty(kept, 0, width))
         logs = out.new_empty(0) if logs is None else logs
         facts = len(self.lengths), max(self.lengths), heads, kept, width
-        sums.attend(rows, cos, sin, out, logs, self.starts, keys, values, places, keys.shape[2], scaling, *facts)
+        sums.attend(rows, cos, sin, out, logs, self.starts, keys, values, places, keys.shape[2], float(scaling), *facts)
         return out
 
     def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -335,8 +335,9 @@ class Prefill(Documents):
     ) -> torch.Tensor:
         keys, values = self.cache.of(layer, key)
         for row, k, v in zip(self.rows, key.split(self.lengths, dim=1), value.split(self.lengths, dim=1), strict=True):
-            keys[row, :, : k.shape[1]] = k
-            values[row, :, : v.shape[1]] = v
+            for tensor, part in ((keys, k), (values, v)):
+                tensor[row, :, : part.shape[1]] = part
+                tensor[row, :, part.shape[1] : padded(part.shape[1])] = 0
         return super().__call__(layer, query, key, value, scaling)
 
     def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -344,8 +345,10 @@ class Prefill(Documents):
         keys, values = self.cache.of(layer, like)
         if keys.dtype != like.dtype:
             raise TypeError(f"the cache holds {keys.dtype}, a prompt brings {like.dtype}")
-        if max(self.lengths) > self.cache.capacity or max(self.rows) >= self.cache.rows:
+        if max(self.lengths) > self.cache.capacity or not set(self.rows) <= set(range(self.cache.rows)):
             raise ValueError(f"prompts of {self.lengths} tokens don't fit into {self.cache.capacity} of the cache")
+        if len(self.rows) != len(self.lengths):
+            raise ValueError(f"{len(self.lengths)} prompts are given {len(self.rows)} rows of the cache")
         return keys, values, torch.tensor(self.rows)
 
 
@@ -382,12 +385,16 @@ class Step:
     ) -> torch.Tensor:  # fmt: skip
         """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums."""
         keys, values = self.cache.layers[layer]
-        if self.longest > keys.shape[2]:
-            raise ValueError(f"a row of {self.longest} tokens doesn't fit into {keys.shape[2]} of the cache")
+        if self.longest > keys.shape[2] or len(rows) > len(keys):
+            raise ValueError(
+                f"{len(rows)} rows of {self.longest} tokens don't fit into {len(keys)} of {keys.shape[2]} of the cache"
+            )
         if keys.dtype != rows.dtype:
             raise TypeError(f"the cache holds {keys.dtype}, a step brings {rows.dtype}")
         width = cos.shape[-1]
         heads = rows.shape[1] // width - 2 * kept
         out = rows.new_empty(len(rows), heads, width)
-        sums.step(rows, cos, sin, keys, values, self.at, out, scaling, len(rows), heads, kept, width, keys.shape[2])
+        sums.step(
+            rows, cos, sin, keys, values, self.at, out, float(scaling), len(rows), heads, kept, width, keys.shape[2]
+        )
         return out

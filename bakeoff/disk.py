@@ -1,8 +1,17 @@
 """Files that are there completely or not at all, and their checksums."""
 
+import errno
 import hashlib
+import mmap
 import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+CHUNK = 2**24
+"""Bytes that are written at a time past the system's cache."""
+SECTOR = 4096
+"""What such a write is a multiple of."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -21,6 +30,70 @@ def arrive(aside: Path, path: Path) -> None:
     flush(aside)
     os.replace(aside, path)
     flush(path.parent)
+
+
+def write_past_cache(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+    """Writes `pieces` one after another as a new file that is on the disk afterwards; returns their sha256.
+
+    Gigabytes that nobody will read soon go past the system's cache of files, where Linux has a way: new pages for them
+    can take several times as long as the disk. Elsewhere, and where a file system has no such way, as ever. Raises
+    OSError.
+    """
+    checksum, total = hashlib.sha256(), 0
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    direct = getattr(os, "O_DIRECT", 0)
+    try:
+        file = os.open(path, flags | direct, 0o666)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        file = os.open(path, flags, 0o666)
+    try:
+        room = memoryview(mmap.mmap(-1, CHUNK))  # at the start of a page, as such writes want it
+        with ThreadPoolExecutor(1) as beside:
+            for size in filled(room, pieces):
+                summed = beside.submit(checksum.update, room[:size])
+                put(file, room[: -(-size // SECTOR) * SECTOR])
+                summed.result()
+                total += size
+        os.ftruncate(file, total)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return checksum.hexdigest()
+
+
+def filled(room: memoryview, pieces: Iterable[bytes | memoryview]) -> Iterator[int]:
+    """How much of `room` holds the next bytes of `pieces`: all of it, but for the last time."""
+    size = 0
+    for piece in pieces:
+        rest = memoryview(piece).cast("B")
+        while rest:
+            part = rest[: len(room) - size]
+            room[size : size + len(part)] = part
+            size, rest = size + len(part), rest[len(part) :]
+            if size == len(room):
+                yield size
+                size = 0
+    if size:
+        yield size
+
+
+def put(file: int, data: memoryview) -> None:
+    """Writes all of `data`; by the system's cache from here on where the file system takes nothing past it."""
+    while data:
+        try:
+            data = data[os.write(file, data) :]
+        except OSError as error:
+            direct = getattr(os, "O_DIRECT", 0)
+            if error.errno != errno.EINVAL or not direct:
+                raise
+            import fcntl
+
+            flags = fcntl.fcntl(file, fcntl.F_GETFL)
+            if not flags & direct:
+                raise
+            fcntl.fcntl(file, fcntl.F_SETFL, flags & ~direct)
 
 
 def digest(path: Path) -> str:

@@ -204,7 +204,9 @@ class CompiledAttention(torch.autograd.Function):
         segments, kept, scaling, sums = ctx.facts
         found = torch.empty_like(rows)
         facts = len(segments.lengths), max(segments.lengths), len(logs), kept, cos.shape[-1]
-        sums.attend_backward(rows, cos, sin, gradient.contiguous(), logs, found, segments.starts, scaling, *facts)
+        sums.attend_backward(
+            rows, cos, sin, gradient.contiguous(), logs, found, segments.starts, float(scaling), *facts
+        )
         return found, None, None, None, None, None, None, None
 
 

@@ -347,13 +347,13 @@ class Panels:
 
     def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin], sums: native.Sums) -> None:
         stack = stacked(layers)
-        self.sums, self.weight = (
-            sums,
-            torch.cat([layer.weight.detach() for layer in layers]) if stack is None else stack,
-        )
-        self.panels, self.thin = in_panels(self.weight), None
+        self.sums, self.thin = sums, None
+        self.weights = [layer.weight.detach() for layer in layers] if stack is None else [stack]
+        weight = torch.cat(self.weights)
+        self.outputs, self.inputs = weight.shape
+        self.panels = in_panels(weight)
         if beside:
-            down, up = joined(beside, self.weight)
+            down, up = joined(beside, weight)
             spare = -len(down) % WIDE
             down, up = functional.pad(down, (0, 0, 0, spare)), functional.pad(up, (0, spare))
             self.thin = down, up, in_panels(down), in_panels(up)
@@ -367,17 +367,18 @@ class Panels:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """... x outputs from ... x inputs."""
-        if x.numel() > BLOCK * x.shape[-1] or not x.is_contiguous():
-            rows = functional.linear(x, self.weight)
+        if x.numel() > BLOCK * self.inputs or x.shape[-1] != self.inputs or native.sums(x) is not self.sums:
+            parts = [functional.linear(x, weight) for weight in self.weights]
+            rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
             if self.thin:
                 flat = rows.flatten(0, -2)
                 flat.addmm_(functional.linear(x, self.thin[0]).flatten(0, -2), self.thin[1].t())
             return rows
-        rows = self.product(x, self.panels, len(self.weight))
+        rows = self.product(x, self.panels, self.outputs)
         if self.thin:
             down, up = self.thin[2:]
             inner = self.product(x, down, len(self.thin[0]))
-            self.sums.product(inner, up, rows, inner.numel() // inner.shape[-1], inner.shape[-1], len(self.weight), 1)
+            self.sums.product(inner, up, rows, inner.numel() // inner.shape[-1], inner.shape[-1], self.outputs, 1)
         return rows
 
     def product(self, x: torch.Tensor, panels: torch.Tensor, outputs: int) -> torch.Tensor:
@@ -400,7 +401,7 @@ def for_decoding(layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> Ordered
 
 @contextmanager
 def ordered(model: nn.Module, machine: MachineSettings) -> Iterator[None]:
-    """Inside, the products of replaced modules and the output head read their weights in oneDNN's own order."""
+    """Inside, the products of replaced modules and the output head read weights in an order made for a few rows."""
     able = machine.precision == "fp32" or has_bf16("cpu")
     if machine.device != "cpu" or not able or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         yield

@@ -1,5 +1,5 @@
-/* What the files of native.py share. T is float, or bf16 as its 16 bits; arithmetic is fp32, and a result is rounded to T
-   once. Each file is compiled once for each T. */
+/* What the files of native.py share. T is float, or bf16 as its 16 bits; arithmetic is fp32, and what is
+   written is rounded to T. Each file is compiled once for each T. */
 
 #pragma once
 

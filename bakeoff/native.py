@@ -115,7 +115,7 @@ def made(folder: Path, made_from: str, command: list[str], defines: Sequence[str
     with tempfile.TemporaryDirectory() as work:
         parts, whole = [Path(work, f"{source.stem}.o") for source in SOURCES], Path(work, "whole.so")
         for source, part in zip(SOURCES, parts, strict=True):
-            answer([*command, *OPTIONS, *defines, f"-I{HEADER.parent}", "-c", str(source), "-o", str(part)])
+            answer([*command, *OPTIONS, *defines, "-c", str(source), "-o", str(part)])
         # Without -fopenmp, which would name the system's runtime: torch's own is loaded already.
         answer([*command, "-shared", *map(str, parts), runtime, "-lm", "-o", str(whole)])
         if not whole.is_file():

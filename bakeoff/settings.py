@@ -122,14 +122,14 @@ class MachineSettings:
     precision: str = setting("auto", choices=("auto", "bf16", "fp32"))
     """Of frozen weights and of products; trained parameters are always fp32. auto: bf16 where the processor has it."""
     attention: str = setting("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
-    """Of documents that are read without a gradient where packed, else of all. auto: sdpa on cuda; on a CPU the quicker
-    of sdpa and eager, timed once a machine, for packed documents in bf16, else eager."""
+    """Of documents that are read without a gradient where packed and not compiled, else of all. auto: sdpa on cuda; on
+    a CPU the quicker of sdpa and eager, timed once a machine, for packed documents in bf16, else eager."""
     packing: bool = True
     """Documents of a micro-batch in one row without padding, on a CPU and where the model allows; false: padded."""
     fused: bool = True
     """Layers of Llama's kind in fewer passes over memory, where documents are packed; false: transformers' own."""
     compiled: bool = True
-    """The sums of native.c where layers are fused, compiled once by the machine's GCC; false: torch's operators."""
+    """native.c and attention.c where layers are fused, compiled once by the machine's GCC; false: torch's operators."""
     shared_prefix: bool = True
     """Tokens with which all documents of a micro-batch begin, once, where documents are packed; false: in each."""
     reuse_trunk: bool = True

@@ -28,18 +28,17 @@ summaries, and bytes of memory above the level after loading. Both train the sam
 same effective batch, micro-batch, optimizer and schedule, and evaluate one document before the first and after every
 epoch. Epochs: EPOCHS.
 Each arm runs in a process of its own, arms take turns, two threads. Bakeoff's filling of caches is inside its seconds;
-loading a model is outside of both, and so is native.c, compiled once in about 2 s. `trainer` gets Bakeoff's order of
-documents, `trainer-grouped` its own group_by_length; the one that is slower with LoRA runs with no other method and in
-no other round. Trainer's frozen weights are fp32, as it comes. `generate-N` decodes N prompts of similar length at a
-time, LoRA merged into the weights before. Where Bakeoff computes in bf16, the fp32 row is Trainer as it comes against
-it, on the same documents, in the first round. `without SWITCH` is Bakeoff with that setting false, once, after the
-first round: what one speed-up brings. `best`: the strongest of this kind, the one that counts. `low` and `high`: 95 % t
-interval of the mean log ratio over rounds.
-"""
+loading a model is outside of both, and so are native.c and attention.c, compiled once in seconds. `trainer` gets
+Bakeoff's order of documents, `trainer-grouped` its own group_by_length; the one that is slower with LoRA runs with no
+other method and in no other round. Trainer's frozen weights are fp32, as it comes. `generate-N` decodes N prompts of
+similar length at a time, LoRA merged into the weights before. Where Bakeoff computes in bf16, the fp32 row is Trainer
+as it comes against it, on the same documents, in the first round. `without SWITCH` is Bakeoff with that setting false,
+once, after the first round: what one speed-up brings. `best`: the strongest of this kind, the one that counts. `low`
+and `high`: 95 % t interval of the mean log ratio over rounds."""
 LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats (Adam's epsilon is {work.EPSILON:g} on both sides: its
 first step is else the sign of a gradient, however close to 0), then log-probabilities and texts with the same weights.
-bf16, and fp32 over all documents: losses within {work.BF16_LOSS:.0%}. bf16: log-probabilities of likely tokens within
-{work.BF16_LOGITS:g} nats (mean). Beyond them nothing is reported."""
+bf16, and fp32 over all documents: losses within {work.BF16_LOSS:.0%}. bf16: log-probabilities of likely tokens with the
+same weights within {work.BF16_LOGITS:g} nats (mean). Beyond them nothing is reported."""
 
 
 def ratio(theirs: list[dict[str, Any]], ours: list[dict[str, Any]], what: str) -> dict[str, Any]:

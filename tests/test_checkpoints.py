@@ -173,7 +173,7 @@ def test_a_checkpoint_of_another_run_or_schema_is_not_believed(train, tmp_path, 
     assert not list(Partial(tmp_path / "one")._checkpoints())
 
 
-@pytest.mark.parametrize("broken", ["digest", "write_whole", "arrive"])
+@pytest.mark.parametrize("broken", ["save_tensors", "write_whole", "arrive"])
 def test_a_checkpoint_that_can_not_be_written_leaves_the_older_ones_and_no_rest(train, tmp_path, monkeypatch, broken):
     whole = train(Partial())
     with pytest.raises(Killed):

@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
@@ -115,8 +116,12 @@ def test_a_row_or_a_prompt_that_does_not_fit_into_the_cache_is_refused():
     sums, cache = native.sums(rows), Cache(1, 32)
     with pytest.raises(ValueError, match=r"prompts of \[40\] tokens don't fit into 32"):
         Prefill([40], cache, [0]).from_rows(sums, 0, rows, cos, sin, 1, 0.2)
-    with pytest.raises(ValueError, match="a row of 33 tokens doesn't fit into 32"):
+    with pytest.raises(ValueError, match="1 rows of 33 tokens don't fit into 1 of 32"):
         Step(cache, [32], "cpu").from_rows(sums, 0, rows[:1], cos[:1], sin[:1], 1, 0.2)
+    with pytest.raises(ValueError, match="2 rows of 4 tokens don't fit into 1 of 32"):
+        Step(cache, [3, 3], "cpu").from_rows(sums, 0, rows[:2], cos[:2], sin[:2], 1, 0.2)
+    with pytest.raises(ValueError, match="2 prompts are given 1 rows"):
+        Prefill([4, 4], cache, [0]).from_rows(sums, 0, rows[:8], cos[:8], sin[:8], 1, 0.2)
     with pytest.raises(TypeError, match=r"the cache holds torch.float32, a prompt brings torch.bfloat16"):
         half = [part[:9].bfloat16() for part in (rows, cos, sin)]
         Prefill([9], cache, [0]).from_rows(native.sums(*half), 0, *half, 1, 0.2)
@@ -213,9 +218,12 @@ def test_it_is_compiled_once_and_anew_for_another_source(tmp_path, monkeypatch):
     before = libraries(tmp_path)
     native.build(tmp_path)
     assert libraries(tmp_path) == before and len(before) == 1
-    other = tmp_path / "native.h"
-    other.write_bytes(native.HEADER.read_bytes() + b"\n")
+    for file in (native.HEADER, *native.SOURCES):
+        shutil.copy(file, tmp_path)
+    other = tmp_path / native.HEADER.name
+    other.write_bytes(other.read_bytes() + b"\n")
     monkeypatch.setattr(native, "HEADER", other)
+    monkeypatch.setattr(native, "SOURCES", tuple(tmp_path / file.name for file in native.SOURCES))
     native.build(tmp_path / "new")
     assert not libraries(tmp_path / "new").keys() & before.keys()
 
@@ -339,6 +347,9 @@ def test_products_while_decoding_are_those_of_torch_for_few_rows_and_for_many(ro
     ours = layers.for_decoding(layers_of, beside)
     assert isinstance(ours, layers.Panels)
     assert close(ours(x), x.double() @ wide.t())
+    for other in (x.float(), drawn(1, rows, 64, kind=kind)):  # of another type or width than the weights
+        with pytest.raises(RuntimeError):
+            ours(other)
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "bias", "kind"), [
