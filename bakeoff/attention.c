@@ -5,14 +5,11 @@
 
 #include "native.h"
 
-#include <stdio.h>
-
-#if defined(BF16) && defined(__AMX_BF16__)
+#ifdef AMX
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 #ifdef __AVX512F__
-#include <immintrin.h>
 #define LANES 16
 #define ROWS 8
 #else
@@ -29,20 +26,10 @@ typedef uint32_t Word __attribute__((may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-#if defined(BF16) && defined(__AMX_BF16__)
-
-static const uint8_t TILES[64] __attribute__((aligned(64))) = {
-    1, [16] = 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, [48] = 16, 16, 16, 16, 16, 16, 16, 16};
+#ifdef AMX
 
 /* Whether the system lets this process use its tiles. */
 int able(void) { return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */); }
-
-static void begin(uint8_t *before) {
-    _tile_storeconfig(before); /* oneDNN's, which it may believe to be there */
-    _tile_loadconfig(TILES);
-}
-
-static void end(const uint8_t *before) { _tile_loadconfig(before); }
 
 /* C (m x n), or what is added to it, is A (m x k words) B (k words x n); m, n and k are multiples of 16. */
 static void multiply(const Word *a, int64_t of_a, const Word *b, int64_t of_b, float *c, int64_t of_c, int64_t m,
@@ -86,10 +73,6 @@ static void multiply(const Word *a, int64_t of_a, const Word *b, int64_t of_b, f
 #else
 
 int able(void) { return 1; }
-
-static void begin(uint8_t *before) { (void)before; }
-
-static void end(const uint8_t *before) { (void)before; }
 
 static inline Floats plus(Floats sum, Words a, Words b) {
 #ifndef BF16
@@ -145,38 +128,6 @@ static const Word *paired(const T *from, Word *room, int64_t rows, int64_t colum
         for (int64_t j = 0; j < columns; j++) to[j] = (Word)even[j] | (Word)odd[j] << 16;
     }
     return room;
-}
-
-static inline int64_t padded(int64_t size) { return (size + 31) / 32 * 32; }
-
-/* What a thread computes in. */
-typedef struct {
-    void *all[24];
-    int count;
-} Memory;
-
-static void *take(Memory *memory, int64_t count, int64_t size) {
-    void *found = aligned_alloc(64, (count * size + 63) / 64 * 64);
-    if (!found) {
-        fputs("attention.c: out of memory\n", stderr);
-        abort();
-    }
-    return memory->all[memory->count++] = found;
-}
-
-static void leave(Memory *memory) {
-    while (memory->count) free(memory->all[--memory->count]);
-}
-
-/* `size` numbers, a multiple of 32 */
-static inline void narrow_all(const float *from, T *to, int64_t size) {
-#if defined(BF16) && defined(__AVX512BF16__)
-    for (int64_t i = 0; i < size; i += 32)
-        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)));
-#else
-#pragma omp simd
-    for (int64_t i = 0; i < size; i++) to[i] = narrow(from[i]);
-#endif
 }
 
 /* e^((score - highest) scaling) of the first `seen` scores, narrowed, and 0 up to `edge`, a multiple of 32; `sum` is theirs

@@ -13,6 +13,7 @@ from transformers.activations import SiLUActivation
 
 from bakeoff import native
 from bakeoff.attention import Copies, Documents, Segments, Step
+from bakeoff.decoder import Entered, Layer, Rest, Weights
 from bakeoff.kernels import (
     BLOCK,
     Attention,
@@ -31,6 +32,7 @@ from bakeoff.settings import MachineSettings
 
 QKV = ("q_proj", "k_proj", "v_proj")
 UNIT = ("gate_proj", "up_proj")
+PARTS = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
 SILU = (nn.SiLU, SiLUActivation)
 PLAIN = (*SILU, nn.Linear, nn.Embedding, nn.Identity, nn.Dropout, nn.ModuleList, nn.ModuleDict, nn.ParameterDict)
 KNOWN = ("transformers.", "peft.peft_model", "peft.tuners.tuners_utils", "peft.tuners.lora.",
@@ -64,6 +66,9 @@ def install(model: nn.Module) -> None:
     last = last_layer(model)
     if last is not None:
         last.forward = functools.partial(narrowed, last, last.forward)
+    for module in model.modules():
+        if (module is last or original(module)) and all(hasattr(module, name) for name in PARTS):
+            module.forward = functools.partial(decoder_layer, module, module.forward, module is last)
 
 
 def original(module: Any) -> bool:
@@ -87,6 +92,72 @@ def last_layer(model: nn.Module) -> Any:
         return None
     outside = [module for name, module in model.named_modules() if ".layers." not in f".{name}."]
     return None if any(hooked(module) for module in (*outside, layer, *ours)) else layer
+
+
+def decoder_layer(
+    module: Any, plain: Any, last: bool, hidden_states: torch.Tensor, position_embeddings: Any = None,
+    segments: Any = None, **others: Any,
+) -> torch.Tensor:  # fmt: skip
+    """The forward of a decoder layer; `plain` is transformers' own."""
+    if layer := whole(module, hidden_states, segments):
+        rows, beside = Entered.apply(hidden_states[0], layer, *trained_in(layer.beside))
+        seen = attended(module.self_attn, rows, position_embeddings, segments)
+        wanted = segments.wanted if last else None
+        if wanted is None:
+            return Rest.apply(beside, seen, layer).unsqueeze(0)
+        kept = Rest.apply(beside[wanted], seen[wanted], layer)
+        return hidden_states.new_zeros(hidden_states.shape).index_copy(1, wanted, kept.unsqueeze(0))
+    found: torch.Tensor = plain(hidden_states, position_embeddings=position_embeddings, segments=segments, **others)
+    return found
+
+
+def whole(module: Any, hidden_states: torch.Tensor, segments: Any) -> Layer | None:
+    """What layer.c needs to compute a decoder layer, where nothing in it is of a method but LoRA in front of the heads."""
+    sums = native.sums(hidden_states)
+    if sums is None or not sums.tiles or not isinstance(segments, Documents) or len(hidden_states) > 1:
+        return None
+    attention_of, unit, norms = module.self_attn, module.mlp, (module.input_layernorm, module.post_attention_layernorm)
+    if hidden_states.shape[1] <= BLOCK or hooked(module) or module.gradient_checkpointing or not ours(module):
+        return None
+    groups = [
+        group(attention_of, QKV),
+        group(attention_of, ("o_proj",)),
+        group(unit, UNIT),
+        group(unit, ("down_proj",)),
+    ]
+    weights = [stacked(found[0]) if found and found[0][0].bias is None else None for found in groups]
+    if any(
+        weight is None or weight.dtype != torch.bfloat16 or (weight.shape[0] | weight.shape[1]) % WIDE
+        for weight in weights
+    ):
+        return None
+    if any(found[1] for found in groups[1:]) or any(
+        norm.weight.requires_grad or norm.weight.dtype != torch.bfloat16 for norm in norms
+    ):
+        return None
+    beside = groups[0][1]
+    ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
+    key = ranks, *((weight.data_ptr(), weight._version) for weight in weights)
+    kept = vars(module).get(PANELS)
+    if kept is None or kept[0] != key:
+        kept = vars(module)[PANELS] = key, Weights(*weights, ranks)
+    return Layer(sums, kept[1], beside, norms)
+
+
+PANELS = "bakeoff_panels"
+
+
+def ours(module: Any) -> bool:
+    norms = module.input_layernorm, module.post_attention_layernorm
+    parts = {module.self_attn: attention, module.mlp: gated_unit, **dict.fromkeys(norms, norm)}
+    return not any(
+        getattr(vars(part).get("forward"), "func", None) is not own or hooked(part) for part, own in parts.items()
+    )
+
+
+def trained_in(beside: Sequence[Thin]) -> list[torch.Tensor]:
+    """A and B of each thin product, in order."""
+    return [tensor for thin in beside for tensor in (thin.down, thin.up)]
 
 
 def narrowed(
@@ -148,8 +219,12 @@ def attention(
 
 def heads(module: Any, hidden_states: torch.Tensor, position_embeddings: Any, segments: Segments) -> torch.Tensor:
     """tokens x (heads width), what the heads of an attention module see in 1 x tokens x hidden size."""
+    return attended(module, product(module, QKV, hidden_states)[0], position_embeddings, segments)
+
+
+def attended(module: Any, rows: torch.Tensor, position_embeddings: Any, segments: Segments) -> torch.Tensor:
+    """The same from tokens x (heads + 2 kept) width, their queries, keys and values."""
     cos, sin = (part[0] for part in position_embeddings)
-    rows = product(module, QKV, hidden_states)[0]
     if torch.is_autocast_enabled(rows.device.type):  # what a method does beside its products may be in fp32
         rows = rows.to(torch.get_autocast_dtype(rows.device.type))
     shared = getattr(segments, "shared", None)

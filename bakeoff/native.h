@@ -4,9 +4,18 @@
 #pragma once
 
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+#if defined(BF16) && defined(__AMX_BF16__)
+#define AMX
+#endif
 
 #if defined(__clang__) || !defined(_OPENMP)
 #error "expected GCC with OpenMP: the threads must be those of torch, which brings GCC's runtime"
@@ -68,4 +77,64 @@ static inline void turn(const T *from, const T *cos, const T *sin, float sign, T
         to[i] = narrow(a * load(cos[i]) - sign * b * load(sin[i]));
         to[i + half] = narrow(b * load(cos[i + half]) + sign * a * load(sin[i + half]));
     }
+}
+
+static inline int64_t padded(int64_t size) { return (size + 31) / 32 * 32; }
+
+/* What a thread computes in. */
+typedef struct {
+    void *all[24];
+    int count;
+} Memory;
+
+static inline void *take(Memory *memory, int64_t count, int64_t size) {
+    void *found = aligned_alloc(64, (count * size + 63) / 64 * 64);
+    if (!found) {
+        fputs("bakeoff: out of memory\n", stderr);
+        abort();
+    }
+    return memory->all[memory->count++] = found;
+}
+
+static inline void leave(Memory *memory) {
+    while (memory->count) free(memory->all[--memory->count]);
+}
+
+/* `size` numbers, a multiple of 32 */
+static inline void narrow_all(const float *from, T *to, int64_t size) {
+#if defined(BF16) && defined(__AVX512BF16__)
+    for (int64_t i = 0; i < size; i += 32)
+        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)));
+#else
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++) to[i] = narrow(from[i]);
+#endif
+}
+
+/* The processor's tiles: 16 rows of 64 bytes each. A thread configures them for itself. */
+#ifdef AMX
+static const uint8_t TILES[64] __attribute__((aligned(64))) = {
+    1, [16] = 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, [48] = 16, 16, 16, 16, 16, 16, 16, 16};
+
+static inline void begin(uint8_t *before) {
+    _tile_storeconfig(before); /* oneDNN's, which it may believe to be there */
+    _tile_loadconfig(TILES);
+}
+
+static inline void end(const uint8_t *before) { _tile_loadconfig(before); }
+
+#else
+static inline void begin(uint8_t *before) { (void)before; }
+
+static inline void end(const uint8_t *before) { (void)before; }
+#endif
+
+/* x / sqrt(mean(x^2) + eps) * weight of a row; the quotient is rounded before it is scaled, as transformers does it. */
+static inline void norm_row(const T *x, const T *weight, T *out, float *inverse, float eps, int64_t width) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++) sum += load(x[i]) * load(x[i]);
+    float scale = *inverse = 1.0f / sqrtf(sum / (float)width + eps);
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) out[i] = narrow(load(narrow(load(x[i]) * scale)) * load(weight[i]));
 }

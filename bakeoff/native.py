@@ -19,7 +19,7 @@ from filelock import FileLock
 from bakeoff.disk import write_whole
 from bakeoff.errors import UsageError
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "attention.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "attention.c", "layer.c"))
 HEADER = Path(__file__).with_name("native.h")
 OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
            "--param=vect-max-peeling-for-alignment=0",  # no order of summation may follow an address
@@ -152,6 +152,7 @@ class Sums:
         self._library = ctypes.CDLL(str(file))
         if not self._library.able():
             raise OSError("the system doesn't let a process use the processor's tiles (AMX)")
+        self.tiles = bool(self._library.tiles())
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._library, name)

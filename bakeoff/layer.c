@@ -1,0 +1,399 @@
+/* A decoder layer of Llama's kind around its attention, on processors with tiles (AMX): `enter` is the norm and the
+   products in front of it, `rest` all behind it. Tokens are computed in blocks that stay in the processor's cache from
+   their first norm to their last sum. Weights stand in panels: for each 32 outputs the inputs in pairs, 32 words a pair.
+   No token depends on its block nor on the number of threads. */
+
+#include "native.h"
+
+#ifdef AMX
+
+#define CACHE 1250000 /* bytes of a thread's own cache that a block may fill: of 2 MB since Sapphire Rapids */
+#define CHUNK 512     /* inner numbers of a gated unit at a time */
+
+/* Numbers from one row to the next: an odd number of cache lines, so that rows don't fight for the same ones. */
+static inline int64_t pitch(int64_t width, int64_t size) { return (width * size / 64 | 1) * 64 / size; }
+
+/* Into how many blocks tokens are cut that take so many bytes each: as many for every thread, if that can be. */
+static int64_t blocks_of(int64_t tokens, int64_t bytes) {
+    int64_t most = CACHE / bytes / 32 * 32, threads = omp_get_max_threads();
+    int64_t blocks = (tokens + (most ? most : 32) - 1) / (most ? most : 32);
+    return (blocks + threads - 1) / threads * threads;
+}
+
+/* Where a block starts; sizes differ by 32 at most. */
+static inline int64_t start_of(int64_t block, int64_t blocks, int64_t tokens) {
+    int64_t start = padded(tokens) / 32 * block / blocks * 32;
+    return start < tokens ? start : tokens;
+}
+
+static inline int64_t longest_of(int64_t blocks, int64_t tokens) {
+    return (padded(tokens) / 32 + blocks - 1) / blocks * 32;
+}
+
+/* What is done with a row of a product, of 32 numbers, while the tiles compute the next ones. */
+typedef void Finish(const void *work, int64_t row, const float *sums);
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* C (rows x n), or what is added to it, is A (rows x k) times panels of `stride` numbers; rows, n and k are multiples
+   of 32, and n is 32 where rows are finished. A is read past the nearest cache, which is left to the panel. */
+INLINE void multiply_and(const T *a, int64_t of_a, const T *panels, int64_t stride, float *c, int64_t of_c,
+                         int64_t rows, int64_t n, int64_t k, int add, Finish *finish, const void *work) {
+    int64_t ahead = 1024 / rows < 8 ? 1024 / rows : 8; /* cache lines of the next panel for each 32 of k */
+    int64_t each = (1024 + k - 1) / k, done = 0;
+    for (int64_t j = 0; j < n; j += 32, panels += stride) {
+        const T *next = panels + stride;
+        for (int64_t i = 0; i < rows; i += 32) {
+            const T *low = a + i * of_a, *high = low + 16 * of_a;
+            float *at = c + i * of_c + j, *under = at + 16 * of_c;
+            __asm__ volatile("" ::: "memory"); /* GCC's tile loads don't say that they read */
+            if (add) {
+                _tile_loadd(0, at, 4 * of_c);
+                _tile_loadd(1, at + 16, 4 * of_c);
+                _tile_loadd(2, under, 4 * of_c);
+                _tile_loadd(3, under + 16, 4 * of_c);
+            } else {
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+            }
+            for (int64_t p = 0; p < k; p += 32) {
+                _tile_stream_loadd(4, low + p, 2 * of_a);
+                _tile_loadd(6, panels + p * 32, 128);
+                _tile_loadd(7, panels + p * 32 + 32, 128);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_stream_loadd(5, high + p, 2 * of_a);
+                for (int64_t line = 0; line < ahead; line++, next += 32) _mm_prefetch((const char *)next, _MM_HINT_T1);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+                if (finish)
+                    for (int64_t row = 0; row < each && done < i; row++, done++) finish(work, done, c + done * 32);
+            }
+            _tile_stored(0, at, 4 * of_c);
+            _tile_stored(1, at + 16, 4 * of_c);
+            _tile_stored(2, under, 4 * of_c);
+            _tile_stored(3, under + 16, 4 * of_c);
+            __asm__ volatile("" ::: "memory");
+        }
+    }
+    if (finish)
+        for (; done < rows; done++) finish(work, done, c + done * 32);
+}
+
+static void multiply(const T *a, int64_t of_a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows,
+                     int64_t n, int64_t k, int add) {
+    multiply_and(a, of_a, panels, stride, c, of_c, rows, n, k, add, 0, 0);
+}
+
+/* 32 numbers rounded, and half of such ones as fp32 */
+INLINE __m512i rounded(const float *from) {
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from));
+}
+
+INLINE __m512i both_rounded(const __m512 *halves) { return (__m512i)_mm512_cvtne2ps_pbh(halves[1], halves[0]); }
+
+INLINE __m512 widened(__m512i from, int half) {
+    __m256i part = half ? _mm512_extracti64x4_epi64(from, 1) : _mm512_castsi512_si256(from);
+    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(part), 16);
+}
+
+/* 1 / (1 + e^-x): 2^t is 2^n, n whole, times a polynomial of t - n */
+INLINE __m512 sigmoids(__m512 x) {
+    __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f)), r = _mm512_reduce_ps(t, 1), p = _mm512_set1_ps(0.0135341799f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.0520114303f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.241442785f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.693003833f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.00000262f));
+    return _mm512_rcp14_ps(_mm512_add_ps(_mm512_scalef_ps(p, t), _mm512_set1_ps(1.0f)));
+}
+
+/* `size` rows of `width` numbers, and zeros for those that a block has beyond */
+static void copy_rows(const T *from, T *to, int64_t of_to, int64_t size, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; r++)
+        if (r < size)
+            memcpy(to + r * of_to, from + r * width, width * sizeof(T));
+        else
+            memset(to + r * of_to, 0, width * sizeof(T));
+}
+
+static void norm_rows(const T *x, const T *weight, T *to, int64_t of_to, float *inverse, float eps, int64_t size,
+                      int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; r++)
+        if (r < size)
+            norm_row(x + r * width, weight, to + r * of_to, inverse + r, eps, width);
+        else
+            memset(to + r * of_to, 0, width * sizeof(T));
+}
+
+/* Writes `beside` + the gradient of a norm's x, from that of its result in fp32: inverse g w - x inverse^3 mean(g w x) */
+static void norm_rows_backward(const float *given, int64_t of_given, const T *x, const T *weight, const float *inverse,
+                               const T *beside, T *of_x, int64_t size, int64_t width) {
+    for (int64_t r = 0; r < size; r++, given += of_given, x += width, beside += width, of_x += width) {
+        float along = 0, scale = inverse[r];
+#pragma omp simd reduction(+ : along)
+        for (int64_t i = 0; i < width; i++) along += given[i] * load(weight[i]) * load(x[i]);
+        along *= -scale * scale * scale / (float)width;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++)
+            of_x[i] = narrow(load(beside[i]) + given[i] * load(weight[i]) * scale + load(x[i]) * along);
+    }
+}
+
+typedef struct {
+    T *to;
+    int64_t stride, size;
+} Rows;
+
+INLINE void finish_rows(const void *work, int64_t row, const float *sums) {
+    const Rows *rows = work;
+    if (row < rows->size) narrow_all(sums, rows->to + row * rows->stride, 32);
+}
+
+/* A product of a block, rounded, into the first `size` rows of a matrix. */
+static void product_rows(const T *a, int64_t of_a, const T *panels, float *c, T *to, int64_t stride, int64_t size,
+                         int64_t rows, int64_t n, int64_t k) {
+    for (int64_t j = 0; j < n; j += 32) {
+        Rows into = {to + j, stride, size};
+        multiply_and(a, of_a, panels + j * k, 32 * k, c, 32, rows, 32, k, 0, finish_rows, &into);
+    }
+}
+
+typedef struct {
+    const float *gate;
+    T *kept, *h;
+    int64_t of_h, size, keep;
+} Unit;
+
+/* silu(gate) up of 32 numbers; gate and up are rounded first, and kept. */
+INLINE void finish_unit(const void *work, int64_t row, const float *sums) {
+    const Unit *unit = work;
+    __m512i gate = rounded(unit->gate + row * 32), up = rounded(sums);
+    __m512 found[2];
+    if (unit->keep && row < unit->size) { /* past the caches: not read again before long */
+        _mm512_stream_si512((void *)(unit->kept + row * 64), gate);
+        _mm512_stream_si512((void *)(unit->kept + row * 64 + 32), up);
+    }
+    for (int half = 0; half < 2; half++) {
+        __m512 z = widened(gate, half);
+        found[half] = _mm512_mul_ps(_mm512_mul_ps(z, sigmoids(z)), widened(up, half));
+    }
+    _mm512_store_si512(unit->h + row * unit->of_h, both_rounded(found));
+}
+
+typedef struct {
+    const T *kept;
+    T *of_gate, *of_up;
+    int64_t of_h, size;
+} Back;
+
+/* With s the sigmoid of z, the gate: g up s (1 + z (1 - s)) and g z s. */
+INLINE void finish_unit_backward(const void *work, int64_t row, const float *sums) {
+    const Back *unit = work;
+    if (row >= unit->size) return;
+    __m512i gate = _mm512_loadu_si512(unit->kept + row * 64), up = _mm512_loadu_si512(unit->kept + row * 64 + 32);
+    __m512i given = rounded(sums);
+    __m512 of_gate[2], of_up[2];
+    const __m512 one = _mm512_set1_ps(1.0f);
+    for (int half = 0; half < 2; half++) {
+        __m512 z = widened(gate, half), s = sigmoids(z), g = _mm512_mul_ps(widened(given, half), s);
+        of_up[half] = _mm512_mul_ps(g, z);
+        of_gate[half] = _mm512_mul_ps(_mm512_mul_ps(g, widened(up, half)),
+                                      _mm512_fmadd_ps(z, _mm512_sub_ps(one, s), one));
+    }
+    _mm512_store_si512(unit->of_gate + row * unit->of_h, both_rounded(of_gate));
+    _mm512_store_si512(unit->of_up + row * unit->of_h, both_rounded(of_up));
+}
+
+/* tokens x outputs from x (tokens x width): the products of its norm, and the thin ones (through `ranks` numbers a token,
+   `thin`) beside them, if any. */
+void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin, float *inverse, T *out, float eps,
+           int64_t tokens, int64_t width, int64_t outputs, int64_t ranks) {
+    int64_t all = width + ranks, of_in = pitch(all, 2);
+    int64_t blocks = blocks_of(tokens, 2 * of_in + 128), block = longest_of(blocks, tokens);
+#pragma omp parallel
+    {
+        uint8_t tiles[64];
+        Memory memory = {.count = 0};
+        T *in = take(&memory, block * of_in, sizeof(T));
+        float *c = take(&memory, block * 32, 4);
+        begin(tiles);
+#pragma omp for schedule(dynamic)
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
+            if (!size) continue;
+            norm_rows(x + at * width, weight, in, of_in, inverse + at, eps, size, rows, width);
+            product_rows(in, of_in, down, c, in + width, of_in, rows, rows, ranks, width);
+            for (int64_t r = 0; r < size; r++)
+                memcpy(thin + (at + r) * ranks, in + r * of_in + width, ranks * sizeof(T));
+            product_rows(in, of_in, panels, c, out + at * outputs, outputs, size, rows, outputs, all);
+        }
+        end(tiles);
+        leave(&memory);
+    }
+}
+
+/* ranks x n from two matrices of `rows` rows, of `ranks` and of n columns: the first one's transpose times the second. */
+static void outer(const T *a, int64_t of_a, const T *b, int64_t of_b, T *turned, T *panel, float *c, int64_t rows,
+                  int64_t ranks, int64_t n) {
+    int64_t of_turned = pitch(rows, 2);
+    for (int64_t i = 0; i < ranks; i++)
+        for (int64_t r = 0; r < rows; r++) turned[i * of_turned + r] = a[r * of_a + i];
+    for (int64_t j = 0; j < n; j += 32) {
+        for (int64_t r = 0; r < rows; r += 2) {
+            const T *even = b + r * of_b + j, *odd = even + of_b;
+#pragma omp simd
+            for (int64_t i = 0; i < 32; i++) panel[r * 32 + 2 * i] = even[i], panel[r * 32 + 2 * i + 1] = odd[i];
+        }
+        multiply(turned, of_turned, panel, 0, c + j, n, ranks, 32, rows, 0);
+    }
+}
+
+/* The gradient of x, and what `beside` brings of it, from that of enter's result; panels are of the transposed weights.
+   `of_thin` (ranks x (outputs + width)) is that of the thin products' weights. */
+void enter_backward(const T *given, const T *beside, const T *x, const T *weight, const float *inverse, const T *panels,
+                    const T *up, const T *thin, float *of_thin, T *of_x, int64_t tokens, int64_t width, int64_t outputs,
+                    int64_t ranks) {
+    int64_t all = outputs + ranks, of_in = pitch(all, 2), of_sum = pitch(width, 4), of_norm = pitch(width, 2);
+    int64_t blocks = blocks_of(tokens, 2 * of_in + 4 * of_sum + 2 * of_norm + 128), block = longest_of(blocks, tokens);
+    int64_t count = ranks * (outputs + width);
+    Memory shared = {.count = 0};
+    float *parts = take(&shared, blocks * count, 4); /* of each block, so that their sum has one order */
+#pragma omp parallel
+    {
+        uint8_t tiles[64];
+        Memory memory = {.count = 0};
+        T *in = take(&memory, block * of_in, sizeof(T)), *normed = take(&memory, block * of_norm, sizeof(T));
+        T *turned = take(&memory, ranks * pitch(block, 2), sizeof(T)), *panel = take(&memory, block * 32, sizeof(T));
+        float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 32, 4);
+        T *own_thin = take(&memory, block * ranks, sizeof(T));
+        begin(tiles);
+#pragma omp for schedule(dynamic)
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
+            if (!size) {
+                memset(parts + b * count, 0, count * 4);
+                continue;
+            }
+            copy_rows(given + at * outputs, in, of_in, size, rows, outputs);
+            product_rows(in, of_in, up, c, in + outputs, of_in, rows, rows, ranks, outputs);
+            multiply(in, of_in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
+            norm_rows_backward(sum, of_sum, x + at * width, weight, inverse + at, beside + at * width,
+                               of_x + at * width, size, width);
+            if (!ranks) continue;
+            copy_rows(thin + at * ranks, own_thin, ranks, size, rows, ranks);
+            outer(own_thin, ranks, in, of_in, turned, panel, parts + b * count, rows, ranks, outputs);
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t i = 0; i < width; i++) {
+                    float scale = r < size ? inverse[at + r] : 0, own = r < size ? load(x[(at + r) * width + i]) : 0;
+                    normed[r * of_norm + i] = narrow(load(narrow(own * scale)) * load(weight[i]));
+                }
+            outer(in + outputs, of_in, normed, of_norm, turned, panel, parts + b * count + ranks * outputs, rows, ranks,
+                  width);
+        }
+#pragma omp for
+        for (int64_t i = 0; i < count; i++) {
+            of_thin[i] = 0;
+            for (int64_t b = 0; b < blocks; b++) of_thin[i] += parts[b * count + i];
+        }
+        end(tiles);
+        leave(&memory);
+    }
+    leave(&shared);
+}
+
+/* tokens x width, what a layer returns, from its x and what its heads saw (tokens x wide). For the gradient: `middle`, the
+   sum after the attention, `inverse` of its norm, and gate and up (`both`), by panels, if `keep`. */
+void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_up, const T *down, T *middle,
+          float *inverse, T *both, T *out, float eps, int64_t tokens, int64_t wide, int64_t width, int64_t inner,
+          int64_t keep) {
+    int64_t of_in = pitch(wide > width ? wide : width, 2), of_sum = pitch(width, 4), of_h = pitch(CHUNK, 2);
+    int64_t blocks = blocks_of(tokens, 2 * of_in + 4 * of_sum + 2 * of_h + 256), block = longest_of(blocks, tokens);
+#pragma omp parallel
+    {
+        uint8_t tiles[64];
+        Memory memory = {.count = 0};
+        T *in = take(&memory, block * of_in, sizeof(T)), *h = take(&memory, block * of_h, sizeof(T));
+        float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 64, 4), *c_up = c + block * 32;
+        begin(tiles);
+#pragma omp for schedule(dynamic)
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
+            if (!size) continue;
+            T *own = middle + at * width;
+            copy_rows(seen + at * wide, in, of_in, size, rows, wide);
+            multiply(in, of_in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
+            for (int64_t r = 0; r < size; r++)
+#pragma omp simd
+                for (int64_t i = 0; i < width; i++)
+                    own[r * width + i] = narrow(load(x[(at + r) * width + i]) + load(narrow(sum[r * of_sum + i])));
+            norm_rows(own, weight, in, of_in, inverse + at, eps, size, rows, width);
+            for (int64_t start = 0; start < inner; start += CHUNK) {
+                int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
+                for (int64_t j = 0; j < chunk; j += 32) {
+                    const T *gates = gate_up + (start + j) * width, *ups = gates + inner * width;
+                    Unit unit = {c, both + (start + j) * 2 * tokens + at * 64, h + j, of_h, size, keep};
+                    multiply(in, of_in, gates, 32 * width, c, 32, rows, 32, width, 0);
+                    multiply_and(in, of_in, ups, 32 * width, c_up, 32, rows, 32, width, 0, finish_unit, &unit);
+                }
+                multiply(h, of_h, down + start * 32, 32 * inner, sum, of_sum, rows, width, chunk, start > 0);
+            }
+            for (int64_t r = 0; r < size; r++)
+#pragma omp simd
+                for (int64_t i = 0; i < width; i++)
+                    out[(at + r) * width + i] = narrow(load(own[r * width + i]) + load(narrow(sum[r * of_sum + i])));
+        }
+        end(tiles);
+        leave(&memory);
+    }
+}
+
+/* The gradients of x and of what the heads saw from that of the layer's result. Panels are of the transposed weights. */
+void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up, const T *down, const T *middle,
+                   const float *inverse, const T *both, T *of_x, T *of_seen, int64_t tokens, int64_t wide,
+                   int64_t width, int64_t inner) {
+    int64_t of_in = pitch(width, 2), of_sum = pitch(width, 4), of_h = pitch(2 * CHUNK, 2);
+    int64_t blocks = blocks_of(tokens, 2 * of_in + 4 * of_sum + 2 * of_h + 128), block = longest_of(blocks, tokens);
+#pragma omp parallel
+    {
+        uint8_t tiles[64];
+        Memory memory = {.count = 0};
+        T *in = take(&memory, block * of_in, sizeof(T)), *of_both = take(&memory, block * of_h, sizeof(T));
+        float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 32, 4);
+        memset(of_both, 0, block * of_h * sizeof(T)); /* for rows beyond the tokens, which nothing writes */
+        begin(tiles);
+#pragma omp for schedule(dynamic)
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
+            if (!size) continue;
+            copy_rows(given + at * width, in, of_in, size, rows, width);
+            for (int64_t start = 0; start < inner; start += CHUNK) {
+                int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
+                for (int64_t j = 0; j < chunk; j += 32) {
+                    Back unit = {both + (start + j) * 2 * tokens + at * 64, of_both + j, of_both + CHUNK + j, of_h, size};
+                    multiply_and(in, of_in, down + (start + j) * width, 32 * width, c, 32, rows, 32, width, 0,
+                                 finish_unit_backward, &unit);
+                }
+                multiply(of_both, of_h, gate_up + start * 32, 64 * inner, sum, of_sum, rows, width, chunk, start > 0);
+                multiply(of_both + CHUNK, of_h, gate_up + (inner + start) * 32, 64 * inner, sum, of_sum, rows, width,
+                         chunk, 1);
+            }
+            norm_rows_backward(sum, of_sum, middle + at * width, weight, inverse + at, given + at * width,
+                               of_x + at * width, size, width);
+            copy_rows(of_x + at * width, in, of_in, size, rows, width);
+            product_rows(in, of_in, o, c, of_seen + at * wide, wide, size, rows, wide, width);
+        }
+        end(tiles);
+        leave(&memory);
+    }
+}
+
+/* Whether the functions above are there. */
+int tiles(void) { return 1; }
+
+#else
+
+int tiles(void) { return 0; }
+
+#endif
