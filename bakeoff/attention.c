@@ -16,6 +16,7 @@
 #define LANES 8
 #define ROWS 4
 #endif
+#define LOG2_E 1.44269504f
 #ifdef BF16
 #define PAIR 2
 #else
@@ -138,12 +139,58 @@ static float soften(float *score, int64_t seen, int64_t edge, float scaling, flo
     for (int64_t j = seen; j < whole; j++) score[j] = -INFINITY;
 #pragma omp simd reduction(max : highest)
     for (int64_t j = 0; j < whole; j++) highest = score[j] > highest ? score[j] : highest;
+#ifdef VECTORS
+    __m512 by = _mm512_set1_ps(scaling * LOG2_E), less = _mm512_set1_ps(highest * scaling * LOG2_E);
+    __m512 totals = _mm512_setzero_ps();
+    for (int64_t j = 0; j < whole; j += 32) {
+        __m512 low = powers(_mm512_fmsub_ps(_mm512_loadu_ps(score + j), by, less));
+        __m512 high = powers(_mm512_fmsub_ps(_mm512_loadu_ps(score + j + 16), by, less));
+        totals = _mm512_add_ps(totals, _mm512_add_ps(low, high));
+        _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+    total = _mm512_reduce_add_ps(totals);
+    (void)limit;
+#else
 #pragma omp simd reduction(+ : total)
     for (int64_t j = 0; j < whole; j++) total += score[j] = exponential((score[j] - highest) * scaling, limit);
     narrow_all(score, to, whole);
+#endif
     memset(to + seen, 0, (edge - seen) * sizeof(T));
     *sum = total;
     return highest;
+}
+
+/* The first `seen` shares p = e^(score scaling - log), narrowed, and the gradient of their scores, p (g - sum(p g)) scaling,
+   from g, that of the shares; 0 up to `edge`. Scores and g are overwritten. */
+static void soften_backward(float *score, float *g, int64_t seen, int64_t edge, float scaling, float log, float limit,
+                            T *shares, T *of_shares) {
+    int64_t whole = padded(seen);
+    float along = 0;
+    for (int64_t j = seen; j < whole; j++) score[j] = -INFINITY, g[j] = 0;
+#ifdef VECTORS
+    __m512 by = _mm512_set1_ps(scaling * LOG2_E), less = _mm512_set1_ps(log * LOG2_E), alongs = _mm512_setzero_ps();
+    for (int64_t j = 0; j < whole; j += 16) {
+        __m512 p = powers(_mm512_fmsub_ps(_mm512_loadu_ps(score + j), by, less));
+        alongs = _mm512_fmadd_ps(p, _mm512_loadu_ps(g + j), alongs);
+        _mm512_storeu_ps(score + j, p);
+    }
+    along = _mm512_reduce_add_ps(alongs);
+    (void)limit;
+#else
+#pragma omp simd reduction(+ : along)
+    for (int64_t j = 0; j < whole; j++) {
+        float share = exponential(score[j] * scaling - log, limit);
+        score[j] = share;
+        along += share * g[j];
+    }
+#endif
+    memset(score + seen, 0, (whole - seen) * 4); /* in the end were denormals, which are slow */
+    narrow_all(score, shares, whole);
+#pragma omp simd
+    for (int64_t j = 0; j < whole; j++) g[j] = score[j] * (g[j] - along) * scaling;
+    narrow_all(g, of_shares, whole);
+    memset(shares + whole, 0, (edge - whole) * sizeof(T));
+    memset(of_shares + whole, 0, (edge - whole) * sizeof(T));
 }
 
 /* Queries of a block: so many positions, of all heads that share a key. */
@@ -155,6 +202,7 @@ static void gather(const T *rows, int64_t stride, const T *cos, const T *sin, T 
                    int64_t length, int64_t width, int64_t full) {
     for (int64_t place = start; place < start + size; place++, to += full) {
         int64_t own = place < length ? width : 0;
+        for (int64_t i = 0; i < width; i += 64 / (int64_t)sizeof(T)) __builtin_prefetch(rows + (place + 8) * stride + i);
         if (own && cos)
             turn(rows + place * stride, cos + place * width, sin + place * width, 1.0f, to, width);
         else
@@ -231,8 +279,7 @@ void attend(const T *rows, const T *cos, const T *sin, T *out, float *logs, cons
     }
 }
 
-/* The gradient of `rows` from that of `out`. With p the softmax of the scores and g the gradient of its shares, the
-   scores' is p (g - sum(p g)) scaling. */
+/* The gradient of `rows` from that of `out`. */
 void attend_backward(const T *rows, const T *cos, const T *sin, const T *given, const float *logs, T *of_rows,
                      const int64_t *starts, float scaling, int64_t documents, int64_t longest, int64_t heads,
                      int64_t kept, int64_t width) {
@@ -280,25 +327,10 @@ void attend_backward(const T *rows, const T *cos, const T *sin, const T *given, 
                 multiply((Word *)query, full / PAIR, key, size, scores, edge, many, edge, full / PAIR, 0);
                 multiply((Word *)outward, full / PAIR, value, size, of_scores, edge, many, edge, full / PAIR, 0);
                 for (int64_t r = 0; r < many; r++) {
-                    int64_t seen = start + r % step + 1, whole = padded(seen);
-                    float *score = scores + r * edge, *g = of_scores + r * edge, along = 0;
-                    T *p = shares + r * edge, *to = of_shares + r * edge;
-                    if (seen > length) seen = whole = 0;
-                    float log = whole ? logs[(head * group + r / step) * tokens + at + seen - 1] : 0;
-                    for (int64_t j = seen; j < whole; j++) score[j] = -INFINITY, g[j] = 0;
-#pragma omp simd reduction(+ : along)
-                    for (int64_t j = 0; j < whole; j++) {
-                        float share = exponential(score[j] * scaling - log, limit);
-                        score[j] = share;
-                        along += share * g[j];
-                    }
-                    memset(score + seen, 0, (whole - seen) * 4); /* in the end were denormals, which are slow */
-                    narrow_all(score, p, whole);
-#pragma omp simd
-                    for (int64_t j = 0; j < whole; j++) g[j] = score[j] * (g[j] - along) * scaling;
-                    narrow_all(g, to, whole);
-                    memset(p + whole, 0, (edge - whole) * sizeof(T));
-                    memset(to + whole, 0, (edge - whole) * sizeof(T));
+                    int64_t seen = start + r % step + 1;
+                    float log = seen > length ? 0 : logs[(head * group + r / step) * tokens + at + seen - 1];
+                    soften_backward(scores + r * edge, of_scores + r * edge, seen > length ? 0 : seen, edge, scaling, log,
+                                    limit, shares + r * edge, of_shares + r * edge);
                 }
                 multiply((Word *)of_shares, edge / PAIR, seen_keys, full, of_query, full, many, full, edge / PAIR, 0);
                 transpose(query, queries, many, full);
