@@ -367,6 +367,18 @@ def test_a_conversion_parses_its_file_once_and_leaves_gguf_as_it_was(tmp_path):
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
 
 
+def test_a_conversion_parses_by_plain_arrays_of_the_same_bytes(tmp_path):
+    import gguf
+    import numpy
+
+    (tmp_path / "one.gguf").write_bytes(gguf_bytes([struct.pack("<II", 4, 7)]))
+    expected = gguf.GGUFReader(tmp_path / "one.gguf").data
+    with models.parsed_once():
+        data = gguf.GGUFReader(tmp_path / "one.gguf").data
+    assert type(data) is numpy.ndarray
+    assert numpy.array_equal(data, expected)
+
+
 @pytest.mark.parametrize("data", LIES.values(), ids=LIES)
 def test_a_gguf_file_that_lies_about_its_sizes_is_refused_before_it_is_read(tmp_path, monkeypatch, data):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)
