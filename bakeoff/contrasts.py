@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
 
 from bakeoff.statistics import EQUAL, Interval, interval, seeds_by_documents
 
@@ -162,6 +161,8 @@ def contrast(
     if error < EQUAL:  # no noise to test against: only equality can be said
         equal = abs(difference) < EQUAL
         return replace(made, low=difference if equal else None, high=difference if equal else None, df=0.0, error=0.0)
+    from scipy import stats
+
     half = error * float(stats.t.ppf((1 + level) / 2, df))
     p = 2 * float(stats.t.sf(abs(difference) / error, df))
     return replace(made, low=difference - half, high=difference + half, p=min(1.0, p))
@@ -209,6 +210,8 @@ def smallest(error: float, df: float, alpha: float, power: float, tolerance: flo
     Without a tolerance it is the noncentral t (scipy.stats.nct). The tolerance bounds the difference, not t, so the
     chance of passing both hurdles is averaged over the chi-squared error.
     """
+    from scipy import optimize, stats
+
     errors = np.sqrt(stats.chi2.ppf((np.arange(500) + 0.5) / 500, df) / df)
     hurdles = np.maximum(stats.t.isf(alpha / 2, df) * errors, tolerance / error)
 

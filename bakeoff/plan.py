@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +91,19 @@ def probe(
     from bakeoff.catalogue import load_file
     from bakeoff.run import attachable
 
-    loaded = tasks.load(build(TaskSettings, task, "run"))
-    settings = build(ModelSettings, model, "run")
-    source = models.locate(settings)
-    folder = models.prepare(source, Path(cache))
-    tokenizer = models.load_tokenizer(settings, folder)
     where = machine.resolve(build(MachineSettings, asked, "run"))
+    settings = build(ModelSettings, model, "run")
+    with ThreadPoolExecutor(1) as beside:
+        # The C compiler works while Python converts a model.
+        compiled = beside.submit(native.build, Path(cache).parent / native.PLACE) if where.compiled else None
+        loaded = tasks.load(build(TaskSettings, task, "run"))
+        source = models.locate(settings)
+        folder = models.prepare(source, Path(cache))
+    tokenizer = models.load_tokenizer(settings, folder)
     compiler, why = "not asked for", ""
-    if where.compiled:
+    if compiled:
         try:
-            compiler = native.build(Path(cache).parent / native.PLACE)
+            compiler = compiled.result()
         except native.NoCompiler as missing:
             compiler, why, where = "none", str(missing), dataclasses.replace(where, compiled=False)
     wanted = where.attention

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,13 @@ def floors(runs, bakeoff):
     if found is None:
         pytest.skip(f"bench/thresholds.toml has no floor for {bakeoff.plan.settings.preset}/{runs[0].spec['method']}")
     return found
+
+
+def pytest_sessionfinish(session):
+    """Spares the import of hypothesis, for a summary of tests that there were none of: most of a second."""
+    plugin = session.config.pluginmanager.get_plugin("hypothesispytest")
+    if plugin and "hypothesis" not in sys.modules:
+        session.config.pluginmanager.unregister(plugin)
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):

@@ -4,12 +4,13 @@ import json
 import os
 import shlex
 import signal
+import threading
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from bakeoff import baseline, plan, published, settings, worker
+from bakeoff import baseline, plan, published, report, settings, worker
 from bakeoff.calibration import Loans
 from bakeoff.errors import UsageError
 from bakeoff.keeper import Keeper
@@ -57,10 +58,13 @@ def start(
     loans, beside = Loans.read(chosen), published.beside(chosen)
     store = Store(Path(options.store))
     worker.start_server(offline=not plan.on_hub(chosen))
+    imports = threading.Thread(target=report.prepare, daemon=True)
+    imports.start()
     try:
         planned = plan.make(chosen, options.method or ["all"], store, known["found"])
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
+    imports.join()  # nothing else computes while a run is timed
     progress = Progress(file, live=live, newline=newline)
     if reason := planned.found["no compiler"]:
         progress.note(f"layers are computed by torch's operators, which is slower; native.c is not compiled: {reason}")

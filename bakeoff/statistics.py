@@ -1,4 +1,7 @@
-"""Intervals and tests over the scores of the same documents: numbers in, numbers out."""
+"""Intervals and tests over the scores of the same documents: numbers in, numbers out.
+
+scipy is imported where it is asked: it takes most of a second, for which no run should wait.
+"""
 
 import math
 from collections.abc import Collection, Sequence
@@ -7,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -54,6 +56,8 @@ def interval(scores: ArrayLike | Sequence[ArrayLike], level: float = 0.95) -> In
     mean = float(documents.mean())
     if documents.size < 2:
         return Interval(mean, None, None)
+    from scipy import stats
+
     error = float(documents.std(ddof=1)) / math.sqrt(documents.size)
     half = float(stats.t.ppf((1 + level) / 2, documents.size - 1)) * error
     return Interval(mean, mean - half, mean + half)
@@ -77,6 +81,8 @@ def paired(a: ArrayLike, b: ArrayLike, alternative: Literal["two-sided", "greate
     difference = first - second
     if np.ptp(difference) < EQUAL:
         return 1.0
+    from scipy import stats
+
     return float(stats.ttest_1samp(difference, 0.0, alternative=alternative).pvalue)
 
 

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from bakeoff.parameters import ParameterCounts, Shapes
 
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
@@ -24,6 +22,8 @@ class LastLayer:
 
     def attach(self, model, tokenizer):
         """Freezes `model` but for its head; unties the head where asked."""
+        from torch import nn
+
         model.requires_grad_(False)
         head = model.get_output_embeddings()
         if self.untie and head.weight is model.get_input_embeddings().weight:

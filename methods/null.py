@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peft import LoraConfig, get_peft_model
-
 from bakeoff.parameters import ParameterCounts, Shapes
 
 
@@ -21,6 +19,8 @@ class Null:
 
     def attach(self, model, tokenizer):
         """Wraps `model` in PEFT's LoRA on the linear layers named in `targets`."""
+        from peft import LoraConfig, get_peft_model
+
         config = LoraConfig(task_type="CAUSAL_LM", r=self.rank, bias="none", target_modules=list(self.targets))
         return get_peft_model(model, config)
 

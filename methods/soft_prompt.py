@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from peft import PromptTuningConfig, get_peft_model
-
 from bakeoff.parameters import ParameterCounts, Shapes
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
@@ -25,6 +22,9 @@ class SoftPrompt:
 
     def attach(self, model, tokenizer):
         """Wraps `model` in PEFT's prompt tuning."""
+        import torch
+        from peft import PromptTuningConfig, get_peft_model
+
         config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self.virtual_tokens)
         start = self._start(model, tokenizer)
         wrapped = get_peft_model(model, config)
@@ -35,6 +35,8 @@ class SoftPrompt:
 
     def _start(self, model, tokenizer):
         """virtual_tokens x hidden: the embeddings of `text`; None without a text, or without a tokenizer (counting)."""
+        import torch
+
         if not self.text or tokenizer is None:
             return None
         ids = tokenizer(self.text, add_special_tokens=False).input_ids

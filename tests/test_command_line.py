@@ -155,6 +155,20 @@ def test_help_shows_one_group_and_imports_nothing_heavy():
     assert not imported & {"torch", "transformers", "peft", "datasets", "numpy", "pandas", "matplotlib"}
 
 
+def test_a_command_is_checked_without_torch():
+    code = "import sys, bakeoff.start; bakeoff.start.plan.select(['all']); print(*sys.modules)"
+    imported = typed(sys.executable, "-c", code, cwd=ROOT).stdout.split()
+    assert "bakeoff.session" in imported
+    assert not {"torch", "peft", "scipy"} & set(imported)
+
+
+def test_tests_that_do_not_use_hypothesis_do_not_import_it():
+    command = sys.executable, "-X", "importtime", "-m", "pytest", "tests/test_ledger.py", "-p", "no:cacheprovider"
+    found = typed(*command, cwd=ROOT)
+    assert found.returncode == 0
+    assert not re.search(r"\| *hypothesis\b", found.stderr)
+
+
 @pytest.mark.slow
 def test_usage_is_not_checked_where_bench_is_not_selected():
     command = (

@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import io
+import threading
 
 import pytest
 from factories import DOOMED
 
-from bakeoff import plan, settings, worker
+from bakeoff import models, native, plan, settings, worker
 from bakeoff.errors import UsageError
 from bakeoff.progress import Progress
 from bakeoff.session import Session
@@ -142,3 +143,12 @@ def test_every_part_of_a_spec_but_its_place_on_disk_is_in_the_fingerprint(store)
 def test_a_method_that_can_not_attach_is_refused_before_anything_runs(store):
     with pytest.raises(UsageError, match="method 'lora' can't attach to random"):
         bake(store, changes=["methods.lora.targets=['no_such_layer']"])
+
+
+def test_the_compiler_works_while_a_model_is_prepared(tmp_path, monkeypatch):
+    both, prepare = threading.Barrier(2, timeout=20), models.prepare
+    monkeypatch.setattr(native, "build", lambda folder: f"gcc {both.wait() * 0}")
+    monkeypatch.setattr(models, "prepare", lambda *place: (both.wait(), prepare(*place))[1])
+    chosen = settings.load("smoke", changes=["machine.device=cpu", "machine.attention=eager"])
+    asked = (settings.plain(part) for part in (chosen.model, chosen.task, chosen.machine))
+    assert plan.probe(*asked, [], str(tmp_path / "models"), print)["compiler"] == "gcc 0"

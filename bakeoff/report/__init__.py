@@ -7,7 +7,15 @@ from bakeoff.comparison import Comparison
 from bakeoff.gate import Gate
 from bakeoff.results import Prediction
 
-__all__ = ["terminal", "write"]
+__all__ = ["prepare", "terminal", "write"]
+
+
+def prepare() -> None:
+    """Imports what writes a report: more than a second, best taken while there is something else to wait for."""
+    import scipy.stats  # noqa: F401
+
+    import bakeoff.report.document
+    import bakeoff.report.plots  # noqa: F401
 
 
 def write(
@@ -17,7 +25,7 @@ def write(
 
     `predictions` are those of one run by method or control. The same arguments leave the same bytes.
     """
-    # pandas and matplotlib take a second to import; only who writes a report pays it.
+    # pandas and matplotlib take a second to import (see `prepare`); only who writes a report pays it.
     from bakeoff.report import document, plots, results_json
     from bakeoff.report.files import replace
 
