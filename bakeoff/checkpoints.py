@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from bakeoff.disk import arrive, digest, flush, write_past_cache, write_whole
+from bakeoff.disk import arrive, flush, parts_digest, write_past_cache, write_whole
 from bakeoff.resources import Clock, Memory
 from bakeoff.settings import DurabilitySettings
 
-SCHEMA = 2
+SCHEMA = 3
 KEPT = 2
 """Checkpoints on disk: the newest and, should it be damaged, the one before."""
 BOOKED = ("training", "validation", "evaluation")
@@ -168,7 +168,7 @@ class Partial:
             try:
                 body = unseal(self._path(number, "json").read_bytes())
                 whole = (body["schema"], body["run"], body["number"]) == (SCHEMA, self.folder.name, number)
-                whole = whole and body["tensors"] == digest(self._path(number, "safetensors"))
+                whole = whole and body["tensors"] == parts_digest(self._path(number, "safetensors"))
             except FileNotFoundError:  # killed between the two files
                 self._forget(number)
                 continue
@@ -253,7 +253,9 @@ KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", tor
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> str:
-    """Writes a safetensors file (github.com/huggingface/safetensors, "Format"); returns its sha256. Raises OSError.
+    """Writes a safetensors file (github.com/huggingface/safetensors, "Format"); returns its `parts_digest`.
+
+    Raises OSError.
 
     safetensors' own writer copies every tensor and goes by the system's cache, and the file would have to be read again
     for its checksum.

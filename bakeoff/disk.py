@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-CHUNK = 2**24
+PART = 2**23
+"""Bytes of a file that are summed one after another; several processors sum several parts at once."""
+CHUNK = 2 * PART
 """Bytes that are written at a time past the system's cache."""
 SECTOR = 4096
 """What such a write is a multiple of."""
@@ -33,13 +35,12 @@ def arrive(aside: Path, path: Path) -> None:
 
 
 def write_past_cache(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
-    """Writes `pieces` one after another as a new file that is on the disk afterwards; returns their sha256.
+    """Writes `pieces` one after another as a new file that is on the disk afterwards; returns its `parts_digest`.
 
     Gigabytes that nobody will read soon go past the system's cache of files, where Linux has a way: new pages for them
     can take several times as long as the disk. Elsewhere, and where a file system has no such way, as ever. Raises
     OSError.
     """
-    checksum, total = hashlib.sha256(), 0
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     direct = getattr(os, "O_DIRECT", 0)
     try:
@@ -48,19 +49,21 @@ def write_past_cache(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
         if error.errno != errno.EINVAL:
             raise
         file = os.open(path, flags, 0o666)
+    sums: list[bytes] = []
+    total = 0
     try:
         room = memoryview(mmap.mmap(-1, CHUNK))  # at the start of a page, as such writes want it
-        with ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(CHUNK // PART) as beside:
             for size in filled(room, pieces):
-                summed = beside.submit(checksum.update, room[:size])
+                summed = beside.map(sha256, [room[at : min(at + PART, size)] for at in range(0, size, PART)])
                 put(file, room[: -(-size // SECTOR) * SECTOR])
-                summed.result()
+                sums += summed
                 total += size
         os.ftruncate(file, total)
         os.fsync(file)
     finally:
         os.close(file)
-    return checksum.hexdigest()
+    return sha256(b"".join(sums)).hex()
 
 
 def filled(room: memoryview, pieces: Iterable[bytes | memoryview]) -> Iterator[int]:
@@ -100,6 +103,23 @@ def digest(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parts_digest(path: Path) -> str:
+    """sha256 of the sha256s of a file's parts."""
+
+    def part(at: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(at)
+            return sha256(file.read(PART))
+
+    with ThreadPoolExecutor(2) as beside:
+        return sha256(b"".join(beside.map(part, range(0, path.stat().st_size, PART)))).hex()
+
+
+def sha256(data: bytes | memoryview) -> bytes:
+    """Of some bytes; other threads go on meanwhile."""
+    return hashlib.sha256(data).digest()
 
 
 def flush(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Files that go to the disk past the system's cache: the same bytes, wherever they go."""
 
 import errno
-import hashlib
 import os
 
 import pytest
@@ -31,6 +30,7 @@ def way(request, monkeypatch, tmp_path):
             return real(file, data)
 
         monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(disk, "PART", disk.SECTOR)
     monkeypatch.setattr(disk, "CHUNK", 2 * disk.SECTOR)
 
 
@@ -42,7 +42,17 @@ def test_what_is_written_is_what_was_given(tmp_path, sizes):
     path.write_bytes(b"old" * 50000)
     found = disk.write_past_cache(path, pieces)
     assert path.read_bytes() == b"".join(pieces)
-    assert found == hashlib.sha256(b"".join(pieces)).hexdigest() == disk.digest(path)
+    assert found == disk.parts_digest(path)
+
+
+@pytest.mark.parametrize("place", [0, 4095, 4096, 9999])
+def test_no_byte_of_any_part_can_change(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(disk, "PART", disk.SECTOR)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(10000))
+    before = disk.parts_digest(path)
+    path.write_bytes(bytes(place) + b"1" + bytes(9999 - place))
+    assert disk.parts_digest(path) != before
 
 
 @pytest.mark.usefixtures("way")
