@@ -2,12 +2,15 @@
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from bakeoff.checkpoints import save_tensors
 
 TENSORS = "trained.safetensors"
 PEFT_TENSORS = "adapter_model.safetensors"
@@ -21,7 +24,7 @@ def save(model: Any, folder: Path) -> Path:
         model.save_pretrained(folder, save_embedding_layers=False)
         return folder / PEFT_TENSORS
     tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-    save_file(tensors, folder / TENSORS)
+    save_tensors(tensors, folder / TENSORS)
     return folder / TENSORS
 
 
@@ -57,12 +60,18 @@ def saved_parameters(file: Path) -> int:
 
 def frozen_digests(model: torch.nn.Module) -> dict[str, str]:
     """sha256 of every parameter that is not trained, by name."""
-    return {name: digest(p) for name, p in model.named_parameters() if not p.requires_grad}
+    return digests({name: p for name, p in model.named_parameters() if not p.requires_grad})
 
 
 def trained_digests(model: torch.nn.Module) -> dict[str, str]:
     """sha256 of every parameter that is trained, by name."""
-    return {name: digest(p) for name, p in model.named_parameters() if p.requires_grad}
+    return digests({name: p for name, p in model.named_parameters() if p.requires_grad})
+
+
+def digests(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+    """sha256 of each tensor's bytes; several at once, on the processors that computed them."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as beside:
+        return dict(zip(tensors, beside.map(digest, tensors.values()), strict=True))
 
 
 def digest(tensor: torch.Tensor) -> str:
