@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bakeoff.disk import parts_digest
 from bakeoff.errors import UsageError, nearest
 from bakeoff.parameters import shapes_of
 from bakeoff.settings import ModelSettings, plain
@@ -26,7 +27,7 @@ KNOWN = {  # name: package, file in it, sha256, note for the report
         "SmolLM2-135M-Instruct, weights dequantised from Q4_1 (4-bit GGUF)",
     ),
 }
-CHECKSUMS = "sha256"
+CHECKSUMS = "checksums"
 """The file of a conversion that holds the others' checksums."""
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
@@ -123,7 +124,7 @@ def converted(folder: Path) -> bool:
     """Whether a conversion is there, byte for byte as it was written."""
     try:
         listed = json.loads((folder / CHECKSUMS).read_bytes())
-        return bool(listed) and all(sha256_of(folder / name) == found for name, found in listed.items())
+        return bool(listed) and all(parts_digest(folder / name) == found for name, found in listed.items())
     except (OSError, ValueError, AttributeError, TypeError):
         return False
 
@@ -159,7 +160,7 @@ def convert(gguf: Path, folder: Path) -> None:
                 delattr(config, leftover)
         config.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
-        listed = {path.name: sha256_of(path) for path in sorted(staging.iterdir())}
+        listed = {path.name: parts_digest(path) for path in sorted(staging.iterdir())}
         (staging / CHECKSUMS).write_text(json.dumps(listed, indent=1))
         os.rename(staging, folder)
     except OSError:
