@@ -21,6 +21,9 @@ REFILL = 4
 PREFILL = 2048
 """Tokens of prompts that are read at once, if there is more than one prompt: what is larger is no faster."""
 
+READY = "_bakeoff_decoding"
+"""The attribute of a model whose weights are as decoding wants them."""
+
 
 def schedule(prompts: Sequence[Sequence[int]], size: int, refill: int = 1) -> list[list[int]]:
     """Places of `prompts` by length, longest first, in chunks; what is decoded together, whatever is resumed.
@@ -52,7 +55,7 @@ def summarise(
     texts: dict[int, str] = {}
     written = 0
     chunks = schedule(prompts, settings.batch_size, REFILL if packed else 1)
-    with decoding(model, machine) if packed else contextlib.nullcontext():
+    with decoding(model, machine):
         for number, places in enumerate(chunks):
             if done and number in done:
                 texts |= done[number].texts
@@ -140,9 +143,16 @@ def highest(logits: torch.Tensor) -> list[int]:
 
 @contextlib.contextmanager
 def decoding(model: Any, machine: MachineSettings) -> Iterator[None]:
-    """No gradients, and every weight as decoding wants it."""
-    with in_precision(model, machine), ordered(model, machine), torch.inference_mode():
+    """No gradients, and every weight as decoding wants it; nothing more inside another such block of the model."""
+    if READY in vars(model) or not (machine.packing and packable(model)):
         yield
+        return
+    vars(model)[READY] = True
+    try:
+        with in_precision(model, machine), ordered(model, machine), torch.inference_mode():
+            yield
+    finally:
+        del vars(model)[READY]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from bakeoff.attention import packable
 from bakeoff.catalogue import Entry, load_file
 from bakeoff.checkpoints import Partial
 from bakeoff.encoding import Encoder
-from bakeoff.generation import summarise
+from bakeoff.generation import decoding, summarise
 from bakeoff.parameters import count, shapes_of
 from bakeoff.resources import Clock, Memory
 from bakeoff.results import Prediction, RunResult, RunSpec
@@ -80,10 +80,17 @@ def run(
         limit = task_settings.max_target_tokens
         tell({"phase": "evaluation", "done": 0, "documents": len(ids)})
         weights = together(adapters.trained_digests(model))
-        texts, written = summarise(
-            model, tokenizer, ids, limit, generation, where, tell=tell, done=partial.summaries(weights),
-            keep=functools.partial(partial.keep, weights),
-        )  # fmt: skip
+        with decoding(model, where):
+            texts, written = summarise(
+                model, tokenizer, ids, limit, generation, where, tell=tell, done=partial.summaries(weights),
+                keep=functools.partial(partial.keep, weights),
+            )  # fmt: skip
+            # Anew, for the model that is loaded again: in bf16 a text depends on how many are written together.
+            shortest = sorted(texts, key=lambda place: (len(texts[place].split()) < WORDS, len(texts[place]), place))
+            few = [] if entry.control else shortest[:CHECKED]
+            with clock("checks"):
+                asked = [ids[place] for place in few]
+                first, _ = summarise(model, tokenizer, asked, limit, generation, where)
     cost = memory.read()
 
     with clock("checks"):
@@ -105,11 +112,6 @@ def run(
             file = adapters.save(model, folder / "adapter")
             parameters["saved"] = adapters.saved_parameters(file)
             adapter_bytes = file.stat().st_size
-            # Anew on both sides: in bf16 a text depends on how many are written together.
-            shortest = sorted(texts, key=lambda place: (len(texts[place].split()) < WORDS, len(texts[place]), place))
-            few = shortest[:CHECKED]
-            asked = [ids[place] for place in few]
-            first, _ = summarise(model, tokenizer, asked, limit, generation, where)
             del model
             again = reloaded(base, method, folder / "adapter")
             evidence["trained"], evidence["reloaded_trained"] = weights, together(adapters.trained_digests(again))

@@ -1,8 +1,11 @@
 """Greedy decoding in batches."""
 
+import contextlib
+
 import pytest
 import torch
 
+from bakeoff import generation
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoder
 from bakeoff.generation import pad_left, schedule, summarise
@@ -61,3 +64,12 @@ def test_padding_stands_on_the_left_and_is_masked():
     ids, mask = pad_left([[1, 2, 3], [4]], pad=9, device="cpu")
     assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_weights_are_made_ready_once_for_texts_that_are_written_one_after_another(tiny, fp32, monkeypatch):
+    ready, (model, _) = [], tiny()
+    monkeypatch.setattr(generation, "in_precision", lambda *asked: contextlib.nullcontext(ready.append(asked)))
+    for _ in range(2):
+        with generation.decoding(model, fp32), generation.decoding(model, fp32):
+            pass
+    assert len(ready) == 2
