@@ -7,7 +7,7 @@
 
 #ifdef AMX
 
-#define CACHE 1250000 /* bytes of a thread's own cache that a block may fill: of 2 MB since Sapphire Rapids */
+#define CACHE 1700000 /* bytes of a thread's own cache that a block may fill: of 2 MB since Sapphire Rapids */
 #define CHUNK 512     /* inner numbers of a gated unit at a time */
 
 /* Numbers from one row to the next: an odd number of cache lines, so that rows don't fight for the same ones. */
@@ -111,29 +111,71 @@ static void copy_rows(const T *from, T *to, int64_t of_to, int64_t size, int64_t
             memset(to + r * of_to, 0, width * sizeof(T));
 }
 
+/* x / sqrt(mean(x^2) + eps) * weight, from 1 / sqrt(...); the quotient is rounded first, as transformers does it. */
+static void scale_row(const T *x, const T *weight, T *to, float inverse, int64_t width) {
+    __m512 scale = _mm512_set1_ps(inverse), found[2];
+    for (int64_t i = 0; i < width; i += 32) {
+        __m512i own = _mm512_loadu_si512(x + i), by = _mm512_loadu_si512(weight + i);
+        for (int half = 0; half < 2; half++) found[half] = _mm512_mul_ps(widened(own, half), scale);
+        own = both_rounded(found);
+        for (int half = 0; half < 2; half++) found[half] = _mm512_mul_ps(widened(own, half), widened(by, half));
+        _mm512_storeu_si512(to + i, both_rounded(found));
+    }
+}
+
 static void norm_rows(const T *x, const T *weight, T *to, int64_t of_to, float *inverse, float eps, int64_t size,
                       int64_t rows, int64_t width) {
-    for (int64_t r = 0; r < rows; r++)
-        if (r < size)
-            norm_row(x + r * width, weight, to + r * of_to, inverse + r, eps, width);
-        else
-            memset(to + r * of_to, 0, width * sizeof(T));
+    for (int64_t r = 0; r < size; r++, x += width) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = 0; i < width; i += 32) {
+            __m512i own = _mm512_loadu_si512(x + i);
+            for (int half = 0; half < 2; half++)
+                sum = _mm512_fmadd_ps(widened(own, half), widened(own, half), sum);
+        }
+        inverse[r] = 1.0f / sqrtf(_mm512_reduce_add_ps(sum) / (float)width + eps);
+        scale_row(x, weight, to + r * of_to, inverse[r], width);
+    }
+    for (int64_t r = size; r < rows; r++) memset(to + r * of_to, 0, width * sizeof(T));
 }
 
 /* Writes `beside` + the gradient of a norm's x, from that of its result in fp32: inverse g w - x inverse^3 mean(g w x) */
 static void norm_rows_backward(const float *given, int64_t of_given, const T *x, const T *weight, const float *inverse,
                                const T *beside, T *of_x, int64_t size, int64_t width) {
     for (int64_t r = 0; r < size; r++, given += of_given, x += width, beside += width, of_x += width) {
-        float along = 0, scale = inverse[r];
-#pragma omp simd reduction(+ : along)
-        for (int64_t i = 0; i < width; i++) along += given[i] * load(weight[i]) * load(x[i]);
-        along *= -scale * scale * scale / (float)width;
-#pragma omp simd
-        for (int64_t i = 0; i < width; i++)
-            of_x[i] = narrow(load(beside[i]) + given[i] * load(weight[i]) * scale + load(x[i]) * along);
+        __m512 sum = _mm512_setzero_ps(), scale = _mm512_set1_ps(inverse[r]), found[2];
+        for (int64_t i = 0; i < width; i += 32) {
+            __m512i own = _mm512_loadu_si512(x + i), by = _mm512_loadu_si512(weight + i);
+            for (int half = 0; half < 2; half++) {
+                __m512 g = _mm512_mul_ps(_mm512_loadu_ps(given + i + half * 16), widened(by, half));
+                sum = _mm512_fmadd_ps(g, widened(own, half), sum);
+            }
+        }
+        float along = -_mm512_reduce_add_ps(sum) * inverse[r] * inverse[r] * inverse[r] / (float)width;
+        for (int64_t i = 0; i < width; i += 32) {
+            __m512i own = _mm512_loadu_si512(x + i), by = _mm512_loadu_si512(weight + i);
+            __m512i plus = _mm512_loadu_si512(beside + i);
+            for (int half = 0; half < 2; half++) {
+                __m512 g = _mm512_mul_ps(_mm512_loadu_ps(given + i + half * 16), widened(by, half));
+                found[half] = _mm512_fmadd_ps(widened(own, half), _mm512_set1_ps(along), widened(plus, half));
+                found[half] = _mm512_fmadd_ps(g, scale, found[half]);
+            }
+            _mm512_storeu_si512(of_x + i, both_rounded(found));
+        }
     }
 }
 
+/* to = x + the sums, rounded first, of `size` rows of `width` numbers */
+static void add_rows(const T *x, const float *sums, int64_t of_sums, T *to, int64_t size, int64_t width) {
+    for (int64_t r = 0; r < size; r++, x += width, sums += of_sums, to += width)
+        for (int64_t i = 0; i < width; i += 32) {
+            __m512i own = _mm512_loadu_si512(x + i), sum = rounded(sums + i);
+            __m512 found[2] = {_mm512_add_ps(widened(own, 0), widened(sum, 0)),
+                               _mm512_add_ps(widened(own, 1), widened(sum, 1))};
+            _mm512_storeu_si512(to + i, both_rounded(found));
+        }
+}
+
+/* A product of a block, rounded, into the first `size` rows of a matrix. */
 typedef struct {
     T *to;
     int64_t stride, size;
@@ -144,7 +186,6 @@ INLINE void finish_rows(const void *work, int64_t row, const float *sums) {
     if (row < rows->size) narrow_all(sums, rows->to + row * rows->stride, 32);
 }
 
-/* A product of a block, rounded, into the first `size` rows of a matrix. */
 static void product_rows(const T *a, int64_t of_a, const T *panels, float *c, T *to, int64_t stride, int64_t size,
                          int64_t rows, int64_t n, int64_t k) {
     for (int64_t j = 0; j < n; j += 32) {
@@ -277,11 +318,9 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
             if (!ranks) continue;
             copy_rows(thin + at * ranks, own_thin, ranks, size, rows, ranks);
             outer(own_thin, ranks, in, of_in, turned, panel, parts + b * count, rows, ranks, outputs);
-            for (int64_t r = 0; r < rows; r++)
-                for (int64_t i = 0; i < width; i++) {
-                    float scale = r < size ? inverse[at + r] : 0, own = r < size ? load(x[(at + r) * width + i]) : 0;
-                    normed[r * of_norm + i] = narrow(load(narrow(own * scale)) * load(weight[i]));
-                }
+            for (int64_t r = 0; r < size; r++)
+                scale_row(x + (at + r) * width, weight, normed + r * of_norm, inverse[at + r], width);
+            for (int64_t r = size; r < rows; r++) memset(normed + r * of_norm, 0, width * sizeof(T));
             outer(in + outputs, of_in, normed, of_norm, turned, panel, parts + b * count + ranks * outputs, rows, ranks,
                   width);
         }
@@ -317,10 +356,7 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
             T *own = middle + at * width;
             copy_rows(seen + at * wide, in, of_in, size, rows, wide);
             multiply(in, of_in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
-            for (int64_t r = 0; r < size; r++)
-#pragma omp simd
-                for (int64_t i = 0; i < width; i++)
-                    own[r * width + i] = narrow(load(x[(at + r) * width + i]) + load(narrow(sum[r * of_sum + i])));
+            add_rows(x + at * width, sum, of_sum, own, size, width);
             norm_rows(own, weight, in, of_in, inverse + at, eps, size, rows, width);
             for (int64_t start = 0; start < inner; start += CHUNK) {
                 int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
@@ -332,10 +368,7 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
                 }
                 multiply(h, of_h, down + start * 32, 32 * inner, sum, of_sum, rows, width, chunk, start > 0);
             }
-            for (int64_t r = 0; r < size; r++)
-#pragma omp simd
-                for (int64_t i = 0; i < width; i++)
-                    out[(at + r) * width + i] = narrow(load(own[r * width + i]) + load(narrow(sum[r * of_sum + i])));
+            add_rows(own, sum, of_sum, out + at * width, size, width);
         }
         end(tiles);
         leave(&memory);
