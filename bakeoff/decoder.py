@@ -1,4 +1,4 @@
-"""A decoder layer around its attention in two calls of layer.c, where its weights are frozen and the processor has tiles."""
+"""A decoder layer in two calls of layer.c around its attention, where its weights are frozen and there are tiles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,39 +11,33 @@ from torch.nn import functional
 
 from bakeoff import native
 from bakeoff.kernels import Thin, joined
+from bakeoff.linear import WIDE, in_panels, stacked
 
-WIDE = 32
-"""Outputs of a panel of weights, and what numbers of inputs and outputs must be a multiple of to be put into panels."""
-
-
-def in_panels(weight: torch.Tensor) -> torch.Tensor:
-    """outputs x inputs, in bf16: for each WIDE outputs, two inputs of each of them after another."""
-    return weight.unflatten(0, (-1, WIDE)).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
+KEPT = "bakeoff_weights"
+"""Attribute of a decoder layer: its weights in panels, and what they were made from."""
 
 
 class Weights:
-    """Frozen weights of a decoder layer in panels; those for the gradient, of transposed weights, once it is asked for."""
+    """Frozen weights of a decoder layer in panels; those for the gradient, of transposed weights, once it asks."""
 
-    def __init__(self, qkv: torch.Tensor, o: torch.Tensor, unit: torch.Tensor, down: torch.Tensor, ranks: int) -> None:
-        """`ranks` is what thin products bring beside those of `qkv`, up to the next multiple of WIDE."""
-        self.plain = qkv, o, unit, down
-        self.ranks = ranks
-        self.qkv = in_panels(functional.pad(qkv, (0, ranks)))
-        self.o, self.unit, self.down = in_panels(o), in_panels(unit), in_panels(down)
-        self.back: tuple[torch.Tensor, ...] = ()
+    def __init__(self, plain: Sequence[torch.Tensor], ranks: int) -> None:
+        """`plain`: of queries, keys and values, of the output, of gate and up, and of down, outputs x inputs each.
+
+        `ranks` is what thin products bring beside the first, up to the next multiple of WIDE.
+        """
+        self.plain, self.ranks = plain, ranks
+        self.panels = self.of(plain)
+        self.transposed: tuple[torch.Tensor, ...] = ()
+
+    def of(self, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Their panels, with room for thin products in those of the first."""
+        return in_panels(functional.pad(weights[0], (0, self.ranks))), *map(in_panels, weights[1:])
 
     def backward(self) -> tuple[torch.Tensor, ...]:
-        """Those of `qkv`, o, unit and down, transposed."""
-        if not self.back:
-            qkv, *others = (weight.t() for weight in self.plain)
-            self.back = in_panels(functional.pad(qkv, (0, self.ranks))), *map(in_panels, others)
-        return self.back
-
-
-def last_inputs(panels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`panels`, their last inputs now those of `weight` (outputs x inputs)."""
-    panels[:, -weight.shape[1] // 2 :] = in_panels(weight)
-    return panels
+        """The panels of the transposed weights."""
+        if not self.transposed:
+            self.transposed = self.of([weight.t() for weight in self.plain])
+        return self.transposed
 
 
 @dataclass
@@ -53,11 +47,57 @@ class Layer:
     sums: native.Sums
     weights: Weights
     beside: Sequence[Thin]
-    norms: tuple[nn.Module, nn.Module]
+    """LoRA beside queries, keys and values."""
+    norms: Sequence[Any]
+    """The one before the attention and the one after it."""
+
+
+def layer_of(
+    module: nn.Module, groups: Sequence[tuple[list[nn.Linear], list[Thin]] | None], norms: Sequence[Any],
+    width: int, sums: native.Sums,
+) -> Layer | None:  # fmt: skip
+    """The decoder layer `module` of these linear layers and norms, for tokens of `width` numbers, or None.
+
+    layer.c computes it where all but LoRA in front of the heads is frozen, in bf16 and without bias, and all sizes are
+    multiples of WIDE.
+    """
+    found = list(filter(None, groups))
+    stacks = [stacked(layers) for layers, _ in found if layers[0].bias is None]
+    weights = [weight for weight in stacks if weight is not None]
+    if len(weights) < 4 or any(beside for _, beside in found[1:]):
+        return None
+    scales = [norm.weight for norm in norms]
+    if any(scale.requires_grad for scale in scales) or any(t.dtype != torch.bfloat16 for t in (*weights, *scales)):
+        return None
+    qkv, o, unit, down = (weight.shape for weight in weights)
+    gate, up = (layer.out_features for layer in found[2][0])
+    if {qkv[1], o[0], unit[1], down[0], *map(len, scales)} != {width} or not gate == up == down[1]:
+        return None
+    if any(size % WIDE for size in (width, qkv[0], o[1], gate)):
+        return None
+    beside = found[0][1]
+    ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
+    made_from = ranks, *((weight.data_ptr(), weight._version) for weight in weights)
+    kept = vars(module).get(KEPT)
+    if kept is None or kept[0] != made_from:
+        kept = vars(module)[KEPT] = made_from, Weights(weights, ranks)
+    return Layer(sums, kept[1], beside, norms)
+
+
+def forget(model: nn.Module) -> None:
+    """Drops all weights in panels: what changes weights behind autograd's back is not seen by them."""
+    for module in model.modules():
+        vars(module).pop(KEPT, None)
+
+
+def last_inputs(panels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`panels`, their last inputs now those of `weight` (outputs x inputs)."""
+    panels[:, -weight.shape[1] // 2 :] = in_panels(weight)
+    return panels
 
 
 class Entered(torch.autograd.Function):
-    """Queries, keys and values of a layer from its input, through the norm and with LoRA; the input goes on beside them."""
+    """Queries, keys and values of a layer from its input, by its norm and with LoRA; the input goes on beside them."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: Layer, *trained: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,9 +113,9 @@ class Entered(torch.autograd.Function):
         if ranks:
             down, up = joined(layer.beside, weights.plain[0])
             down, up = functional.pad(down, (0, 0, 0, ranks - len(down))), functional.pad(up, (0, ranks - len(down)))
-            last_inputs(weights.qkv, up)
+            last_inputs(weights.panels[0], up)
         layer.sums.enter(
-            x, norm.weight, weights.qkv, in_panels(down) if ranks else down, thin, inverse, out,
+            x, norm.weight, weights.panels[0], in_panels(down) if ranks else down, thin, inverse, out,
             float(norm.variance_epsilon), tokens, width, outputs, ranks,
         )  # fmt: skip
         ctx.layer = layer
@@ -113,12 +153,16 @@ class Rest(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, seen: torch.Tensor, layer: Layer) -> torch.Tensor:
         """tokens x width from tokens x width and tokens x (heads width)."""
         weights, norm, (tokens, width) = layer.weights, layer.norms[1], x.shape
+        if seen.shape != (tokens, weights.plain[1].shape[1]):
+            raise ValueError(
+                f"heads saw {tuple(seen.shape)} of {tokens} tokens, {weights.plain[1].shape[1]} numbers each"
+            )
         inner, keep = weights.plain[3].shape[1], any(ctx.needs_input_grad)
         middle, inverse = torch.empty_like(x), x.new_empty(tokens, dtype=torch.float32)
         both = x.new_empty(inner // WIDE, tokens if keep else 0, 2 * WIDE)
         out = torch.empty_like(x)
         layer.sums.rest(
-            x, seen, weights.o, norm.weight, weights.unit, weights.down, middle, inverse, both, out,
+            x, seen, weights.panels[1], norm.weight, *weights.panels[2:], middle, inverse, both, out,
             float(norm.variance_epsilon), tokens, seen.shape[1], width, inner, int(keep),
         )  # fmt: skip
         ctx.layer = layer

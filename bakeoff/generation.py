@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 
 from bakeoff.attention import Cache, Prefill, Step, forward, packable, row_logits, virtual_tokens
 from bakeoff.checkpoints import Chunk
-from bakeoff.layers import ordered, tokens_alone
+from bakeoff.layers import tokens_alone
+from bakeoff.ordered import ordered
 from bakeoff.settings import GenerationSettings, MachineSettings
 from bakeoff.training import products_in
 

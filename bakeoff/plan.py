@@ -22,7 +22,8 @@ from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
 ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue",
-         "native", "kernels", "attention", "layers", "trunk", "training", "checkpoints", "generation",
+         "native", "kernels", "attention", "linear", "decoder", "layers", "ordered", "trunk", "training", "checkpoints",
+         "generation",
          "scoring", "resources", "adapters", "run")  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def rooms_sha256() -> str:
     """Of the source of every room on a run's way."""
     folder = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    for room in (*(f"{room}.py" for room in ROOMS), "native.h", "native.c", "attention.c"):
+    for room in (*(f"{room}.py" for room in ROOMS), "native.h", "native.c", "attention.c", "layer.c"):
         digest.update((folder / room).read_bytes())
     return digest.hexdigest()
 

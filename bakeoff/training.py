@@ -12,10 +12,12 @@ from torch.nn import functional
 
 from bakeoff.attention import documents, packable, row_logits, virtual_tokens
 from bakeoff.checkpoints import Partial, Training
+from bakeoff.decoder import forget
 from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
 from bakeoff.errors import Diverged
 from bakeoff.kernels import CrossEntropy
-from bakeoff.layers import passed_by, plain_head, tokens_alone
+from bakeoff.layers import tokens_alone
+from bakeoff.linear import passed_by, plain_head
 from bakeoff.resources import Clock
 from bakeoff.settings import MachineSettings, TrainingSettings
 from bakeoff.trunk import Remembered, Trunk, head_alone
@@ -142,6 +144,7 @@ def fine_tune(
                 parameter.copy_(value)
     for row in curves.epochs[1:]:
         row["best"] = int(row["validation_loss"] == state.best)
+    forget(model)
     return curves
 
 

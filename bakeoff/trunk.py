@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bakeoff.encoding import Encoded
-from bakeoff.layers import taken_apart
+from bakeoff.linear import taken_apart
 from bakeoff.shelf import Shelf
 
 

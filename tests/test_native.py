@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bakeoff import layers, native
+from bakeoff import layers, native, ordered
 from bakeoff.attention import Cache, Documents, Prefill, Step
 from bakeoff.catalogue import select
 from bakeoff.errors import UsageError
@@ -344,8 +344,8 @@ def test_products_while_decoding_are_those_of_torch_for_few_rows_and_for_many(ro
     if ranks:
         beside = [Thin(drawn(ranks, 96, kind=torch.float32), drawn(32, ranks, kind=torch.float32) / 9, 2.0, 64)]
         wide[64:] += beside[0].up.to(kind).double() @ beside[0].down.to(kind).double() * 2.0
-    ours = layers.for_decoding(layers_of, beside)
-    assert isinstance(ours, layers.Panels)
+    ours = ordered.for_decoding(layers_of, beside)
+    assert isinstance(ours, ordered.Panels)
     assert close(ours(x), x.double() @ wide.t())
     for other in (x.float(), drawn(1, rows, 64, kind=kind)):  # of another type or width than the weights
         with pytest.raises(RuntimeError):
@@ -360,4 +360,4 @@ def test_weights_that_fill_no_panel_stay_in_the_order_of_onednn(inputs, outputs,
     layer = torch.nn.Linear(inputs, outputs, bias=bias).to(kind).requires_grad_(False)
     if kind == torch.bfloat16 and not has_bf16("cpu"):
         pytest.skip("oneDNN multiplies no bf16 on this processor")
-    assert isinstance(layers.for_decoding([layer], []), layers.Ordered)
+    assert isinstance(ordered.for_decoding([layer], []), ordered.Ordered)

@@ -1,0 +1,217 @@
+"""A decoder layer in two calls around its attention: the figures of torch's operators, and when it is not taken."""
+
+import dataclasses
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bakeoff import decoder, layers, native
+from bakeoff.attention import Documents, forward
+from bakeoff.catalogue import select
+from bakeoff.linear import trained_in
+from bakeoff.training import products_in
+
+METHODS = {entry.name: entry.kind for entry in select(["all"])}
+
+
+@pytest.fixture(autouse=True)
+def tiles(libraries):
+    """The compiled sums, on a processor that has tiles."""
+    try:
+        native.build(libraries)
+        found = native.sums(torch.zeros(1, dtype=torch.bfloat16))
+        if not found.tiles:
+            pytest.skip("layer.c is for processors with tiles (AMX), which this one has not")
+        yield
+    except native.NoCompiler as missing:
+        pytest.skip(f"layer.c can't be compiled: {missing}")
+    finally:
+        native.close()
+
+
+SIZES = [
+    {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 544},
+    {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 32},
+    {"hidden_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 32},
+]
+"""A chunk of the unit and a rest, heads that are wider together than a token, a token so wide that blocks are short."""
+
+
+def model_of(sizes, attach=lambda model: model.requires_grad_(False)):
+    """In fp32, with weights large enough that every part counts; `attach` says what is trained."""
+    torch.manual_seed(5)
+    config = LlamaConfig(vocab_size=64, num_hidden_layers=3, max_position_embeddings=1024, **sizes)
+    model = LlamaForCausalLM(config).requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "proj" in name or "embed" in name:
+            parameter.data.normal_(0, 1.5 * parameter.shape[1] ** -0.5 if "proj" in name else 1.0)
+        elif "norm" in name:
+            parameter.data.uniform_(0.5, 1.5)
+    return attach(model)
+
+
+def lora(*targets, rank=6):
+    def attach(model):
+        model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=9, target_modules=list(targets)))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0, 0.2)
+        return model
+
+    return attach
+
+
+def computed(model, machine, lengths, wanted=None):
+    """Logits of documents, the gradients of embeddings and of what is trained, by the modules as they are replaced."""
+    if machine.precision == "bf16":
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+    layers.install(model)
+    draw = torch.Generator().manual_seed(3)
+    ids = torch.randint(0, 64, (1, sum(lengths)), generator=draw)
+    inputs = model.get_input_embeddings()(ids).detach().requires_grad_()
+    keep = torch.rand(ids.shape, generator=draw) < 0.3
+    with products_in(machine):
+        logits = forward(model, Documents(lengths), lengths, keep, inputs_embeds=inputs)
+    logits.float().logsumexp(1).square().sum().backward()
+    trained = [parameter.grad.float().flatten() for parameter in model.parameters() if parameter.grad is not None]
+    return logits.detach().float(), inputs.grad.float(), torch.cat([*trained, torch.zeros(1)])
+
+
+@pytest.fixture()
+def calls(monkeypatch):
+    """How many layers were computed in two calls."""
+    found = []
+    plain = decoder.Rest.forward
+    monkeypatch.setattr(decoder.Rest, "forward", lambda ctx, *given: found.append(1) or plain(ctx, *given))
+    return found
+
+
+@pytest.mark.parametrize("attach", [lora("q_proj", "v_proj"), lora("k_proj", rank=40), lambda model: model])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("lengths", [[129], [40, 300, 1, 77]])
+def test_logits_and_gradients_are_no_further_from_those_in_fp32_than_torch_s(fp32, calls, sizes, lengths, attach):
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    ours = computed(model_of(sizes, attach), bf16, lengths)
+    assert len(calls) == 3
+    native.close()
+    theirs, exact = (computed(model_of(sizes, attach), machine, lengths) for machine in (bf16, fp32))
+    assert len(calls) == 3
+    for own, other, right in zip(ours, theirs, exact, strict=True):
+        assert torch.norm(own - right) <= 1.15 * torch.norm(other - right) <= 0.2 * torch.norm(right)
+
+
+def test_no_token_depends_on_the_number_of_threads_nor_on_its_block():
+    model = model_of(SIZES[2], lora("q_proj", "v_proj"))
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    layers.install(model)
+    module, before = model.get_base_model().model.layers[0], torch.get_num_threads()
+    x, seen, *given = (torch.randn(701, 1024).bfloat16() for _ in range(4))
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        entered, behind = x.clone().requires_grad_(), (x.clone().requires_grad_(), seen.clone().requires_grad_())
+        layer = layers.whole(module, x[None])
+        rows, beside = decoder.Entered.apply(entered, layer, *trained_in(layer.beside))
+        out = decoder.Rest.apply(*behind, layer)
+        of_x, *of_thin = torch.autograd.grad(
+            (rows, beside), (entered, *trained_in(layer.beside)), (given[0].repeat(1, 3), given[1])
+        )
+        found.append(((rows, out, of_x, *torch.autograd.grad(out, behind, given[1])), of_thin))
+    torch.set_num_threads(before)
+    for tokens, thin in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(tokens, found[0][0], strict=True))
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-3) for a, b in zip(thin, found[0][1], strict=True))
+
+
+def test_the_same_again_is_bit_identical(fp32):
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    first, second = (computed(model_of(SIZES[0], lora("q_proj", "v_proj")), bf16, [300, 401]) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def trained_norm(model):
+    model.model.layers[1].input_layernorm.weight.requires_grad_()
+    return model
+
+
+def trained_weight(model):
+    model.model.layers[1].mlp.up_proj.weight.requires_grad_()
+    return model
+
+
+def hooked(model):
+    model.model.layers[1].mlp.register_forward_hook(lambda module, given, out: out * 2)
+    return model
+
+
+def patched(model):
+    unit = model.model.layers[1].mlp
+    plain = unit.forward
+    unit.forward = lambda x: plain(x) * 2
+    return model
+
+
+def biased(model):
+    layer = model.model.layers[1].self_attn
+    layer.o_proj = nn.Linear(layer.o_proj.in_features, layer.o_proj.out_features)
+    layer.o_proj.requires_grad_(False)
+    return model
+
+
+def stretched(model):
+    """A unit of a size that fills no panel."""
+    unit = model.model.layers[1].mlp
+    torch.manual_seed(8)
+    for name, outputs, inputs in (("gate_proj", 40, 96), ("up_proj", 40, 96), ("down_proj", 96, 40)):
+        setattr(unit, name, nn.Linear(inputs, outputs, bias=False).requires_grad_(False))
+    return model
+
+
+@pytest.mark.parametrize(
+    "attach", [trained_norm, trained_weight, hooked, patched, biased, stretched], ids=lambda attach: attach.__name__
+)
+def test_a_layer_in_which_a_method_computes_is_left_to_its_modules_and_the_others_are_not(fp32, calls, attach):
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    ours = computed(model_of(SIZES[0], attach), bf16, [200])
+    assert len(calls) == 2
+    exact = computed(model_of(SIZES[0], attach), fp32, [200])
+    for own, right in zip(ours, exact, strict=True):
+        assert torch.norm(own - right) <= 0.2 * torch.norm(right)
+
+
+@pytest.mark.parametrize("target", ["o_proj", "gate_proj", "down_proj"])
+def test_a_lora_behind_the_heads_is_left_to_the_modules(fp32, calls, target):
+    computed(model_of(SIZES[0], lora("q_proj", target)), dataclasses.replace(fp32, precision="bf16"), [200])
+    assert not calls
+
+
+def test_weights_that_change_are_read_anew_and_forgotten_where_nothing_says_that_they_changed(fp32):
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    model = model_of(SIZES[0])
+    before = computed(model, bf16, [200])[0]
+    weight = model.model.layers[0].mlp.down_proj.weight
+    with torch.no_grad():
+        weight.mul_(2)
+    after = computed(model, bf16, [200])[0]
+    assert not torch.equal(before, after)
+    weight.data.div_(2)
+    decoder.forget(model)
+    assert torch.equal(computed(model, bf16, [200])[0], before)
+    assert any(decoder.KEPT in vars(module) for module in model.modules())
+
+
+def test_a_number_that_is_none_stays_in_its_document(fp32):
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    model = model_of(SIZES[0])
+    right = computed(model, bf16, [150, 150])[0]
+    model.model.embed_tokens.weight.data[7] = torch.nan
+    ids = torch.randint(0, 64, (1, 300), generator=torch.Generator().manual_seed(3))
+    spoilt = computed(model, bf16, [150, 150])[0]
+    assert spoilt.isnan().any() and spoilt.shape == right.shape and (ids == 7).any()
