@@ -17,7 +17,7 @@ static inline int64_t pitch(int64_t width, int64_t size) { return (width * size 
 static int64_t blocks_of(int64_t tokens, int64_t bytes) {
     int64_t most = CACHE / bytes / 32 * 32, threads = omp_get_max_threads();
     int64_t blocks = (tokens + (most ? most : 32) - 1) / (most ? most : 32);
-    return (blocks + threads - 1) / threads * threads;
+    return (blocks + !blocks + threads - 1) / threads * threads;
 }
 
 /* Where a block starts; sizes differ by 32 at most. */
@@ -370,6 +370,7 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
             }
             add_rows(own, sum, of_sum, out + at * width, size, width);
         }
+        _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);
         leave(&memory);
     }

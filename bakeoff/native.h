@@ -103,7 +103,7 @@ typedef struct {
 } Memory;
 
 static inline void *take(Memory *memory, int64_t count, int64_t size) {
-    void *found = aligned_alloc(64, (count * size + 63) / 64 * 64);
+    void *found = aligned_alloc(64, (count * size / 64 + 1) * 64);
     if (!found) {
         fputs("bakeoff: out of memory\n", stderr);
         abort();

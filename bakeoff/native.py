@@ -1,4 +1,4 @@
-"""The sums of native.c and attention.c: compiled once for a store by the machine's own compiler, for fp32 and bf16."""
+"""The sums of native.c, attention.c and layer.c, compiled once for a store by the machine's own compiler."""
 
 import ctypes
 import hashlib

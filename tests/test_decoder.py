@@ -215,3 +215,13 @@ def test_a_number_that_is_none_stays_in_its_document(fp32):
     ids = torch.randint(0, 64, (1, 300), generator=torch.Generator().manual_seed(3))
     spoilt = computed(model, bf16, [150, 150])[0]
     assert spoilt.isnan().any() and spoilt.shape == right.shape and (ids == 7).any()
+
+
+def test_where_no_logits_are_wanted_there_are_none(fp32, calls):
+    bf16, model = dataclasses.replace(fp32, precision="bf16"), model_of(SIZES[0])
+    computed(model, bf16, [200])
+    inputs = model.get_input_embeddings()(torch.zeros(1, 200, dtype=torch.long)).requires_grad_()
+    nothing = torch.zeros(1, 200, dtype=torch.bool)
+    logits = forward(model, Documents([200]), [200], nothing, inputs_embeds=inputs)
+    logits.sum().backward()
+    assert calls[-1] == 0 and logits.shape == (0, 64) and not inputs.grad.any()
