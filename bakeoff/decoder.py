@@ -31,7 +31,8 @@ class Weights:
 
     def of(self, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Their panels, with room for thin products in those of the first."""
-        return in_panels(functional.pad(weights[0], (0, self.ranks))), *map(in_panels, weights[1:])
+        with torch.inference_mode(False):  # what is made inside may not be written to outside
+            return in_panels(functional.pad(weights[0], (0, self.ranks))), *map(in_panels, weights[1:])
 
     def backward(self) -> tuple[torch.Tensor, ...]:
         """The panels of the transposed weights."""
@@ -77,7 +78,8 @@ def layer_of(
         return None
     beside = found[0][1]
     ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
-    made_from = ranks, *((weight.data_ptr(), weight._version) for weight in weights)
+    owners = [layer.weight for layers, _ in found for layer in layers]
+    made_from = ranks, *((weight.data_ptr(), weight._version) for weight in owners)
     kept = vars(module).get(KEPT)
     if kept is None or kept[0] != made_from:
         kept = vars(module)[KEPT] = made_from, Weights(weights, ranks)

@@ -285,12 +285,12 @@ static void outer(const T *a, int64_t of_a, const T *b, int64_t of_b, T *turned,
 }
 
 /* The gradient of x, and what `beside` brings of it, from that of enter's result; panels are of the transposed weights.
-   `of_thin` (ranks x (outputs + width)) is that of the thin products' weights. */
+   `of_thin` (ranks x outputs, then ranks x width) is that of the thin products' weights. */
 void enter_backward(const T *given, const T *beside, const T *x, const T *weight, const float *inverse, const T *panels,
                     const T *up, const T *thin, float *of_thin, T *of_x, int64_t tokens, int64_t width, int64_t outputs,
                     int64_t ranks) {
     int64_t all = outputs + ranks, of_in = pitch(all, 2), of_sum = pitch(width, 4), of_norm = pitch(width, 2);
-    int64_t blocks = blocks_of(tokens, 2 * of_in + 4 * of_sum + 2 * of_norm + 128), block = longest_of(blocks, tokens);
+    int64_t blocks = blocks_of(tokens, 2 * of_in + 4 * of_sum + 2 * of_norm + 4 * ranks + 192), block = longest_of(blocks, tokens);
     int64_t count = ranks * (outputs + width);
     Memory shared = {.count = 0};
     float *parts = take(&shared, blocks * count, 4); /* of each block, so that their sum has one order */
@@ -388,7 +388,6 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
         Memory memory = {.count = 0};
         T *in = take(&memory, block * of_in, sizeof(T)), *of_both = take(&memory, block * of_h, sizeof(T));
         float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 32, 4);
-        memset(of_both, 0, block * of_h * sizeof(T)); /* for rows beyond the tokens, which nothing writes */
         begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < blocks; b++) {

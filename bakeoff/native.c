@@ -5,11 +5,19 @@
 
 #include "native.h"
 
-/* norm_row of each row */
+/* x / sqrt(mean(x^2) + eps) * weight; the quotient is rounded before it is scaled, as transformers does it. */
 void norm_forward(const T *x, const T *weight, T *out, float *inverse, float eps, int64_t rows, int64_t width) {
 #pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++)
-        norm_row(x + row * width, weight, out + row * width, inverse + row, eps, width);
+    for (int64_t row = 0; row < rows; row++) {
+        const T *from = x + row * width;
+        T *to = out + row * width;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < width; i++) sum += load(from[i]) * load(from[i]);
+        float scale = inverse[row] = 1.0f / sqrtf(sum / (float)width + eps);
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) to[i] = narrow(load(narrow(load(from[i]) * scale)) * load(weight[i]));
+    }
 }
 
 /* inverse g w - x inverse^3 mean(g w x) */

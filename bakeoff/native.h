@@ -13,7 +13,10 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
-#if defined(BF16) && defined(__AMX_BF16__)
+#if defined(BF16) && defined(__AVX512BF16__) && defined(__AVX512DQ__)
+#define VECTORS
+#endif
+#if defined(VECTORS) && defined(__AMX_BF16__)
 #define AMX
 #endif
 
@@ -69,8 +72,7 @@ static inline float exponential(float x, float bound) {
 #define INLINE static inline __attribute__((always_inline))
 
 /* 2^t for what is rounded to bf16 next: 2^n, n whole, times a polynomial of t - n, the best of its degree (2.6e-6 off) */
-#if defined(BF16) && defined(__AVX512BF16__)
-#define VECTORS
+#ifdef VECTORS
 INLINE __m512 powers(__m512 t) {
     __m512 r = _mm512_reduce_ps(t, 1), p = _mm512_set1_ps(0.0135341799f);
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.0520114303f));
@@ -143,13 +145,3 @@ static inline void begin(uint8_t *before) { (void)before; }
 
 static inline void end(const uint8_t *before) { (void)before; }
 #endif
-
-/* x / sqrt(mean(x^2) + eps) * weight of a row; the quotient is rounded before it is scaled, as transformers does it. */
-static inline void norm_row(const T *x, const T *weight, T *out, float *inverse, float eps, int64_t width) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; i++) sum += load(x[i]) * load(x[i]);
-    float scale = *inverse = 1.0f / sqrtf(sum / (float)width + eps);
-#pragma omp simd
-    for (int64_t i = 0; i < width; i++) out[i] = narrow(load(narrow(load(x[i]) * scale)) * load(weight[i]));
-}

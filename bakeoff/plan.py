@@ -94,11 +94,11 @@ def probe(
 
     where = machine.resolve(build(MachineSettings, asked, "run"))
     settings = build(ModelSettings, model, "run")
+    loaded = tasks.load(build(TaskSettings, task, "run"))
+    source = models.locate(settings)
     with ThreadPoolExecutor(1) as beside:
         # The C compiler works while Python converts a model.
         compiled = beside.submit(native.build, Path(cache).parent / native.PLACE) if where.compiled else None
-        loaded = tasks.load(build(TaskSettings, task, "run"))
-        source = models.locate(settings)
         folder = models.prepare(source, Path(cache))
     tokenizer = models.load_tokenizer(settings, folder)
     compiler, why = "not asked for", ""

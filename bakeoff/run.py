@@ -85,13 +85,13 @@ def run(
                 model, tokenizer, ids, limit, generation, where, tell=tell, done=partial.summaries(weights),
                 keep=functools.partial(partial.keep, weights),
             )  # fmt: skip
+            cost = memory.read()
             # Anew, for the model that is loaded again: in bf16 a text depends on how many are written together.
             shortest = sorted(texts, key=lambda place: (len(texts[place].split()) < WORDS, len(texts[place]), place))
             few = [] if entry.control else shortest[:CHECKED]
             with clock("checks"):
                 asked = [ids[place] for place in few]
                 first, _ = summarise(model, tokenizer, asked, limit, generation, where)
-    cost = memory.read()
 
     with clock("checks"):
         tell({"phase": "checks"})

@@ -64,7 +64,8 @@ def start(
         planned = plan.make(chosen, options.method or ["all"], store, known["found"])
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
-    imports.join()  # nothing else computes while a run is timed
+    finally:
+        imports.join()  # nothing else computes while a run is timed
     progress = Progress(file, live=live, newline=newline)
     if reason := planned.found["no compiler"]:
         progress.note(f"layers are computed by torch's operators, which is slower; native.c is not compiled: {reason}")

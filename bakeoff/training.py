@@ -179,7 +179,9 @@ def with_trunk(model: Any, examples: Sequence[Encoded], machine: MachineSettings
         rows = label_logits(model, batch, machine, passed_by(head))
         return rows.split([len(example.ids) - example.prompt for example in some])
 
-    return Trunk(examples, hidden, size)
+    trunk = Trunk(examples, hidden, size)
+    forget(model)
+    return trunk
 
 
 def loss_sum(model: Any, batch: Batch, machine: MachineSettings) -> torch.Tensor:
