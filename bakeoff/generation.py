@@ -51,7 +51,6 @@ def summarise(
 
     `done` are chunks of the schedule that an interrupted run finished; `keep` is called with each that is new.
     """
-    model.eval()
     packed = machine.packing and packable(model)
     texts: dict[int, str] = {}
     written = 0
@@ -144,7 +143,8 @@ def highest(logits: torch.Tensor) -> list[int]:
 
 @contextlib.contextmanager
 def decoding(model: Any, machine: MachineSettings) -> Iterator[None]:
-    """No gradients, and every weight as decoding wants it; nothing more inside another such block of the model."""
+    """No gradients, no dropout, and every weight as decoding wants it; nothing more inside another such block."""
+    model.eval()  # first: beside dropout a LoRA is no product of weights
     if READY in vars(model) or not (machine.packing and packable(model)):
         yield
         return

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from bakeoff import generation
+from bakeoff import generation, layers
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoder
 from bakeoff.generation import pad_left, schedule, summarise
@@ -73,3 +73,16 @@ def test_weights_are_made_ready_once_for_texts_that_are_written_one_after_anothe
         with generation.decoding(model, fp32), generation.decoding(model, fp32):
             pass
     assert len(ready) == 2
+
+
+def test_a_model_that_was_training_is_decoded_as_one_that_was_not(tiny, fp32):
+    """A resumed run comes here from its training, another from a validation."""
+    found = []
+    for training in (True, False):
+        model, tokenizer = tiny()
+        model = METHODS["lora"].kind(dropout=0.5).attach(model, tokenizer)
+        layers.install(model)
+        with generation.decoding(model.train(training), fp32):
+            found.append([layers.ORDERED in vars(module) for module in model.modules()])
+            assert not any(module.training for module in model.modules())
+    assert found[0] == found[1] and any(found[0])
