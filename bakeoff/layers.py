@@ -80,12 +80,16 @@ def last_layer(model: nn.Module) -> Any:
     layer: Any = next(reversed(getattr(trunk, "layers", nn.ModuleList())), None)
     if not all(original(module) for module in (inner, trunk, layer)) or list(trunk.layers).count(layer) > 1:
         return None
-    norms = layer.input_layernorm, layer.post_attention_layernorm, trunk.norm
-    ours = {layer.self_attn: attention, layer.mlp: gated_unit, **dict.fromkeys(norms, norm)}
-    if any(getattr(vars(module).get("forward"), "func", None) is not own for module, own in ours.items()):
-        return None
     outside = [module for name, module in model.named_modules() if ".layers." not in f".{name}."]
-    return None if any(hooked(module) for module in (*outside, layer, *ours)) else layer
+    return layer if replaced(layer, trunk.norm) and not any(map(hooked, outside)) else None
+
+
+def replaced(layer: Any, *norms: nn.Module) -> bool:
+    """Whether all parts of a decoder layer, and `norms` beside them, compute as `install` says, and nothing listens."""
+    norms += layer.input_layernorm, layer.post_attention_layernorm
+    ours = {layer.self_attn: attention, layer.mlp: gated_unit, **dict.fromkeys(norms, norm)}
+    replacing = all(getattr(vars(part).get("forward"), "func", None) is own for part, own in ours.items())
+    return replacing and not any(map(hooked, (layer, *ours)))
 
 
 def decoder_layer(
@@ -116,13 +120,10 @@ def whole(module: Any, hidden_states: torch.Tensor) -> Layer | None:
     sums = native.sums(hidden_states)
     if sums is None or not sums.tiles or hidden_states.shape[:-1].numel() <= BLOCK or len(hidden_states) > 1:
         return None
-    heads_of, unit, norms = module.self_attn, module.mlp, (module.input_layernorm, module.post_attention_layernorm)
-    ours = {heads_of: attention, unit: gated_unit, **dict.fromkeys(norms, norm)}
-    if any(getattr(vars(part).get("forward"), "func", None) is not own or hooked(part) for part, own in ours.items()):
+    if module.gradient_checkpointing or not replaced(module) or ORDERED in vars(module.self_attn):
         return None
-    if hooked(module) or module.gradient_checkpointing or ORDERED in vars(heads_of):
-        return None
-    groups = [group(part, names) for part in (heads_of, unit) for names in PRODUCTS[ours[part]]]
+    parts, norms = (module.self_attn, module.mlp), (module.input_layernorm, module.post_attention_layernorm)
+    groups = [group(part, names) for part in parts for names in PRODUCTS[vars(part)["forward"].func]]
     return layer_of(module, groups, norms, hidden_states.shape[-1], sums)
 
 
