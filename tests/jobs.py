@@ -10,34 +10,40 @@ from bakeoff.errors import Diverged, UsageError
 
 
 def answer(value, tell):
+    """What it was given, and the process in which it was."""
     return {"value": value, "pid": os.getpid()}
 
 
 def count(tell):
+    """A hundred pieces of news."""
     for number in range(100):
         tell({"phase": "training", "step": number})
     return "done"
 
 
 def shout(tell):
+    """Prints in every way that a process has."""
     print("printed é")
     os.system("echo from a child")
     os.write(2, b"raw \xff bytes\n")
 
 
 def raise_after(phase, error, tell):
+    """Says its phase, then raises the error of that name."""
     tell({"phase": phase})
     raise {"value": ValueError("no\nsecond line"), "usage": UsageError("mend it"), "silent": ValueError(),
            "diverged": Diverged("step 3"), "memory": MemoryError(), "exit": SystemExit(3)}[error]  # fmt: skip
 
 
 def kill_itself(number, tell):
+    """Ends by a signal, as the system's own hunter of memory would end it."""
     tell({"phase": "training"})
     os.kill(os.getpid(), number)
     time.sleep(60)
 
 
 def kill_itself_mid_message(tell):
+    """Ends with half of a message written."""
     [connection] = (cell.cell_contents for cell in tell.__closure__)
     tell({"phase": "evaluation"})
     os.write(connection.fileno(), b"\x00\x00\x10\x00half of a mess")
@@ -45,11 +51,13 @@ def kill_itself_mid_message(tell):
 
 
 def exit_at_once(code, tell):
+    """Ends without a word of why."""
     tell({"phase": "validation"})
     os._exit(code)
 
 
 def abort_for_memory(tell):
+    """Ends as C++ does where memory is short."""
     os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
     os.abort()
 
@@ -65,14 +73,17 @@ def starve(hungry, tell):
 
 
 def unspeakable(tell):
+    """Returns what no other process can be told."""
     return lambda: None
 
 
 def unspeakable_news(tell):
+    """Tells what no other process can be told."""
     tell({"phase": lambda: None})
 
 
 def linger(deaf, tell):
+    """Stays for a minute; if `deaf`, it doesn't hear that it should end."""
     if deaf:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tell({"phase": "training", "pid": os.getpid()})
@@ -80,11 +91,13 @@ def linger(deaf, tell):
 
 
 def hang(tell):
+    """Computes nothing for ten minutes."""
     tell({"phase": "training"})
     a_place_where_nothing_ends()
 
 
 def a_place_where_nothing_ends():
+    """What a trace of `hang` names."""
     time.sleep(600)
 
 
