@@ -108,17 +108,6 @@ static void multiply(const Word *a, int64_t of_a, const Word *b, int64_t of_b, f
 
 #endif
 
-/* columns x rows from rows x columns */
-#define TRANSPOSE(name, kind)                                                                                          \
-    static void name(const kind *from, kind *to, int64_t rows, int64_t columns) {                                      \
-        for (int64_t i = 0; i < rows; i += 16)                                                                         \
-            for (int64_t j = 0; j < columns; j++)                                                                      \
-                for (int64_t r = i; r < i + 16; r++) to[j * rows + r] = from[r * columns + j];                         \
-    }
-TRANSPOSE(transpose, T)
-TRANSPOSE(transpose_words, Word)
-TRANSPOSE(transpose_floats, float)
-
 /* B from rows x columns: PAIR rows interleaved, in `room` or, where one is a word, in place. */
 static const Word *paired(const T *from, Word *room, int64_t rows, int64_t columns) {
     if (PAIR == 1) return (const Word *)from;
@@ -129,6 +118,30 @@ static const Word *paired(const T *from, Word *room, int64_t rows, int64_t colum
         for (int64_t j = 0; j < columns; j++) to[j] = (Word)even[j] | (Word)odd[j] << 16;
     }
     return room;
+}
+
+/* columns x rows words from rows x columns, multiples of 16: squares of LANES, in which rows trade ever larger parts */
+static void transpose(const Word *from, Word *to, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; i += LANES)
+        for (int64_t j = 0; j < columns; j += LANES) {
+            Words own[LANES], lane, other;
+            for (int r = 0; r < LANES; r++) {
+                own[r] = *(const Words *)(from + (i + r) * columns + j);
+                lane[r] = r;
+            }
+#pragma GCC unroll 4
+            for (int part = 1; part < LANES; part *= 2) {
+                Words low = lane + (lane & part) * (LANES / part - 1), high = low + part;
+#pragma GCC unroll 16
+                for (int r = 0; r < LANES; r++) {
+                    if (r & part) continue;
+                    other = own[r + part];
+                    own[r + part] = __builtin_shuffle(own[r], other, high);
+                    own[r] = __builtin_shuffle(own[r], other, low);
+                }
+            }
+            for (int c = 0; c < LANES; c++) *(Words *)(to + (j + c) * rows + i) = own[c];
+        }
 }
 
 /* e^((score - highest) scaling) of the first `seen` scores, narrowed, and 0 up to `edge`, a multiple of 32; `sum` is theirs
@@ -168,13 +181,25 @@ static void soften_backward(float *score, float *g, int64_t seen, int64_t edge, 
     float along = 0;
     for (int64_t j = seen; j < whole; j++) score[j] = -INFINITY, g[j] = 0;
 #ifdef VECTORS
-    __m512 by = _mm512_set1_ps(scaling * LOG2_E), less = _mm512_set1_ps(log * LOG2_E), alongs = _mm512_setzero_ps();
-    for (int64_t j = 0; j < whole; j += 16) {
-        __m512 p = powers(_mm512_fmsub_ps(_mm512_loadu_ps(score + j), by, less));
-        alongs = _mm512_fmadd_ps(p, _mm512_loadu_ps(g + j), alongs);
-        _mm512_storeu_ps(score + j, p);
+    __m512 by = _mm512_set1_ps(scaling * LOG2_E), less = _mm512_set1_ps(log * LOG2_E), sums[2] = {0};
+    for (int64_t j = 0; j < whole; j += 32) {
+        __m512 p[2];
+        for (int half = 0; half < 2; half++) {
+            p[half] = powers(_mm512_fmsub_ps(_mm512_loadu_ps(score + j + half * 16), by, less));
+            sums[half] = _mm512_fmadd_ps(p[half], _mm512_loadu_ps(g + j + half * 16), sums[half]);
+            _mm512_storeu_ps(score + j + half * 16, p[half]);
+        }
+        _mm512_storeu_si512(shares + j, (__m512i)_mm512_cvtne2ps_pbh(p[1], p[0]));
     }
-    along = _mm512_reduce_add_ps(alongs);
+    along = _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]));
+    by = _mm512_set1_ps(scaling), less = _mm512_set1_ps(along * scaling);
+    for (int64_t j = 0; j < whole; j += 32) {
+        __m512 of[2];
+        for (int half = 0; half < 2; half++)
+            of[half] = _mm512_mul_ps(_mm512_loadu_ps(score + j + half * 16),
+                                     _mm512_fmsub_ps(_mm512_loadu_ps(g + j + half * 16), by, less));
+        _mm512_storeu_si512(of_shares + j, (__m512i)_mm512_cvtne2ps_pbh(of[1], of[0]));
+    }
     (void)limit;
 #else
 #pragma omp simd reduction(+ : along)
@@ -183,12 +208,12 @@ static void soften_backward(float *score, float *g, int64_t seen, int64_t edge, 
         score[j] = share;
         along += share * g[j];
     }
-#endif
     memset(score + seen, 0, (whole - seen) * 4); /* in the end were denormals, which are slow */
     narrow_all(score, shares, whole);
 #pragma omp simd
     for (int64_t j = 0; j < whole; j++) g[j] = score[j] * (g[j] - along) * scaling;
     narrow_all(g, of_shares, whole);
+#endif
     memset(shares + whole, 0, (edge - whole) * sizeof(T));
     memset(of_shares + whole, 0, (edge - whole) * sizeof(T));
 }
@@ -246,7 +271,7 @@ void attend(const T *rows, const T *cos, const T *sin, T *out, float *logs, cons
                     memcpy(values + to, value + i * full, width * sizeof(T));
                 }
             }
-            transpose_words((Word *)raw, key, size, full / PAIR);
+            transpose((Word *)raw, key, size, full / PAIR);
             const Word *seen_values = paired(value, room, size, full);
             for (int64_t start = 0; start < length; start += step) {
                 int64_t edge = padded(start + step < length ? start + step : length);
@@ -296,7 +321,8 @@ void attend_backward(const T *rows, const T *cos, const T *sin, const T *given, 
         float *of_key = take(&memory, most * full, 4), *of_value = take(&memory, most * full, 4);
         float *back = take(&memory, most * full, 4);
         T *query = take(&memory, many * full, sizeof(T)), *outward = take(&memory, many * full, sizeof(T));
-        T *queries = take(&memory, many * full, sizeof(T)), *outwards = take(&memory, many * full, sizeof(T));
+        Word *queries = take(&memory, many * full, sizeof(T)), *outwards = take(&memory, many * full, sizeof(T));
+        Word *between = take(&memory, many * full, sizeof(T));
         float *of_query = take(&memory, many * full, 4);
         float *scores = take(&memory, many * most, 4), *of_scores = take(&memory, many * most, 4);
         T *shares = take(&memory, many * most, sizeof(T)), *of_shares = take(&memory, many * most, sizeof(T));
@@ -311,8 +337,8 @@ void attend_backward(const T *rows, const T *cos, const T *sin, const T *given, 
             int64_t own = (heads + head) * width, apart = kept * width;
             gather(row + own, stride, c, s, raw, 0, size, length, width, full);
             gather(row + own + apart, stride, 0, 0, raw_values, 0, size, length, width, full);
-            transpose_words((Word *)raw, key, size, full / PAIR);
-            transpose_words((Word *)raw_values, value, size, full / PAIR);
+            transpose((Word *)raw, key, size, full / PAIR);
+            transpose((Word *)raw_values, value, size, full / PAIR);
             const Word *seen_keys = paired(raw, room, size, full);
             memset(of_key, 0, size * full * 4);
             memset(of_value, 0, size * full * 4);
@@ -333,11 +359,11 @@ void attend_backward(const T *rows, const T *cos, const T *sin, const T *given, 
                                     limit, shares + r * edge, of_shares + r * edge);
                 }
                 multiply((Word *)of_shares, edge / PAIR, seen_keys, full, of_query, full, many, full, edge / PAIR, 0);
-                transpose(query, queries, many, full);
-                transpose(outward, outwards, many, full);
-                multiply((Word *)queries, many / PAIR, paired(of_shares, of_pairs, many, edge), edge, of_key, size, full,
+                transpose(paired(query, between, many, full), queries, many / PAIR, full);
+                transpose(paired(outward, between, many, full), outwards, many / PAIR, full);
+                multiply(queries, many / PAIR, paired(of_shares, of_pairs, many, edge), edge, of_key, size, full,
                          edge, many / PAIR, 1);
-                multiply((Word *)outwards, many / PAIR, paired(shares, pairs, many, edge), edge, of_value, size, full,
+                multiply(outwards, many / PAIR, paired(shares, pairs, many, edge), edge, of_value, size, full,
                          edge, many / PAIR, 1);
                 for (int64_t r = 0; r < many; r++) {
                     int64_t place = start + r % step;
@@ -348,7 +374,7 @@ void attend_backward(const T *rows, const T *cos, const T *sin, const T *given, 
                 }
             }
             for (int values = 0; values < 2; values++) {
-                transpose_floats(values ? of_value : of_key, back, full, size);
+                transpose((Word *)(values ? of_value : of_key), (Word *)back, full, size);
                 for (int64_t place = 0; place < length; place++) {
                     T *to = of_rows + (at + place) * stride + own + values * apart;
                     for (int64_t i = 0; i < width; i++) (values ? to : line)[i] = narrow(back[place * full + i]);
@@ -391,7 +417,7 @@ void step(const T *rows, const T *cos, const T *sin, T *keys, T *values, const i
             memcpy(value + last * width, own + (heads + kept + head) * width, width * sizeof(T));
             for (int64_t g = 0; g < group; g++)
                 turn(own + (head * group + g) * width, c, s, 1.0f, query + g * full, width);
-            transpose_words((Word *)query, queries, columns, full / PAIR);
+            transpose((Word *)query, queries, columns, full / PAIR);
             const T *seen_keys = key, *seen_values = value;
             if (full > width) {
                 gather(key, width, 0, 0, copy, 0, size, size, width, full);
