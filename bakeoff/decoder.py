@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from bakeoff import native
-from bakeoff.kernels import Thin, joined
+from bakeoff.kernels import Thin
 from bakeoff.linear import WIDE, in_panels, stacked
 
 KEPT = "bakeoff_weights"
@@ -18,7 +18,7 @@ KEPT = "bakeoff_weights"
 
 
 class Weights:
-    """Frozen weights of a decoder layer in panels; those for the gradient, of transposed weights, once it asks."""
+    """Frozen weights of a decoder layer in panels, with room for LoRA; those for the gradient once it asks."""
 
     def __init__(self, plain: Sequence[torch.Tensor], ranks: int) -> None:
         """`plain`: of queries, keys and values, of the output, of gate and up, and of down, outputs x inputs each.
@@ -30,15 +30,38 @@ class Weights:
         self.transposed: tuple[torch.Tensor, ...] = ()
 
     def of(self, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Their panels, with room for thin products in those of the first."""
+        """Their panels, with zeros for thin products beside those of the first, and the thin ones' own."""
         with torch.inference_mode(False):  # what is made inside may not be written to outside
-            return in_panels(functional.pad(weights[0], (0, self.ranks))), *map(in_panels, weights[1:])
+            thin = weights[0].new_zeros(self.ranks, weights[0].shape[1])
+            return in_panels(functional.pad(weights[0], (0, self.ranks))), *map(in_panels, (*weights[1:], thin))
 
-    def backward(self) -> tuple[torch.Tensor, ...]:
-        """The panels of the transposed weights."""
+    def forward(self, sums: native.Sums, beside: Sequence[Thin]) -> tuple[torch.Tensor, ...]:
+        """The panels for the layer, with what A and B are now; the last are of all A."""
+        width, at = self.plain[0].shape[1], 0
+        for thin in beside:
+            self.place(sums, thin.down, 1.0, self.panels[-1], width, at, 0)
+            self.place(sums, thin.up, thin.scaling, self.panels[0], width + self.ranks, thin.start, width + at)
+            at += len(thin.down)
+        return self.panels
+
+    def backward(self, sums: native.Sums, beside: Sequence[Thin]) -> tuple[torch.Tensor, ...]:
+        """The same of the transposed weights, for the gradient; the last are of all B."""
         if not self.transposed:
             self.transposed = self.of([weight.t() for weight in self.plain])
+        outputs, at = len(self.plain[0]), 0
+        for thin in beside:
+            self.place(sums, thin.up.t(), thin.scaling, self.transposed[-1], outputs, at, thin.start)
+            self.place(sums, thin.down.t(), 1.0, self.transposed[0], outputs + self.ranks, 0, outputs + at)
+            at += len(thin.down)
         return self.transposed
+
+    def place(
+        self, sums: native.Sums, weight: torch.Tensor, scaling: float, panels: torch.Tensor, inputs: int, row: int,
+        column: int,
+    ) -> None:  # fmt: skip
+        """Writes a weight of a thin product times `scaling` into `panels` of so many inputs, from `row` and `column`."""
+        weight = weight.detach().float()
+        sums.place(weight, panels, float(scaling), *weight.shape, *weight.stride(), inputs, row, column)
 
 
 @dataclass
@@ -79,7 +102,7 @@ def layer_of(
     beside = found[0][1]
     ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
     owners = [layer.weight for layers, _ in found for layer in layers]
-    made_from = ranks, *((weight.data_ptr(), weight._version) for weight in owners)
+    made_from = ranks, *((thin.start, thin.up.shape) for thin in beside), *((weight.data_ptr(), weight._version) for weight in owners)
     kept = vars(module).get(KEPT)
     if kept is None or kept[0] != made_from:
         kept = vars(module)[KEPT] = made_from, Weights(weights, ranks)
@@ -90,12 +113,6 @@ def forget(model: nn.Module) -> None:
     """Drops all weights in panels: what changes weights behind autograd's back is not seen by them."""
     for module in model.modules():
         vars(module).pop(KEPT, None)
-
-
-def last_inputs(panels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`panels`, their last inputs now those of `weight` (outputs x inputs)."""
-    panels[:, -weight.shape[1] // 2 :] = in_panels(weight)
-    return panels
 
 
 class Entered(torch.autograd.Function):
@@ -111,39 +128,36 @@ class Entered(torch.autograd.Function):
             x.new_empty(tokens, ranks),
             x.new_empty(tokens, outputs),
         )
-        down = up = x.new_empty(0)
-        if ranks:
-            down, up = joined(layer.beside, weights.plain[0])
-            down, up = functional.pad(down, (0, 0, 0, ranks - len(down))), functional.pad(up, (0, ranks - len(down)))
-            last_inputs(weights.panels[0], up)
+        panels, *_, down = weights.forward(layer.sums, layer.beside)
         layer.sums.enter(
-            x, norm.weight, weights.panels[0], in_panels(down) if ranks else down, thin, inverse, out,
+            x, norm.weight, panels, down, thin, inverse, out,
             float(norm.variance_epsilon), tokens, width, outputs, ranks,
         )  # fmt: skip
         ctx.layer = layer
-        ctx.save_for_backward(x, inverse, thin, down, up)
+        ctx.save_for_backward(x, inverse, thin, *trained)  # A and B may not change before their gradient
         return out, x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor, beside: torch.Tensor) -> Any:
         """Of x, and of A and B of each thin product in fp32."""
-        x, inverse, thin, down, up = ctx.saved_tensors
+        x, inverse, thin, *_ = ctx.saved_tensors
         layer, (tokens, width), (outputs, ranks) = ctx.layer, x.shape, (gradient.shape[1], ctx.layer.weights.ranks)
         of_x, of_thin = torch.empty_like(x), x.new_empty(ranks * (outputs + width), dtype=torch.float32)
-        panels = layer.weights.backward()[0]
-        if ranks:
-            last_inputs(panels, down.t())
+        panels, *_, up = layer.weights.backward(layer.sums, layer.beside)
         layer.sums.enter_backward(
-            gradient.contiguous(), beside.contiguous(), x, layer.norms[0].weight, inverse, panels,
-            in_panels(up.t()) if ranks else up, thin, of_thin, of_x, tokens, width, outputs, ranks,
+            gradient.contiguous(), beside.contiguous(), x, layer.norms[0].weight, inverse, panels, up, thin, of_thin,
+            of_x, tokens, width, outputs, ranks,
         )  # fmt: skip
         ups, downs = of_thin.split([ranks * outputs, ranks * width])
         found, at = [], 0
         for part in layer.beside:
             size, rank = part.up.shape
             of_up = ups.view(ranks, outputs)[at : at + rank, part.start : part.start + size].t()
-            found += [downs.view(ranks, width)[at : at + rank], of_up * part.scaling]
+            found += [
+                downs.view(ranks, width)[at : at + rank],
+                torch.mul(of_up, part.scaling, out=of_up.new_empty(size, rank)),
+            ]
             at += rank
         return of_x, None, *found
 
@@ -155,6 +169,7 @@ class Rest(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, seen: torch.Tensor, layer: Layer) -> torch.Tensor:
         """tokens x width from tokens x width and tokens x (heads width)."""
         weights, norm, (tokens, width) = layer.weights, layer.norms[1], x.shape
+        _, *panels, _ = weights.panels
         if seen.shape != (tokens, weights.plain[1].shape[1]):
             raise ValueError(
                 f"heads saw {tuple(seen.shape)} of {tokens} tokens, {weights.plain[1].shape[1]} numbers each"
@@ -164,7 +179,7 @@ class Rest(torch.autograd.Function):
         both = x.new_empty(inner // WIDE, tokens if keep else 0, 2 * WIDE)
         out = torch.empty_like(x)
         layer.sums.rest(
-            x, seen, weights.panels[1], norm.weight, *weights.panels[2:], middle, inverse, both, out,
+            x, seen, panels[0], norm.weight, *panels[1:], middle, inverse, both, out,
             float(norm.variance_epsilon), tokens, seen.shape[1], width, inner, int(keep),
         )  # fmt: skip
         ctx.layer = layer
@@ -177,7 +192,7 @@ class Rest(torch.autograd.Function):
         """Of x and of what the heads saw."""
         middle, inverse, both = ctx.saved_tensors
         layer, (tokens, width), inner = ctx.layer, middle.shape, both.shape[0] * WIDE
-        _, o, unit, down = layer.weights.backward()
+        _, o, unit, down, _ = layer.weights.backward(layer.sums, ())
         wide = layer.weights.plain[1].shape[1]
         of_x, of_seen = torch.empty_like(middle), middle.new_empty(tokens, wide)
         layer.sums.rest_backward(

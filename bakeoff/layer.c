@@ -1,7 +1,8 @@
 /* A decoder layer of Llama's kind around its attention, on processors with tiles (AMX): `enter` is the norm and the
    products in front of it, `rest` all behind it. Tokens are computed in blocks that stay in the processor's cache from
-   their first norm to their last sum. Weights stand in panels: for each 32 outputs the inputs in pairs, 32 words a pair.
-   No token depends on its block nor on the number of threads. */
+   their first norm to their last sum. A block's numbers stand in strips: for each 32 columns all rows, 64 bytes a row.
+   Weights stand in panels: for each 32 outputs the inputs in pairs, 32 words a pair. No token depends on its block nor on
+   the number of threads. */
 
 #include "native.h"
 
@@ -10,8 +11,8 @@
 #define CACHE 1700000 /* bytes of a thread's own cache that a block may fill: of 2 MB since Sapphire Rapids */
 #define CHUNK 512     /* inner numbers of a gated unit at a time */
 
-/* Numbers from one row to the next: an odd number of cache lines, so that rows don't fight for the same ones. */
-static inline int64_t pitch(int64_t width, int64_t size) { return (width * size / 64 | 1) * 64 / size; }
+/* fp32 numbers from one row to the next: an odd number of cache lines, so that rows don't fight for the same ones. */
+static inline int64_t pitch(int64_t width) { return (width / 16 | 1) * 16; }
 
 /* Into how many blocks tokens are cut that take so many bytes each: as many for every thread, if that can be. */
 static int64_t blocks_of(int64_t tokens, int64_t bytes) {
@@ -33,16 +34,16 @@ static inline int64_t longest_of(int64_t blocks, int64_t tokens) {
 /* What is done with a row of a product, of 32 numbers, while the tiles compute the next ones. */
 typedef void Finish(const void *work, int64_t row, const float *sums);
 
-/* C (rows x n), or what is added to it, is A (rows x k) times panels of `stride` numbers; rows, n and k are multiples
-   of 32, and n is 32 where rows are finished. A is read past the nearest cache, which is left to the panel. */
-INLINE void multiply_and(const T *a, int64_t of_a, const T *panels, int64_t stride, float *c, int64_t of_c,
-                         int64_t rows, int64_t n, int64_t k, int add, Finish *finish, const void *work) {
+/* C (rows x n), or what is added to it, is A (rows x k, in strips) times panels of `stride` numbers; rows, n and k are
+   multiples of 32, and n is 32 where rows are finished. A is read past the nearest cache, which is left to the panel. */
+INLINE void multiply_and(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows, int64_t n,
+                         int64_t k, int add, Finish *finish, const void *work) {
     int64_t ahead = 1024 / rows < 8 ? 1024 / rows : 8; /* cache lines of the next panel for each 32 of k */
     int64_t each = (1024 + k - 1) / k, done = 0;
     for (int64_t j = 0; j < n; j += 32, panels += stride) {
         const T *next = panels + stride;
         for (int64_t i = 0; i < rows; i += 32) {
-            const T *low = a + i * of_a, *high = low + 16 * of_a;
+            const T *own = a + i * 32;
             float *at = c + i * of_c + j, *under = at + 16 * of_c;
             __asm__ volatile("" ::: "memory"); /* GCC's tile loads don't say that they read */
             if (add) {
@@ -57,12 +58,12 @@ INLINE void multiply_and(const T *a, int64_t of_a, const T *panels, int64_t stri
                 _tile_zero(3);
             }
             for (int64_t p = 0; p < k; p += 32) {
-                _tile_stream_loadd(4, low + p, 2 * of_a);
+                _tile_stream_loadd(4, own + p * rows, 64);
                 _tile_loadd(6, panels + p * 32, 128);
                 _tile_loadd(7, panels + p * 32 + 32, 128);
                 _tile_dpbf16ps(0, 4, 6);
                 _tile_dpbf16ps(1, 4, 7);
-                _tile_stream_loadd(5, high + p, 2 * of_a);
+                _tile_stream_loadd(5, own + p * rows + 512, 64);
                 for (int64_t line = 0; line < ahead; line++, next += 32) _mm_prefetch((const char *)next, _MM_HINT_T1);
                 _tile_dpbf16ps(2, 5, 6);
                 _tile_dpbf16ps(3, 5, 7);
@@ -80,9 +81,9 @@ INLINE void multiply_and(const T *a, int64_t of_a, const T *panels, int64_t stri
         for (; done < rows; done++) finish(work, done, c + done * 32);
 }
 
-static void multiply(const T *a, int64_t of_a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows,
-                     int64_t n, int64_t k, int add) {
-    multiply_and(a, of_a, panels, stride, c, of_c, rows, n, k, add, 0, 0);
+static void multiply(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows, int64_t n,
+                     int64_t k, int add) {
+    multiply_and(a, panels, stride, c, of_c, rows, n, k, add, 0, 0);
 }
 
 /* 32 numbers rounded, and half of such ones as fp32 */
@@ -102,29 +103,29 @@ INLINE __m512 sigmoids(__m512 x) {
     return _mm512_rcp14_ps(_mm512_add_ps(e, _mm512_set1_ps(1.0f))); /* 6e-5 off at most */
 }
 
-/* `size` rows of `width` numbers, and zeros for those that a block has beyond */
-static void copy_rows(const T *from, T *to, int64_t of_to, int64_t size, int64_t rows, int64_t width) {
+/* Strips of `rows` rows from the first `size` of them, `width` numbers each; the others are 0. */
+static void to_strips(const T *from, T *to, int64_t size, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < rows; r++)
-        if (r < size)
-            memcpy(to + r * of_to, from + r * width, width * sizeof(T));
-        else
-            memset(to + r * of_to, 0, width * sizeof(T));
+        for (int64_t i = 0; i < width; i += 32)
+            _mm512_store_si512(to + i * rows + r * 32,
+                               r < size ? _mm512_loadu_si512(from + r * width + i) : _mm512_setzero_si512());
 }
 
-/* x / sqrt(mean(x^2) + eps) * weight, from 1 / sqrt(...); the quotient is rounded first, as transformers does it. */
-static void scale_row(const T *x, const T *weight, T *to, float inverse, int64_t width) {
+/* x / sqrt(mean(x^2) + eps) * weight of a row, from 1 / sqrt(...), into strips; the quotient is rounded first, as
+   transformers does it. */
+static void scale_row(const T *x, const T *weight, T *to, float inverse, int64_t rows, int64_t width) {
     __m512 scale = _mm512_set1_ps(inverse), found[2];
     for (int64_t i = 0; i < width; i += 32) {
         __m512i own = _mm512_loadu_si512(x + i), by = _mm512_loadu_si512(weight + i);
         for (int half = 0; half < 2; half++) found[half] = _mm512_mul_ps(widened(own, half), scale);
         own = both_rounded(found);
         for (int half = 0; half < 2; half++) found[half] = _mm512_mul_ps(widened(own, half), widened(by, half));
-        _mm512_storeu_si512(to + i, both_rounded(found));
+        _mm512_store_si512(to + i * rows, both_rounded(found));
     }
 }
 
-static void norm_rows(const T *x, const T *weight, T *to, int64_t of_to, float *inverse, float eps, int64_t size,
-                      int64_t rows, int64_t width) {
+static void norm_rows(const T *x, const T *weight, T *to, float *inverse, float eps, int64_t size, int64_t rows,
+                      int64_t width) {
     for (int64_t r = 0; r < size; r++, x += width) {
         __m512 sum = _mm512_setzero_ps();
         for (int64_t i = 0; i < width; i += 32) {
@@ -133,9 +134,9 @@ static void norm_rows(const T *x, const T *weight, T *to, int64_t of_to, float *
                 sum = _mm512_fmadd_ps(widened(own, half), widened(own, half), sum);
         }
         inverse[r] = 1.0f / sqrtf(_mm512_reduce_add_ps(sum) / (float)width + eps);
-        scale_row(x, weight, to + r * of_to, inverse[r], width);
+        scale_row(x, weight, to + r * 32, inverse[r], rows, width);
     }
-    for (int64_t r = size; r < rows; r++) memset(to + r * of_to, 0, width * sizeof(T));
+    for (int64_t i = 0; i < width; i += 32) memset(to + i * rows + size * 32, 0, (rows - size) * 64);
 }
 
 /* Writes `beside` + the gradient of a norm's x, from that of its result in fp32: inverse g w - x inverse^3 mean(g w x) */
@@ -164,6 +165,31 @@ static void norm_rows_backward(const float *given, int64_t of_given, const T *x,
     }
 }
 
+/* Where 32 columns of a product go, rounded: its first `size` rows. */
+typedef struct {
+    T *to;
+    int64_t stride, size;
+} Rows;
+
+INLINE void finish_rows(const void *work, int64_t row, const float *sums) {
+    const Rows *rows = work;
+    if (row < rows->size) _mm512_storeu_si512(rows->to + row * rows->stride, rounded(sums));
+}
+
+/* The first `size` rows of a product, rounded, into rows of `stride` numbers. */
+static void product_rows(const T *a, const T *panels, float *c, T *to, int64_t stride, int64_t size, int64_t rows,
+                         int64_t n, int64_t k) {
+    for (int64_t j = 0; j < n; j += 32) {
+        Rows into = {to + j, stride, size};
+        multiply_and(a, panels + j * k, 32 * k, c, 32, rows, 32, k, 0, finish_rows, &into);
+    }
+}
+
+/* The same into strips. */
+static void product_strips(const T *a, const T *panels, float *c, T *to, int64_t rows, int64_t n, int64_t k) {
+    for (int64_t j = 0; j < n; j += 32) product_rows(a, panels + j * k, c, to + j * rows, 32, rows, rows, 32, k);
+}
+
 /* to = x + the sums, rounded first, of `size` rows of `width` numbers */
 static void add_rows(const T *x, const float *sums, int64_t of_sums, T *to, int64_t size, int64_t width) {
     for (int64_t r = 0; r < size; r++, x += width, sums += of_sums, to += width)
@@ -175,112 +201,102 @@ static void add_rows(const T *x, const float *sums, int64_t of_sums, T *to, int6
         }
 }
 
-/* A product of a block, rounded, into the first `size` rows of a matrix. */
-typedef struct {
-    T *to;
-    int64_t stride, size;
-} Rows;
-
-INLINE void finish_rows(const void *work, int64_t row, const float *sums) {
-    const Rows *rows = work;
-    if (row < rows->size) narrow_all(sums, rows->to + row * rows->stride, 32);
-}
-
-static void product_rows(const T *a, int64_t of_a, const T *panels, float *c, T *to, int64_t stride, int64_t size,
-                         int64_t rows, int64_t n, int64_t k) {
-    for (int64_t j = 0; j < n; j += 32) {
-        Rows into = {to + j, stride, size};
-        multiply_and(a, of_a, panels + j * k, 32 * k, c, 32, rows, 32, k, 0, finish_rows, &into);
-    }
-}
-
 typedef struct {
     const float *gate;
     T *kept, *h;
-    int64_t of_h, size, keep;
+    int64_t size, keep;
 } Unit;
 
-/* silu(gate) up of 32 numbers; gate and up are rounded first, and kept. */
+/* silu(z) u of 32 numbers, z the gate and u up. Kept for the gradient are its factors for z and for u, with s the sigmoid
+   of z: u (s + z s (1 - s)) and z s. */
 INLINE void finish_unit(const void *work, int64_t row, const float *sums) {
     const Unit *unit = work;
-    __m512i gate = rounded(unit->gate + row * 32), up = rounded(sums);
-    __m512 found[2];
-    if (unit->keep && row < unit->size) { /* past the caches: not read again before long */
-        _mm512_stream_si512((void *)(unit->kept + row * 64), gate);
-        _mm512_stream_si512((void *)(unit->kept + row * 64 + 32), up);
-    }
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 found[2], of_gate[2], of_up[2];
     for (int half = 0; half < 2; half++) {
-        __m512 z = widened(gate, half);
-        found[half] = _mm512_mul_ps(_mm512_mul_ps(z, sigmoids(z)), widened(up, half));
+        __m512 z = _mm512_load_ps(unit->gate + row * 32 + half * 16), up = _mm512_load_ps(sums + half * 16);
+        __m512 s = sigmoids(z);
+        of_up[half] = _mm512_mul_ps(z, s);
+        of_gate[half] = _mm512_mul_ps(_mm512_fmadd_ps(of_up[half], _mm512_sub_ps(one, s), s), up);
+        found[half] = _mm512_mul_ps(of_up[half], up);
     }
-    _mm512_store_si512(unit->h + row * unit->of_h, both_rounded(found));
+    if (unit->keep && row < unit->size) { /* past the caches: not read again before long */
+        _mm512_stream_si512((void *)(unit->kept + row * 64), both_rounded(of_gate));
+        _mm512_stream_si512((void *)(unit->kept + row * 64 + 32), both_rounded(of_up));
+    }
+    _mm512_store_si512(unit->h + row * 32, both_rounded(found));
 }
 
 typedef struct {
     const T *kept;
     T *of_gate, *of_up;
-    int64_t of_h, size;
+    int64_t size;
 } Back;
 
-/* With s the sigmoid of z, the gate: g up s (1 + z (1 - s)) and g z s. */
 INLINE void finish_unit_backward(const void *work, int64_t row, const float *sums) {
     const Back *unit = work;
     if (row >= unit->size) return;
-    __m512i gate = _mm512_loadu_si512(unit->kept + row * 64), up = _mm512_loadu_si512(unit->kept + row * 64 + 32);
-    __m512i given = rounded(sums);
+    __m512i by_gate = _mm512_loadu_si512(unit->kept + row * 64), by_up = _mm512_loadu_si512(unit->kept + row * 64 + 32);
     __m512 of_gate[2], of_up[2];
-    const __m512 one = _mm512_set1_ps(1.0f);
     for (int half = 0; half < 2; half++) {
-        __m512 z = widened(gate, half), s = sigmoids(z), g = _mm512_mul_ps(widened(given, half), s);
-        of_up[half] = _mm512_mul_ps(g, z);
-        of_gate[half] = _mm512_mul_ps(_mm512_mul_ps(g, widened(up, half)),
-                                      _mm512_fmadd_ps(z, _mm512_sub_ps(one, s), one));
+        __m512 given = _mm512_load_ps(sums + half * 16);
+        of_gate[half] = _mm512_mul_ps(given, widened(by_gate, half));
+        of_up[half] = _mm512_mul_ps(given, widened(by_up, half));
     }
-    _mm512_store_si512(unit->of_gate + row * unit->of_h, both_rounded(of_gate));
-    _mm512_store_si512(unit->of_up + row * unit->of_h, both_rounded(of_up));
+    _mm512_store_si512(unit->of_gate + row * 32, both_rounded(of_gate));
+    _mm512_store_si512(unit->of_up + row * 32, both_rounded(of_up));
+}
+
+/* A matrix in fp32 times `scaling`, rounded, into panels of `inputs` inputs, from output `row` and input `column` on. */
+void place(const float *from, T *panels, float scaling, int64_t rows, int64_t columns, int64_t of_row, int64_t of_column,
+           int64_t inputs, int64_t row, int64_t column) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = column; i < column + columns; i++)
+        for (int64_t o = row; o < row + rows; o++)
+            panels[(o / 32 * inputs + i / 2 * 2) * 32 + o % 32 * 2 + i % 2] =
+                narrow(from[(o - row) * of_row + (i - column) * of_column] * scaling);
 }
 
 /* tokens x outputs from x (tokens x width): the products of its norm, and the thin ones (through `ranks` numbers a token,
    `thin`) beside them, if any. */
 void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin, float *inverse, T *out, float eps,
            int64_t tokens, int64_t width, int64_t outputs, int64_t ranks) {
-    int64_t all = width + ranks, of_in = pitch(all, 2);
-    int64_t blocks = blocks_of(tokens, 2 * of_in + 128), block = longest_of(blocks, tokens);
+    int64_t all = width + ranks, blocks = blocks_of(tokens, 2 * all + 128), block = longest_of(blocks, tokens);
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, block * of_in, sizeof(T));
+        T *in = take(&memory, block * all, sizeof(T));
         float *c = take(&memory, block * 32, 4);
         begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
-            norm_rows(x + at * width, weight, in, of_in, inverse + at, eps, size, rows, width);
-            product_rows(in, of_in, down, c, in + width, of_in, rows, rows, ranks, width);
+            norm_rows(x + at * width, weight, in, inverse + at, eps, size, rows, width);
+            product_strips(in, down, c, in + width * rows, rows, ranks, width);
             for (int64_t r = 0; r < size; r++)
-                memcpy(thin + (at + r) * ranks, in + r * of_in + width, ranks * sizeof(T));
-            product_rows(in, of_in, panels, c, out + at * outputs, outputs, size, rows, outputs, all);
+                for (int64_t i = 0; i < ranks; i += 32)
+                    memcpy(thin + (at + r) * ranks + i, in + (width + i) * rows + r * 32, 64);
+            product_rows(in, panels, c, out + at * outputs, outputs, size, rows, outputs, all);
         }
         end(tiles);
         leave(&memory);
     }
 }
 
-/* ranks x n from two matrices of `rows` rows, of `ranks` and of n columns: the first one's transpose times the second. */
-static void outer(const T *a, int64_t of_a, const T *b, int64_t of_b, T *turned, T *panel, float *c, int64_t rows,
-                  int64_t ranks, int64_t n) {
-    int64_t of_turned = pitch(rows, 2);
+/* ranks x n from two matrices of `rows` rows in strips, of `ranks` and of n columns: the first one's transpose times the
+   second. */
+static void outer(const T *a, const T *b, T *turned, T *panel, float *c, int64_t rows, int64_t ranks, int64_t n) {
     for (int64_t i = 0; i < ranks; i++)
-        for (int64_t r = 0; r < rows; r++) turned[i * of_turned + r] = a[r * of_a + i];
+        for (int64_t r = 0; r < rows; r++) turned[(r / 32 * ranks + i) * 32 + r % 32] = a[(i / 32 * rows + r) * 32 + i % 32];
     for (int64_t j = 0; j < n; j += 32) {
         for (int64_t r = 0; r < rows; r += 2) {
-            const T *even = b + r * of_b + j, *odd = even + of_b;
+            const T *even = b + j * rows + r * 32, *odd = even + 32;
 #pragma omp simd
             for (int64_t i = 0; i < 32; i++) panel[r * 32 + 2 * i] = even[i], panel[r * 32 + 2 * i + 1] = odd[i];
         }
-        multiply(turned, of_turned, panel, 0, c + j, n, ranks, 32, rows, 0);
+        multiply(turned, panel, 0, c + j, n, ranks, 32, rows, 0);
     }
 }
 
@@ -289,8 +305,9 @@ static void outer(const T *a, int64_t of_a, const T *b, int64_t of_b, T *turned,
 void enter_backward(const T *given, const T *beside, const T *x, const T *weight, const float *inverse, const T *panels,
                     const T *up, const T *thin, float *of_thin, T *of_x, int64_t tokens, int64_t width, int64_t outputs,
                     int64_t ranks) {
-    int64_t all = outputs + ranks, of_in = pitch(all, 2), of_sum = pitch(width, 4), of_norm = pitch(width, 2);
-    int64_t blocks = blocks_of(tokens, 2 * of_in + 4 * of_sum + 2 * of_norm + 4 * ranks + 192), block = longest_of(blocks, tokens);
+    int64_t all = outputs + ranks, of_sum = pitch(width);
+    int64_t blocks = blocks_of(tokens, 2 * all + 4 * of_sum + 2 * width + 4 * ranks + 192);
+    int64_t block = longest_of(blocks, tokens);
     int64_t count = ranks * (outputs + width);
     Memory shared = {.count = 0};
     float *parts = take(&shared, blocks * count, 4); /* of each block, so that their sum has one order */
@@ -298,8 +315,8 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, block * of_in, sizeof(T)), *normed = take(&memory, block * of_norm, sizeof(T));
-        T *turned = take(&memory, ranks * pitch(block, 2), sizeof(T)), *panel = take(&memory, block * 32, sizeof(T));
+        T *in = take(&memory, block * all, sizeof(T)), *normed = take(&memory, block * width, sizeof(T));
+        T *turned = take(&memory, ranks * block, sizeof(T)), *panel = take(&memory, block * 32, sizeof(T));
         float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 32, 4);
         T *own_thin = take(&memory, block * ranks, sizeof(T));
         begin(tiles);
@@ -310,19 +327,18 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
                 memset(parts + b * count, 0, count * 4);
                 continue;
             }
-            copy_rows(given + at * outputs, in, of_in, size, rows, outputs);
-            product_rows(in, of_in, up, c, in + outputs, of_in, rows, rows, ranks, outputs);
-            multiply(in, of_in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
+            to_strips(given + at * outputs, in, size, rows, outputs);
+            product_strips(in, up, c, in + outputs * rows, rows, ranks, outputs);
+            multiply(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
             norm_rows_backward(sum, of_sum, x + at * width, weight, inverse + at, beside + at * width,
                                of_x + at * width, size, width);
             if (!ranks) continue;
-            copy_rows(thin + at * ranks, own_thin, ranks, size, rows, ranks);
-            outer(own_thin, ranks, in, of_in, turned, panel, parts + b * count, rows, ranks, outputs);
+            to_strips(thin + at * ranks, own_thin, size, rows, ranks);
+            outer(own_thin, in, turned, panel, parts + b * count, rows, ranks, outputs);
             for (int64_t r = 0; r < size; r++)
-                scale_row(x + (at + r) * width, weight, normed + r * of_norm, inverse[at + r], width);
-            for (int64_t r = size; r < rows; r++) memset(normed + r * of_norm, 0, width * sizeof(T));
-            outer(in + outputs, of_in, normed, of_norm, turned, panel, parts + b * count + ranks * outputs, rows, ranks,
-                  width);
+                scale_row(x + (at + r) * width, weight, normed + r * 32, inverse[at + r], rows, width);
+            for (int64_t i = 0; i < width; i += 32) memset(normed + i * rows + size * 32, 0, (rows - size) * 64);
+            outer(in + outputs * rows, normed, turned, panel, parts + b * count + ranks * outputs, rows, ranks, width);
         }
 #pragma omp for
         for (int64_t i = 0; i < count; i++) {
@@ -336,17 +352,17 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
 }
 
 /* tokens x width, what a layer returns, from its x and what its heads saw (tokens x wide). For the gradient: `middle`, the
-   sum after the attention, `inverse` of its norm, and gate and up (`both`), by panels, if `keep`. */
+   sum after the attention, `inverse` of its norm, and the unit's factors (`both`), by panels, if `keep`. */
 void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_up, const T *down, T *middle,
           float *inverse, T *both, T *out, float eps, int64_t tokens, int64_t wide, int64_t width, int64_t inner,
           int64_t keep) {
-    int64_t of_in = pitch(wide > width ? wide : width, 2), of_sum = pitch(width, 4), of_h = pitch(CHUNK, 2);
-    int64_t blocks = blocks_of(tokens, 2 * of_in + 4 * of_sum + 2 * of_h + 256), block = longest_of(blocks, tokens);
+    int64_t most = wide > width ? wide : width, of_sum = pitch(width);
+    int64_t blocks = blocks_of(tokens, 2 * most + 4 * of_sum + 2 * CHUNK + 256), block = longest_of(blocks, tokens);
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, block * of_in, sizeof(T)), *h = take(&memory, block * of_h, sizeof(T));
+        T *in = take(&memory, block * most, sizeof(T)), *h = take(&memory, block * CHUNK, sizeof(T));
         float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 64, 4), *c_up = c + block * 32;
         begin(tiles);
 #pragma omp for schedule(dynamic)
@@ -354,19 +370,19 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
             T *own = middle + at * width;
-            copy_rows(seen + at * wide, in, of_in, size, rows, wide);
-            multiply(in, of_in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
+            to_strips(seen + at * wide, in, size, rows, wide);
+            multiply(in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
             add_rows(x + at * width, sum, of_sum, own, size, width);
-            norm_rows(own, weight, in, of_in, inverse + at, eps, size, rows, width);
+            norm_rows(own, weight, in, inverse + at, eps, size, rows, width);
             for (int64_t start = 0; start < inner; start += CHUNK) {
                 int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
                 for (int64_t j = 0; j < chunk; j += 32) {
                     const T *gates = gate_up + (start + j) * width, *ups = gates + inner * width;
-                    Unit unit = {c, both + (start + j) * 2 * tokens + at * 64, h + j, of_h, size, keep};
-                    multiply(in, of_in, gates, 32 * width, c, 32, rows, 32, width, 0);
-                    multiply_and(in, of_in, ups, 32 * width, c_up, 32, rows, 32, width, 0, finish_unit, &unit);
+                    Unit unit = {c, both + (start + j) * 2 * tokens + at * 64, h + j * rows, size, keep};
+                    multiply(in, gates, 32 * width, c, 32, rows, 32, width, 0);
+                    multiply_and(in, ups, 32 * width, c_up, 32, rows, 32, width, 0, finish_unit, &unit);
                 }
-                multiply(h, of_h, down + start * 32, 32 * inner, sum, of_sum, rows, width, chunk, start > 0);
+                multiply(h, down + start * 32, 32 * inner, sum, of_sum, rows, width, chunk, start > 0);
             }
             add_rows(own, sum, of_sum, out + at * width, size, width);
         }
@@ -380,35 +396,35 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
 void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up, const T *down, const T *middle,
                    const float *inverse, const T *both, T *of_x, T *of_seen, int64_t tokens, int64_t wide,
                    int64_t width, int64_t inner) {
-    int64_t of_in = pitch(width, 2), of_sum = pitch(width, 4), of_h = pitch(2 * CHUNK, 2);
-    int64_t blocks = blocks_of(tokens, 2 * of_in + 4 * of_sum + 2 * of_h + 128), block = longest_of(blocks, tokens);
+    int64_t of_sum = pitch(width), blocks = blocks_of(tokens, 2 * width + 4 * of_sum + 4 * CHUNK + 128);
+    int64_t block = longest_of(blocks, tokens);
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, block * of_in, sizeof(T)), *of_both = take(&memory, block * of_h, sizeof(T));
+        T *in = take(&memory, block * width, sizeof(T)), *of_both = take(&memory, 2 * block * CHUNK, sizeof(T));
         float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 32, 4);
         begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
-            copy_rows(given + at * width, in, of_in, size, rows, width);
+            to_strips(given + at * width, in, size, rows, width);
+            T *of_up = of_both + CHUNK * rows;
             for (int64_t start = 0; start < inner; start += CHUNK) {
                 int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
                 for (int64_t j = 0; j < chunk; j += 32) {
-                    Back unit = {both + (start + j) * 2 * tokens + at * 64, of_both + j, of_both + CHUNK + j, of_h, size};
-                    multiply_and(in, of_in, down + (start + j) * width, 32 * width, c, 32, rows, 32, width, 0,
+                    Back unit = {both + (start + j) * 2 * tokens + at * 64, of_both + j * rows, of_up + j * rows, size};
+                    multiply_and(in, down + (start + j) * width, 32 * width, c, 32, rows, 32, width, 0,
                                  finish_unit_backward, &unit);
                 }
-                multiply(of_both, of_h, gate_up + start * 32, 64 * inner, sum, of_sum, rows, width, chunk, start > 0);
-                multiply(of_both + CHUNK, of_h, gate_up + (inner + start) * 32, 64 * inner, sum, of_sum, rows, width,
-                         chunk, 1);
+                multiply(of_both, gate_up + start * 32, 64 * inner, sum, of_sum, rows, width, chunk, start > 0);
+                multiply(of_up, gate_up + (inner + start) * 32, 64 * inner, sum, of_sum, rows, width, chunk, 1);
             }
             norm_rows_backward(sum, of_sum, middle + at * width, weight, inverse + at, given + at * width,
                                of_x + at * width, size, width);
-            copy_rows(of_x + at * width, in, of_in, size, rows, width);
-            product_rows(in, of_in, o, c, of_seen + at * wide, wide, size, rows, wide, width);
+            to_strips(of_x + at * width, in, size, rows, width);
+            product_rows(in, o, c, of_seen + at * wide, wide, size, rows, wide, width);
         }
         end(tiles);
         leave(&memory);

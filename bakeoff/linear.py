@@ -85,7 +85,7 @@ def stacked(layers: Sequence[nn.Linear]) -> torch.Tensor | None:
     first, rows = layers[0].weight, 0
     for layer in layers:
         weight = layer.weight
-        if any(parameter.requires_grad for parameter in layer.parameters()):
+        if weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad):
             return None
         if weight.data_ptr() != first.data_ptr() + rows * first.shape[1] * first.itemsize:
             return None
