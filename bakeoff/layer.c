@@ -103,6 +103,9 @@ INLINE __m512 sigmoids(__m512 x) {
     return _mm512_rcp14_ps(_mm512_add_ps(e, _mm512_set1_ps(1.0f))); /* 6e-5 off at most */
 }
 
+/* Past the caches to where other calls read it: fetching first what is overwritten would take as long as writing it. */
+INLINE void put(T *to, __m512i numbers) { _mm512_stream_si512((void *)to, numbers); }
+
 /* Strips of `rows` rows from the first `size` of them, `width` numbers each; the others are 0. */
 static void to_strips(const T *from, T *to, int64_t size, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < rows; r++)
@@ -139,9 +142,10 @@ static void norm_rows(const T *x, const T *weight, T *to, float *inverse, float 
     for (int64_t i = 0; i < width; i += 32) memset(to + i * rows + size * 32, 0, (rows - size) * 64);
 }
 
-/* Writes `beside` + the gradient of a norm's x, from that of its result in fp32: inverse g w - x inverse^3 mean(g w x) */
+/* Writes `beside` + the gradient of a norm's x, from that of its result in fp32: inverse g w - x inverse^3 mean(g w x);
+   also into `strips`, if any. */
 static void norm_rows_backward(const float *given, int64_t of_given, const T *x, const T *weight, const float *inverse,
-                               const T *beside, T *of_x, int64_t size, int64_t width) {
+                               const T *beside, T *of_x, T *strips, int64_t size, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < size; r++, given += of_given, x += width, beside += width, of_x += width) {
         __m512 sum = _mm512_setzero_ps(), scale = _mm512_set1_ps(inverse[r]), found[2];
         for (int64_t i = 0; i < width; i += 32) {
@@ -160,12 +164,23 @@ static void norm_rows_backward(const float *given, int64_t of_given, const T *x,
                 found[half] = _mm512_fmadd_ps(widened(own, half), _mm512_set1_ps(along), widened(plus, half));
                 found[half] = _mm512_fmadd_ps(g, scale, found[half]);
             }
-            _mm512_storeu_si512(of_x + i, both_rounded(found));
+            put(of_x + i, both_rounded(found));
+            if (strips) _mm512_store_si512(strips + i * rows + r * 32, both_rounded(found));
         }
     }
 }
 
-/* Where 32 columns of a product go, rounded: its first `size` rows. */
+INLINE void finish_strip(const void *work, int64_t row, const float *sums) {
+    _mm512_store_si512((T *)work + row * 32, rounded(sums));
+}
+
+/* The product, rounded, in strips. */
+static void product_strips(const T *a, const T *panels, float *c, T *to, int64_t rows, int64_t n, int64_t k) {
+    for (int64_t j = 0; j < n; j += 32)
+        multiply_and(a, panels + j * k, 32 * k, c, 32, rows, 32, k, 0, finish_strip, to + j * rows);
+}
+
+/* Where 32 columns of a product go: its first `size` rows. */
 typedef struct {
     T *to;
     int64_t stride, size;
@@ -173,31 +188,26 @@ typedef struct {
 
 INLINE void finish_rows(const void *work, int64_t row, const float *sums) {
     const Rows *rows = work;
-    if (row < rows->size) _mm512_storeu_si512(rows->to + row * rows->stride, rounded(sums));
+    if (row < rows->size) put(rows->to + row * rows->stride, rounded(sums));
 }
 
-/* The first `size` rows of a product, rounded, into rows of `stride` numbers. */
-static void product_rows(const T *a, const T *panels, float *c, T *to, int64_t stride, int64_t size, int64_t rows,
-                         int64_t n, int64_t k) {
+/* The first `size` rows of a product, rounded, n numbers each. */
+static void product_rows(const T *a, const T *panels, float *c, T *to, int64_t size, int64_t rows, int64_t n, int64_t k) {
     for (int64_t j = 0; j < n; j += 32) {
-        Rows into = {to + j, stride, size};
+        Rows into = {to + j, n, size};
         multiply_and(a, panels + j * k, 32 * k, c, 32, rows, 32, k, 0, finish_rows, &into);
     }
 }
 
-/* The same into strips. */
-static void product_strips(const T *a, const T *panels, float *c, T *to, int64_t rows, int64_t n, int64_t k) {
-    for (int64_t j = 0; j < n; j += 32) product_rows(a, panels + j * k, c, to + j * rows, 32, rows, rows, 32, k);
-}
-
-/* to = x + the sums, rounded first, of `size` rows of `width` numbers */
-static void add_rows(const T *x, const float *sums, int64_t of_sums, T *to, int64_t size, int64_t width) {
-    for (int64_t r = 0; r < size; r++, x += width, sums += of_sums, to += width)
+/* to = x + the sums, rounded first, of `size` rows of `width` numbers; `kept` may be x or, for what is read again, own */
+static void add_rows(const T *x, const float *sums, int64_t of_sums, T *kept, T *to, int64_t size, int64_t width) {
+    for (int64_t r = 0; r < size; r++, x += width, sums += of_sums, kept += width, to += width)
         for (int64_t i = 0; i < width; i += 32) {
             __m512i own = _mm512_loadu_si512(x + i), sum = rounded(sums + i);
             __m512 found[2] = {_mm512_add_ps(widened(own, 0), widened(sum, 0)),
                                _mm512_add_ps(widened(own, 1), widened(sum, 1))};
-            _mm512_storeu_si512(to + i, both_rounded(found));
+            put(to + i, both_rounded(found));
+            _mm512_store_si512(kept + i, both_rounded(found));
         }
 }
 
@@ -220,9 +230,9 @@ INLINE void finish_unit(const void *work, int64_t row, const float *sums) {
         of_gate[half] = _mm512_mul_ps(_mm512_fmadd_ps(of_up[half], _mm512_sub_ps(one, s), s), up);
         found[half] = _mm512_mul_ps(of_up[half], up);
     }
-    if (unit->keep && row < unit->size) { /* past the caches: not read again before long */
-        _mm512_stream_si512((void *)(unit->kept + row * 64), both_rounded(of_gate));
-        _mm512_stream_si512((void *)(unit->kept + row * 64 + 32), both_rounded(of_up));
+    if (unit->keep && row < unit->size) { 
+        put(unit->kept + row * 64, both_rounded(of_gate));
+        put(unit->kept + row * 64 + 32, both_rounded(of_up));
     }
     _mm512_store_si512(unit->h + row * 32, both_rounded(found));
 }
@@ -278,8 +288,9 @@ void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin,
             for (int64_t r = 0; r < size; r++)
                 for (int64_t i = 0; i < ranks; i += 32)
                     memcpy(thin + (at + r) * ranks + i, in + (width + i) * rows + r * 32, 64);
-            product_rows(in, panels, c, out + at * outputs, outputs, size, rows, outputs, all);
+            product_rows(in, panels, c, out + at * outputs, size, rows, outputs, all);
         }
+        _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);
         leave(&memory);
     }
@@ -331,7 +342,7 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
             product_strips(in, up, c, in + outputs * rows, rows, ranks, outputs);
             multiply(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
             norm_rows_backward(sum, of_sum, x + at * width, weight, inverse + at, beside + at * width,
-                               of_x + at * width, size, width);
+                               of_x + at * width, 0, size, rows, width);
             if (!ranks) continue;
             to_strips(thin + at * ranks, own_thin, size, rows, ranks);
             outer(own_thin, in, turned, panel, parts + b * count, rows, ranks, outputs);
@@ -345,6 +356,7 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
             of_thin[i] = 0;
             for (int64_t b = 0; b < blocks; b++) of_thin[i] += parts[b * count + i];
         }
+        _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);
         leave(&memory);
     }
@@ -357,22 +369,22 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
           float *inverse, T *both, T *out, float eps, int64_t tokens, int64_t wide, int64_t width, int64_t inner,
           int64_t keep) {
     int64_t most = wide > width ? wide : width, of_sum = pitch(width);
-    int64_t blocks = blocks_of(tokens, 2 * most + 4 * of_sum + 2 * CHUNK + 256), block = longest_of(blocks, tokens);
+    int64_t blocks = blocks_of(tokens, 2 * most + 2 * width + 4 * of_sum + 2 * CHUNK + 256), block = longest_of(blocks, tokens);
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
         T *in = take(&memory, block * most, sizeof(T)), *h = take(&memory, block * CHUNK, sizeof(T));
+        T *own = take(&memory, block * width, sizeof(T));
         float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 64, 4), *c_up = c + block * 32;
         begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
-            T *own = middle + at * width;
             to_strips(seen + at * wide, in, size, rows, wide);
             multiply(in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
-            add_rows(x + at * width, sum, of_sum, own, size, width);
+            add_rows(x + at * width, sum, of_sum, own, middle + at * width, size, width);
             norm_rows(own, weight, in, inverse + at, eps, size, rows, width);
             for (int64_t start = 0; start < inner; start += CHUNK) {
                 int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
@@ -384,7 +396,7 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
                 }
                 multiply(h, down + start * 32, 32 * inner, sum, of_sum, rows, width, chunk, start > 0);
             }
-            add_rows(own, sum, of_sum, out + at * width, size, width);
+            add_rows(own, sum, of_sum, own, out + at * width, size, width);
         }
         _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);
@@ -422,10 +434,10 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
                 multiply(of_up, gate_up + (inner + start) * 32, 64 * inner, sum, of_sum, rows, width, chunk, 1);
             }
             norm_rows_backward(sum, of_sum, middle + at * width, weight, inverse + at, given + at * width,
-                               of_x + at * width, size, width);
-            to_strips(of_x + at * width, in, size, rows, width);
-            product_rows(in, o, c, of_seen + at * wide, wide, size, rows, wide, width);
+                               of_x + at * width, in, size, rows, width);
+            product_rows(in, o, c, of_seen + at * wide, size, rows, wide, width);
         }
+        _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);
         leave(&memory);
     }

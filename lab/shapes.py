@@ -24,23 +24,31 @@ class Shape:
     """Documents, one epoch, on which equal work is checked."""
     epochs: tuple[int, int, int]
     """Of the timed training, one for each of METHODS."""
+    whole: tuple[int, int]
+    """Documents and epochs of the training whose utilisation is measured: as long as a bake-off's."""
     changes: tuple[str, ...] = ()
     """Settings beside the preset's."""
 
 
 SHAPES = {
-    "quick": Shape("quick", train=16, test=48, subset=8, epochs=(1, 1, 5)),
-    "long": Shape("quick", train=8, test=16, subset=8, epochs=(1, 1, 5),
+    "quick": Shape("quick", train=16, test=48, subset=8, epochs=(1, 1, 5), whole=(100, 3)),
+    "long": Shape("quick", train=8, test=16, subset=8, epochs=(1, 1, 5), whole=(100, 1),
                   changes=("task.max_input_tokens=512", "task.max_target_tokens=128")),
-    "short": Shape("smoke", train=8, test=4, subset=8, epochs=(1, 1, 2)),
+    "short": Shape("smoke", train=8, test=4, subset=8, epochs=(1, 1, 2), whole=(8, 2)),
 }  # fmt: skip
 
 
-def specs(name: str, precision: str, store: Store, documents: int = 0) -> dict[str, dict[str, Any]]:
-    """The run of every method on a shape as plain data, by method: planned as `pytest bench/` plans it."""
+def specs(
+    name: str, precision: str, store: Store, documents: int = 0, *, whole: bool = False
+) -> dict[str, dict[str, Any]]:
+    """The run of every method on a shape as plain data, by method: planned as `pytest bench/` plans it.
+
+    `whole` is the training that is as long as a bake-off's.
+    """
     shape = SHAPES[name]
-    sizes = [f"task.train={documents or shape.train}", "task.validation=1", f"task.test={shape.test}"]
-    epochs = [f"methods.{m}.epochs={n}" for m, n in zip(METHODS, shape.epochs, strict=True)]
+    train, passes = (shape.whole[0], shape.whole[1:] * len(METHODS)) if whole else (shape.train, shape.epochs)
+    sizes = [f"task.train={documents or train}", "task.validation=1", f"task.test={shape.test}"]
+    epochs = [f"methods.{m}.epochs={n}" for m, n in zip(METHODS, passes, strict=True)]
     untied = ["methods.last-layer.untie=true", "machine.threads=2", f"machine.precision={precision}"]
     task = ""
     if name == "long":

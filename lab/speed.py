@@ -23,7 +23,7 @@ from bakeoff.store import Store
 from lab import growth, speed_report, work
 from lab.shapes import METHODS, SHAPES, specs
 
-PHASES = ("check", "train", "fp32", "generate", "switches", "growth")
+PHASES = ("check", "train", "utilisation", "fp32", "generate", "switches", "growth")
 SWITCHES = (  # kind of arm, method, setting: what one speed-up brings, where the quick shape has it
     ("train", "lora", "packing"), ("train", "lora", "fused"), ("train", "lora", "compiled"),
     ("train", "last-layer", "reuse_trunk"), ("train", "soft-prompt", "shared_prefix"),
@@ -31,7 +31,7 @@ SWITCHES = (  # kind of arm, method, setting: what one speed-up brings, where th
 )  # fmt: skip
 IMPLIED = {"packing": ("packing", "shared_prefix", "fused", "compiled"), "fused": ("fused", "compiled")}
 """What a setting switches off besides itself, as machine.resolve does it."""
-REPEATED = ("peak", "training, ", "writing")
+REPEATED = ("utilisation", "training, ", "writing")
 """How the names of the comparisons begin that every round makes."""
 BATCHES = (8, 16, 32)
 TEXT_LENGTHS = 0.25
@@ -51,25 +51,26 @@ class Lab:
         """Comparisons for which there was no time."""
         self.started = time.monotonic()
         self.precision = ""  # the one that Bakeoff takes on this machine, once the first run is planned
-        self._specs: dict[tuple[str, str], dict[str, Any]] = {}
+        self._specs: dict[tuple[str, str, bool], dict[str, Any]] = {}
 
-    def spec(self, shape: str, method: str, precision: str = "auto") -> dict[str, Any]:
+    def spec(self, shape: str, method: str, precision: str = "auto", *, whole: bool = False) -> dict[str, Any]:
         """The planned run, made once."""
-        key = shape, precision
+        key = shape, precision, whole
         if key not in self._specs:
-            self._specs[key] = specs(shape, precision, self.store, self.documents)
+            self._specs[key] = specs(shape, precision, self.store, self.documents, whole=whole)
         found = self._specs[key][method]
         if precision == "auto":
             self.precision = found["machine"]["precision"]
         return found
 
     def arm(
-        self, kind: str, shape: str, method: str, who: str, *, precision: str = "auto", **changes: Any
-    ) -> dict[str, Any]:
+        self, kind: str, shape: str, method: str, who: str, *, precision: str = "auto", whole: bool = False,
+        **changes: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         """One arm (`train` or `generate`), timed; `who` is bakeoff, an opponent, or `without SWITCH`."""
         from lab import arms
 
-        spec = self.spec(shape, method, precision)
+        spec = self.spec(shape, method, precision, whole=whole)
         precision = spec["machine"]["precision"]
         if who.startswith("without "):
             switch = who.removeprefix("without ")
@@ -82,7 +83,7 @@ class Lab:
         }  # fmt: skip
         found = worker.call(getattr(arms, kind), job, log=self.store.logs / "speed.log")
         found["round"] = self.round
-        part = "subset" if job["documents"] else "all"
+        part = "subset" if job["documents"] else "whole" if whole else "all"
         self.found["/".join((kind, shape, method, who, precision, part))].append(found)
         rate = found["tokens"] / found["seconds"]
         others = found["load"]["others"]
@@ -171,8 +172,8 @@ class Lab:
             found = {"adapter": str(self.adapter(shape, method))} if kind == "generate" else {}
             self.arm(kind, shape, method, f"without {switch}", **found)
 
-    def peak(self, shape: str) -> None:
-        """The processor's matrix-product peak in Bakeoff's precision, now."""
+    def utilisation(self, shape: str) -> None:
+        """The processor's matrix-product peak in Bakeoff's precision and, in the same minute, LoRA's whole training."""
         from lab import flops
 
         lengths = 8 * (180 if shape == "quick" else 600)
@@ -182,6 +183,7 @@ class Lab:
         self.peaks[shape][self.round] = found
         best = max(found, key=lambda name: found[name])
         say(f"{self.elapsed():5.0f} s  {precision} product peak {found[best] / 1e9:.0f} GFLOP/s ({best})")
+        self.arm("train", shape, "lora", "bakeoff", whole=True)
 
 
 def median(arms: list[dict[str, Any]]) -> float:
@@ -251,8 +253,8 @@ def one_round(
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Every comparison once, by name; what one speed-up brings in the first round only, at its end."""
     for shape in shapes:
-        if "train" in phases and shape != "short":
-            yield f"peak, {shape}", partial(lab.peak, shape)
+        if "utilisation" in phases:
+            yield f"utilisation, {shape}", partial(lab.utilisation, shape)
     for method, shape in itertools.product(methods, shapes):
         what = f"{method}, {shape}"
         if "check" in phases and first:
