@@ -59,7 +59,7 @@ class Weights:
         self, sums: native.Sums, weight: torch.Tensor, scaling: float, panels: torch.Tensor, inputs: int, row: int,
         column: int,
     ) -> None:  # fmt: skip
-        """Writes a weight of a thin product times `scaling` into `panels` of so many inputs, from `row` and `column`."""
+        """Writes a thin product's weight times `scaling` into `panels` of so many inputs, from `row` and `column` on."""
         weight = weight.detach().float()
         sums.place(weight, panels, float(scaling), *weight.shape, *weight.stride(), inputs, row, column)
 
@@ -102,7 +102,8 @@ def layer_of(
     beside = found[0][1]
     ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
     owners = [layer.weight for layers, _ in found for layer in layers]
-    made_from = ranks, *((thin.start, thin.up.shape) for thin in beside), *((weight.data_ptr(), weight._version) for weight in owners)
+    places = [(thin.start, thin.up.shape) for thin in beside]
+    made_from = ranks, *places, *((weight.data_ptr(), weight._version) for weight in owners)
     kept = vars(module).get(KEPT)
     if kept is None or kept[0] != made_from:
         kept = vars(module)[KEPT] = made_from, Weights(weights, ranks)

@@ -9,7 +9,8 @@
 #ifdef AMX
 
 #define CACHE 1700000 /* bytes of a thread's own cache that a block may fill: of 2 MB since Sapphire Rapids */
-#define CHUNK 512     /* inner numbers of a gated unit at a time */
+#define CHUNK 512     /* inner numbers of a gated unit, and inputs of a long panel, at a time */
+#define NEAR 640      /* inputs up to which a panel stays whole in the nearest cache */
 
 /* fp32 numbers from one row to the next: an odd number of cache lines, so that rows don't fight for the same ones. */
 static inline int64_t pitch(int64_t width) { return (width / 16 | 1) * 16; }
@@ -38,45 +39,48 @@ typedef void Finish(const void *work, int64_t row, const float *sums);
    multiples of 32, and n is 32 where rows are finished. A is read past the nearest cache, which is left to the panel. */
 INLINE void multiply_and(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows, int64_t n,
                          int64_t k, int add, Finish *finish, const void *work) {
-    int64_t ahead = 1024 / rows < 8 ? 1024 / rows : 8; /* cache lines of the next panel for each 32 of k */
-    int64_t each = (1024 + k - 1) / k, done = 0;
-    for (int64_t j = 0; j < n; j += 32, panels += stride) {
-        const T *next = panels + stride;
-        for (int64_t i = 0; i < rows; i += 32) {
-            const T *own = a + i * 32;
-            float *at = c + i * of_c + j, *under = at + 16 * of_c;
-            __asm__ volatile("" ::: "memory"); /* GCC's tile loads don't say that they read */
-            if (add) {
-                _tile_loadd(0, at, 4 * of_c);
-                _tile_loadd(1, at + 16, 4 * of_c);
-                _tile_loadd(2, under, 4 * of_c);
-                _tile_loadd(3, under + 16, 4 * of_c);
-            } else {
-                _tile_zero(0);
-                _tile_zero(1);
-                _tile_zero(2);
-                _tile_zero(3);
+    int64_t ahead = 1024 / rows < 8 ? 1024 / rows : 8; /* cache lines of what comes next for each 32 of k */
+    int64_t part = k > NEAR ? CHUNK : k, each = (1024 + part - 1) / part, done = 0;
+    for (int64_t j = 0; j < n; j += 32, panels += stride)
+        for (int64_t start = 0; start < k; start += part) {
+            int64_t end = start + part < k ? start + part : k;
+            const T *next = end < k ? panels + end * 32 : panels + stride;
+            for (int64_t i = 0; i < rows; i += 32) {
+                const T *own = a + i * 32;
+                float *at = c + i * of_c + j, *under = at + 16 * of_c;
+                __asm__ volatile("" ::: "memory"); /* GCC's tile loads don't say that they read */
+                if (add || start) {
+                    _tile_loadd(0, at, 4 * of_c);
+                    _tile_loadd(1, at + 16, 4 * of_c);
+                    _tile_loadd(2, under, 4 * of_c);
+                    _tile_loadd(3, under + 16, 4 * of_c);
+                } else {
+                    _tile_zero(0);
+                    _tile_zero(1);
+                    _tile_zero(2);
+                    _tile_zero(3);
+                }
+                for (int64_t p = start; p < end; p += 32) {
+                    _tile_stream_loadd(4, own + p * rows, 64);
+                    _tile_loadd(6, panels + p * 32, 128);
+                    _tile_loadd(7, panels + p * 32 + 32, 128);
+                    _tile_dpbf16ps(0, 4, 6);
+                    _tile_dpbf16ps(1, 4, 7);
+                    _tile_stream_loadd(5, own + p * rows + 512, 64);
+                    for (int64_t line = 0; line < ahead; line++, next += 32)
+                        _mm_prefetch((const char *)next, _MM_HINT_T1);
+                    _tile_dpbf16ps(2, 5, 6);
+                    _tile_dpbf16ps(3, 5, 7);
+                    if (finish && end == k)
+                        for (int64_t row = 0; row < each && done < i; row++, done++) finish(work, done, c + done * 32);
+                }
+                _tile_stored(0, at, 4 * of_c);
+                _tile_stored(1, at + 16, 4 * of_c);
+                _tile_stored(2, under, 4 * of_c);
+                _tile_stored(3, under + 16, 4 * of_c);
+                __asm__ volatile("" ::: "memory");
             }
-            for (int64_t p = 0; p < k; p += 32) {
-                _tile_stream_loadd(4, own + p * rows, 64);
-                _tile_loadd(6, panels + p * 32, 128);
-                _tile_loadd(7, panels + p * 32 + 32, 128);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(1, 4, 7);
-                _tile_stream_loadd(5, own + p * rows + 512, 64);
-                for (int64_t line = 0; line < ahead; line++, next += 32) _mm_prefetch((const char *)next, _MM_HINT_T1);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
-                if (finish)
-                    for (int64_t row = 0; row < each && done < i; row++, done++) finish(work, done, c + done * 32);
-            }
-            _tile_stored(0, at, 4 * of_c);
-            _tile_stored(1, at + 16, 4 * of_c);
-            _tile_stored(2, under, 4 * of_c);
-            _tile_stored(3, under + 16, 4 * of_c);
-            __asm__ volatile("" ::: "memory");
         }
-    }
     if (finish)
         for (; done < rows; done++) finish(work, done, c + done * 32);
 }
@@ -352,10 +356,10 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
             outer(in + outputs * rows, normed, turned, panel, parts + b * count + ranks * outputs, rows, ranks, width);
         }
 #pragma omp for
-        for (int64_t i = 0; i < count; i++) {
-            of_thin[i] = 0;
-            for (int64_t b = 0; b < blocks; b++) of_thin[i] += parts[b * count + i];
-        }
+        for (int64_t start = 0; start < count; start += 1024)
+            for (int64_t b = 0; b < blocks; b++)
+#pragma omp simd
+                for (int64_t i = start; i < start + 1024; i++) of_thin[i] = (b ? of_thin[i] : 0) + parts[b * count + i];
         _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);
         leave(&memory);
