@@ -14,8 +14,6 @@ from bakeoff import native
 BLOCK = 128
 """Tokens that are computed together: what lies above the diagonal of an attention's other blocks is never computed,
 and what a block needs stays in the processor's cache."""
-LOGITS = 8
-"""Label tokens whose logits torch's operators hold in fp32 at a time, for the same reason."""
 
 
 def tokens(x: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -274,42 +272,3 @@ def gated(sums: native.Sums, both: torch.Tensor) -> torch.Tensor:
 def halves(x: torch.Tensor) -> Iterator[Sequence[torch.Tensor]]:
     """Gate and up of each of `tokens`."""
     return (piece.chunk(2, dim=-1) for piece in tokens(x))
-
-
-class CrossEntropy(torch.autograd.Function):
-    """The loss of an output head's logits without keeping them: its gradient is found on the way."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, needed: bool
-    ) -> torch.Tensor:
-        """Nats, summed, from label tokens x width, vocabulary x width and label tokens; `needed`: the gradient, too."""
-        of_logits = functional.linear(hidden, weight.to(hidden.dtype))
-        ctx.save_for_backward(hidden, weight, of_logits)
-        if sums := native.sums(of_logits):
-            if labels.max() >= of_logits.shape[1]:
-                raise IndexError(f"label {labels.max()} where the output head has {of_logits.shape[1]} rows")
-            nats = of_logits.new_empty(len(labels), dtype=torch.float32)
-            sums.cross_entropy(of_logits, labels, nats, int(needed), *of_logits.shape)
-            return nats.sum()
-        losses = []
-        for some, places in zip(of_logits.split(LOGITS), labels[:, None].split(LOGITS), strict=True):
-            logits = some.float()
-            own, highest = logits.gather(1, places), logits.amax(1, keepdim=True)
-            sums = logits.sub_(highest).exp_().sum(1, keepdim=True)
-            losses.append(sums.log() - (own - highest))
-            if needed:
-                some.copy_(logits.div_(sums).scatter_add_(1, places, torch.full_like(own, -1.0)))
-        return torch.cat(losses).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Of hidden and, where the head is trained, of its weight."""
-        hidden, weight, of_logits = ctx.saved_tensors
-        of_hidden = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_hidden = (of_logits @ weight.to(hidden.dtype)).mul_(gradient)
-        if ctx.needs_input_grad[1]:
-            of_weight = (of_logits.t() @ hidden).to(weight.dtype).mul_(gradient)
-        return of_hidden, of_weight, None, None

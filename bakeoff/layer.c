@@ -1,5 +1,5 @@
-/* A decoder layer of Llama's kind around its attention, on processors with tiles (AMX): `enter` is the norm and the
-   products in front of it, `rest` all behind it. Tokens are computed in blocks that stay in the processor's cache from
+/* A decoder layer of Llama's kind around its attention, on processors with tiles (AMX), and the output head: `enter` is
+   the norm and the products in front of the attention, `rest` all behind it. Tokens are computed in blocks that stay in the processor's cache from
    their first norm to their last sum. A block's numbers stand in strips: for each 32 columns all rows, 64 bytes a row.
    Weights stand in panels: for each 32 outputs the inputs in pairs, 32 words a pair. No token depends on its block nor on
    the number of threads. */
@@ -110,12 +110,12 @@ INLINE __m512 sigmoids(__m512 x) {
 /* Past the caches to where other calls read it: fetching first what is overwritten would take as long as writing it. */
 INLINE void put(T *to, __m512i numbers) { _mm512_stream_si512((void *)to, numbers); }
 
-/* Strips of `rows` rows from the first `size` of them, `width` numbers each; the others are 0. */
-static void to_strips(const T *from, T *to, int64_t size, int64_t rows, int64_t width) {
+/* Strips of `rows` rows from the first `size` of them, `width` numbers of `stride` each; the others are 0. */
+static void to_strips(const T *from, int64_t stride, T *to, int64_t size, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < width; i += 32)
             _mm512_store_si512(to + i * rows + r * 32,
-                               r < size ? _mm512_loadu_si512(from + r * width + i) : _mm512_setzero_si512());
+                               r < size ? _mm512_loadu_si512(from + r * stride + i) : _mm512_setzero_si512());
 }
 
 /* x / sqrt(mean(x^2) + eps) * weight of a row, from 1 / sqrt(...), into strips; the quotient is rounded first, as
@@ -300,17 +300,22 @@ void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin,
     }
 }
 
+/* A panel from `rows` rows of 32 numbers, each `stride` after the one before. */
+static void to_panel(const T *from, int64_t stride, T *panel, int64_t rows) {
+    for (int64_t r = 0; r < rows; r += 2) {
+        const T *even = from + r * stride, *odd = even + stride;
+#pragma omp simd
+        for (int64_t i = 0; i < 32; i++) panel[r * 32 + 2 * i] = even[i], panel[r * 32 + 2 * i + 1] = odd[i];
+    }
+}
+
 /* ranks x n from two matrices of `rows` rows in strips, of `ranks` and of n columns: the first one's transpose times the
    second. */
 static void outer(const T *a, const T *b, T *turned, T *panel, float *c, int64_t rows, int64_t ranks, int64_t n) {
     for (int64_t i = 0; i < ranks; i++)
         for (int64_t r = 0; r < rows; r++) turned[(r / 32 * ranks + i) * 32 + r % 32] = a[(i / 32 * rows + r) * 32 + i % 32];
     for (int64_t j = 0; j < n; j += 32) {
-        for (int64_t r = 0; r < rows; r += 2) {
-            const T *even = b + j * rows + r * 32, *odd = even + 32;
-#pragma omp simd
-            for (int64_t i = 0; i < 32; i++) panel[r * 32 + 2 * i] = even[i], panel[r * 32 + 2 * i + 1] = odd[i];
-        }
+        to_panel(b + j * rows, 32, panel, rows);
         multiply(turned, panel, 0, c + j, n, ranks, 32, rows, 0);
     }
 }
@@ -342,13 +347,13 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
                 memset(parts + b * count, 0, count * 4);
                 continue;
             }
-            to_strips(given + at * outputs, in, size, rows, outputs);
+            to_strips(given + at * outputs, outputs, in, size, rows, outputs);
             product_strips(in, up, c, in + outputs * rows, rows, ranks, outputs);
             multiply(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
             norm_rows_backward(sum, of_sum, x + at * width, weight, inverse + at, beside + at * width,
                                of_x + at * width, 0, size, rows, width);
             if (!ranks) continue;
-            to_strips(thin + at * ranks, own_thin, size, rows, ranks);
+            to_strips(thin + at * ranks, ranks, own_thin, size, rows, ranks);
             outer(own_thin, in, turned, panel, parts + b * count, rows, ranks, outputs);
             for (int64_t r = 0; r < size; r++)
                 scale_row(x + (at + r) * width, weight, normed + r * 32, inverse[at + r], rows, width);
@@ -386,7 +391,7 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
-            to_strips(seen + at * wide, in, size, rows, wide);
+            to_strips(seen + at * wide, wide, in, size, rows, wide);
             multiply(in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
             add_rows(x + at * width, sum, of_sum, own, middle + at * width, size, width);
             norm_rows(own, weight, in, inverse + at, eps, size, rows, width);
@@ -425,7 +430,7 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
-            to_strips(given + at * width, in, size, rows, width);
+            to_strips(given + at * width, width, in, size, rows, width);
             T *of_up = of_both + CHUNK * rows;
             for (int64_t start = 0; start < inner; start += CHUNK) {
                 int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
@@ -442,6 +447,66 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
             product_rows(in, o, c, of_seen + at * wide, size, rows, wide, width);
         }
         _mm_sfence(); /* what went past the caches is there for all threads */
+        end(tiles);
+        leave(&memory);
+    }
+}
+
+/* rows x outputs from x (rows x width) and weights (outputs x width) as they stand, in panels only while they are used */
+void head(const T *x, const T *weight, T *out, int64_t rows, int64_t width, int64_t outputs) {
+    int64_t most = CACHE / (2 * width + 128) / 32 * 32;
+#pragma omp parallel
+    {
+        uint8_t tiles[64];
+        Memory memory = {.count = 0};
+        T *in = take(&memory, most * width, sizeof(T)), *panel = take(&memory, 32 * width, sizeof(T));
+        float *c = take(&memory, most * 32, 4);
+        begin(tiles);
+        for (int64_t at = 0; at < rows; at += most) {
+            int64_t size = rows - at < most ? rows - at : most, some = padded(size);
+            to_strips(x + at * width, width, in, size, some, width);
+#pragma omp for schedule(dynamic)
+            for (int64_t j = 0; j < outputs; j += 32) {
+                Rows into = {out + at * outputs + j, outputs, size};
+                transpose((const Word *)(weight + j * width), (Word *)panel, 32, width / 2);
+                multiply_and(in, panel, weight + (j + 32) * width - panel, c, 32, some, 32, width, 0, finish_rows, &into);
+            }
+        }
+        _mm_sfence();
+        end(tiles);
+        leave(&memory);
+    }
+}
+
+/* The gradient of x from that of out. */
+void head_backward(const T *given, const T *weight, T *of_x, int64_t rows, int64_t width, int64_t outputs) {
+    int64_t parts = omp_get_max_threads(), columns = padded((width + parts - 1) / parts), of_sum = pitch(columns);
+    int64_t most = CACHE / (2 * CHUNK + 4 * of_sum) / 32 * 32;
+#pragma omp parallel
+    {
+        uint8_t tiles[64];
+        Memory memory = {.count = 0};
+        T *in = take(&memory, most * CHUNK, sizeof(T)), *panel = take(&memory, 32 * CHUNK, sizeof(T));
+        float *sum = take(&memory, most * of_sum, 4);
+        begin(tiles);
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < width; first += columns)
+            for (int64_t at = 0; at < rows; at += most) {
+                int64_t size = rows - at < most ? rows - at : most, some = padded(size);
+                int64_t own = width - first < columns ? width - first : columns;
+                for (int64_t start = 0; start < outputs; start += CHUNK) {
+                    int64_t chunk = outputs - start < CHUNK ? outputs - start : CHUNK;
+                    to_strips(given + at * outputs + start, outputs, in, size, some, chunk);
+                    for (int64_t j = 0; j < own; j += 32) {
+                        to_panel(weight + start * width + first + j, width, panel, chunk);
+                        multiply(in, panel, 0, sum + j, of_sum, some, 32, chunk, start > 0);
+                    }
+                }
+                for (int64_t r = 0; r < size; r++)
+                    for (int64_t j = 0; j < own; j += 32)
+                        put(of_x + (at + r) * width + first + j, rounded(sum + r * of_sum + j));
+            }
+        _mm_sfence();
         end(tiles);
         leave(&memory);
     }

@@ -96,6 +96,40 @@ static inline void turn(const T *from, const T *cos, const T *sin, float sign, T
     }
 }
 
+/* 32 bits: a float, or two bf16 */
+#ifdef __AVX512F__
+#define LANES 16
+#else
+#define LANES 8
+#endif
+typedef uint32_t Word __attribute__((may_alias));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* columns x rows words from rows x columns, multiples of 16: squares of LANES, in which rows trade ever larger parts */
+static inline void transpose(const Word *from, Word *to, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; i += LANES)
+        for (int64_t j = 0; j < columns; j += LANES) {
+            Words own[LANES], lane, other;
+            for (int r = 0; r < LANES; r++) {
+                own[r] = *(const Words *)(from + (i + r) * columns + j);
+                lane[r] = r;
+            }
+#pragma GCC unroll 4
+            for (int part = 1; part < LANES; part *= 2) {
+                Words low = lane + (lane & part) * (LANES / part - 1), high = low + part;
+#pragma GCC unroll 16
+                for (int r = 0; r < LANES; r++) {
+                    if (r & part) continue;
+                    other = own[r + part];
+                    own[r + part] = __builtin_shuffle(own[r], other, high);
+                    own[r] = __builtin_shuffle(own[r], other, low);
+                }
+            }
+            for (int c = 0; c < LANES; c++) *(Words *)(to + (j + c) * rows + i) = own[c];
+        }
+}
+
 static inline int64_t padded(int64_t size) { return (size + 31) / 32 * 32; }
 
 /* What a thread computes in. */

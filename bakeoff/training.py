@@ -15,7 +15,7 @@ from bakeoff.checkpoints import Partial, Training
 from bakeoff.decoder import forget
 from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
 from bakeoff.errors import Diverged
-from bakeoff.kernels import CrossEntropy
+from bakeoff.head import CrossEntropy
 from bakeoff.layers import tokens_alone
 from bakeoff.linear import passed_by, plain_head
 from bakeoff.resources import Clock

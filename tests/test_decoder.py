@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bakeoff import decoder, layers, native
+from bakeoff import decoder, head, layers, native
 from bakeoff.attention import Documents, forward
 from bakeoff.catalogue import select
 from bakeoff.linear import trained_in
@@ -242,3 +242,29 @@ def test_where_no_logits_are_wanted_there_are_none(fp32, calls):
     logits = forward(model, Documents([200]), [200], nothing, inputs_embeds=inputs)
     logits.sum().backward()
     assert calls[-1] == 0 and logits.shape == (0, 64) and not inputs.grad.any()
+
+
+@pytest.mark.parametrize(("rows", "width", "words"), [(1, 32, 32), (40, 96, 544), (301, 1056, 1600), (13000, 32, 64)])
+def test_a_heads_logits_and_their_gradient_are_no_further_from_the_exact_than_torch_s(rows, width, words):
+    draw = torch.Generator().manual_seed(rows)
+    hidden, weight, given = (
+        torch.randn(size, generator=draw).bfloat16() for size in ((rows, width), (words, width), (rows, words))
+    )
+    before, ours = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        ours.append((head.logits(hidden, weight), head.logits_backward(given, weight)))
+    torch.set_num_threads(before)
+    assert head.tiled(hidden, weight) and all(map(torch.equal, ours[0] * 2, ours[1] + ours[2]))
+    native.close()
+    assert not head.tiled(hidden, weight)
+    theirs = head.logits(hidden, weight), head.logits_backward(given, weight)
+    exact = hidden.double() @ weight.double().t(), given.double() @ weight.double()
+    for own, other, right in zip(ours[0], theirs, exact, strict=True):
+        assert torch.norm(own - right) <= 1.01 * torch.norm(other - right)
+
+
+def test_a_head_of_any_other_size_is_left_to_torch():
+    assert not head.tiled(torch.zeros(4, 32).bfloat16(), torch.zeros(50, 32).bfloat16())
+    assert not head.tiled(torch.zeros(4, 48).bfloat16(), torch.zeros(64, 48).bfloat16())
+    assert not head.tiled(torch.zeros(4, 32), torch.zeros(64, 32))

@@ -11,7 +11,8 @@ from bakeoff.attention import quicker
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded
 from bakeoff.generation import decoding, summarise
-from bakeoff.kernels import BLOCK, CrossEntropy
+from bakeoff.head import ROWS, CrossEntropy
+from bakeoff.kernels import BLOCK
 from bakeoff.machine import has_bf16
 from bakeoff.settings import GenerationSettings
 from bakeoff.training import loss_of
@@ -297,7 +298,7 @@ def test_parameters_keep_their_names_values_and_bytes(tiny):
     assert query.untyped_storage().data_ptr() == key.untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize("count", [1, 7, 8, 21])
+@pytest.mark.parametrize("count", [1, 7, 8, 21, ROWS + 3])
 @pytest.mark.parametrize("trained", ["hidden", "weight", "both", "neither"])
 def test_the_heads_loss_and_gradient_are_those_of_torch(count, trained):
     torch.manual_seed(count)

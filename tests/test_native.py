@@ -13,7 +13,8 @@ from bakeoff import layers, native, ordered
 from bakeoff.attention import Cache, Documents, Prefill, Step
 from bakeoff.catalogue import select
 from bakeoff.errors import UsageError
-from bakeoff.kernels import CompiledAttention, CrossEntropy, Thin
+from bakeoff.head import CrossEntropy
+from bakeoff.kernels import CompiledAttention, Thin
 from bakeoff.machine import has_bf16
 from bakeoff.training import loss_of
 
