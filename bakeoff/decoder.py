@@ -59,7 +59,7 @@ class Weights:
         self, sums: native.Sums, weight: torch.Tensor, scaling: float, panels: torch.Tensor, inputs: int, row: int,
         column: int,
     ) -> None:  # fmt: skip
-        """Writes a weight of a thin product times `scaling` into `panels` of so many inputs, from a row and column on."""
+        """Writes a weight of a thin product times `scaling` into `panels` of so many inputs, from a row and column."""
         weight = weight.detach().float()
         sums.place(weight, panels, float(scaling), *weight.shape, *weight.stride(), inputs, row, column)
 
