@@ -1,5 +1,6 @@
 /* Causal attention of documents that stand one after another in a row, with rotary positions, forward and backward. A
-   job is a document and one of its key heads; what it needs stays in the processor's cache. Products take A row after
+   job is a document and one of its key heads, the last document, often the longest, first; what it needs stays in the
+   processor's cache. Products take A row after
    row and B with PAIR rows interleaved, as the processor's instructions want them: a Word is so many numbers along the
    inner dimension, two bf16 or one float. Sums are fp32. No job depends on another nor on the number of threads. */
 
@@ -228,7 +229,7 @@ void attend(const T *rows, const T *cos, const T *sin, T *out, float *logs, cons
         begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t job = 0; job < documents * kept; job++) {
-            int64_t document = job / kept, head = job % kept, at = starts[document];
+            int64_t document = documents - 1 - job / kept, head = job % kept, at = starts[document];
             int64_t length = starts[document + 1] - at, size = padded(length);
             const T *row = rows + at * stride, *c = cos + at * width, *s = sin + at * width;
             const T *keys_of = row + (heads + head) * width, *values_of = keys_of + kept * width;
@@ -301,7 +302,7 @@ void attend_backward(const T *rows, const T *cos, const T *sin, const T *given, 
         begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t job = 0; job < documents * kept; job++) {
-            int64_t document = job / kept, head = job % kept, at = starts[document];
+            int64_t document = documents - 1 - job / kept, head = job % kept, at = starts[document];
             int64_t length = starts[document + 1] - at, size = padded(length);
             const T *row = rows + at * stride, *c = cos + at * width, *s = sin + at * width;
             int64_t own = (heads + head) * width, apart = kept * width;

@@ -1,17 +1,16 @@
 """A decoder layer in two calls of layer.c around its attention, where its weights are frozen and there are tiles."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from bakeoff import native
 from bakeoff.kernels import Thin
-from bakeoff.linear import WIDE, in_panels, stacked
+from bakeoff.linear import WIDE, stacked
 
 KEPT = "bakeoff_weights"
 """Attribute of a decoder layer: its weights in panels, and what they were made from."""
@@ -26,17 +25,24 @@ class Weights:
         `ranks` is what thin products bring beside the first, up to the next multiple of WIDE.
         """
         self.plain, self.ranks = plain, ranks
-        self.panels = self.of(plain)
+        self.panels: tuple[torch.Tensor, ...] = ()
         self.transposed: tuple[torch.Tensor, ...] = ()
 
-    def of(self, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def of(self, lay: Callable[..., None], transposed: bool) -> tuple[torch.Tensor, ...]:
         """Their panels, with zeros for thin products beside those of the first, and the thin ones' own."""
+        found = []
         with torch.inference_mode(False):  # what is made inside may not be written to outside
-            thin = weights[0].new_zeros(self.ranks, weights[0].shape[1])
-            return in_panels(functional.pad(weights[0], (0, self.ranks))), *map(in_panels, (*weights[1:], thin))
+            for weight, room in zip(self.plain, (self.ranks, 0, 0, 0), strict=True):
+                outputs, inputs = weight.shape[::-1] if transposed else weight.shape
+                panels = (weight.new_zeros if room else weight.new_empty)(outputs * (inputs + room))
+                lay(weight, panels, *weight.shape, room)
+                found.append(panels)
+            return *found, self.plain[0].new_zeros(self.ranks * self.plain[0].shape[0 if transposed else 1])
 
     def forward(self, sums: native.Sums, beside: Sequence[Thin]) -> tuple[torch.Tensor, ...]:
         """The panels for the layer, with what A and B are now; the last are of all A."""
+        if not self.panels:
+            self.panels = self.of(sums.lay, transposed=False)
         width, at = self.plain[0].shape[1], 0
         for thin in beside:
             self.place(sums, thin.down, 1.0, self.panels[-1], width, at, 0)
@@ -47,7 +53,7 @@ class Weights:
     def backward(self, sums: native.Sums, beside: Sequence[Thin]) -> tuple[torch.Tensor, ...]:
         """The same of the transposed weights, for the gradient; the last are of all B."""
         if not self.transposed:
-            self.transposed = self.of([weight.t() for weight in self.plain])
+            self.transposed = self.of(sums.lay_transposed, transposed=True)
         outputs, at = len(self.plain[0]), 0
         for thin in beside:
             self.place(sums, thin.up.t(), thin.scaling, self.transposed[-1], outputs, at, thin.start)

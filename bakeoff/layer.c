@@ -261,6 +261,28 @@ INLINE void finish_unit_backward(const void *work, int64_t row, const float *sum
     _mm512_store_si512(unit->of_up + row * 32, both_rounded(of_up));
 }
 
+/* A panel from `rows` rows of 32 numbers, each `stride` after the one before. */
+static void to_panel(const T *from, int64_t stride, T *panel, int64_t rows) {
+    for (int64_t r = 0; r < rows; r += 2) {
+        const T *even = from + r * stride, *odd = even + stride;
+#pragma omp simd
+        for (int64_t i = 0; i < 32; i++) panel[r * 32 + 2 * i] = even[i], panel[r * 32 + 2 * i + 1] = odd[i];
+    }
+}
+
+/* Panels of weights (outputs x inputs), with `room` for as many inputs more. */
+void lay(const T *weight, T *panels, int64_t outputs, int64_t inputs, int64_t room) {
+#pragma omp parallel for schedule(static)
+    for (int64_t j = 0; j < outputs; j += 32)
+        transpose((const Word *)(weight + j * inputs), (Word *)(panels + j * (inputs + room)), 32, inputs / 2);
+}
+
+/* The same of the transposed weights (inputs x outputs). */
+void lay_transposed(const T *weight, T *panels, int64_t outputs, int64_t inputs, int64_t room) {
+#pragma omp parallel for schedule(static)
+    for (int64_t j = 0; j < inputs; j += 32) to_panel(weight + j, inputs, panels + j * (outputs + room), outputs);
+}
+
 /* A matrix in fp32 times `scaling`, rounded, into panels of `inputs` inputs, from output `row` and input `column` on. */
 void place(const float *from, T *panels, float scaling, int64_t rows, int64_t columns, int64_t of_row, int64_t of_column,
            int64_t inputs, int64_t row, int64_t column) {
@@ -297,15 +319,6 @@ void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin,
         _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);
         leave(&memory);
-    }
-}
-
-/* A panel from `rows` rows of 32 numbers, each `stride` after the one before. */
-static void to_panel(const T *from, int64_t stride, T *panel, int64_t rows) {
-    for (int64_t r = 0; r < rows; r += 2) {
-        const T *even = from + r * stride, *odd = even + stride;
-#pragma omp simd
-        for (int64_t i = 0; i < 32; i++) panel[r * 32 + 2 * i] = even[i], panel[r * 32 + 2 * i + 1] = odd[i];
     }
 }
 
