@@ -147,9 +147,10 @@ static void norm_rows(const T *x, const T *weight, T *to, float *inverse, float 
 }
 
 /* Writes `beside` + the gradient of a norm's x, from that of its result in fp32: inverse g w - x inverse^3 mean(g w x);
-   also into `strips`, if any. */
+   also into `strips`, if any. `normed`, if any, are strips of the norm's result. */
 static void norm_rows_backward(const float *given, int64_t of_given, const T *x, const T *weight, const float *inverse,
-                               const T *beside, T *of_x, T *strips, int64_t size, int64_t rows, int64_t width) {
+                               const T *beside, T *of_x, T *strips, T *normed, int64_t size, int64_t rows,
+                               int64_t width) {
     for (int64_t r = 0; r < size; r++, given += of_given, x += width, beside += width, of_x += width) {
         __m512 sum = _mm512_setzero_ps(), scale = _mm512_set1_ps(inverse[r]), found[2];
         for (int64_t i = 0; i < width; i += 32) {
@@ -171,6 +172,7 @@ static void norm_rows_backward(const float *given, int64_t of_given, const T *x,
             put(of_x + i, both_rounded(found));
             if (strips) _mm512_store_si512(strips + i * rows + r * 32, both_rounded(found));
         }
+        if (normed) scale_row(x, weight, normed + r * 32, inverse[r], rows, width);
     }
 }
 
@@ -364,12 +366,10 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
             product_strips(in, up, c, in + outputs * rows, rows, ranks, outputs);
             multiply(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
             norm_rows_backward(sum, of_sum, x + at * width, weight, inverse + at, beside + at * width,
-                               of_x + at * width, 0, size, rows, width);
+                               of_x + at * width, 0, ranks ? normed : 0, size, rows, width);
             if (!ranks) continue;
             to_strips(thin + at * ranks, ranks, own_thin, size, rows, ranks);
             outer(own_thin, in, turned, panel, parts + b * count, rows, ranks, outputs);
-            for (int64_t r = 0; r < size; r++)
-                scale_row(x + (at + r) * width, weight, normed + r * 32, inverse[at + r], rows, width);
             for (int64_t i = 0; i < width; i += 32) memset(normed + i * rows + size * 32, 0, (rows - size) * 64);
             outer(in + outputs * rows, normed, turned, panel, parts + b * count + ranks * outputs, rows, ranks, width);
         }
@@ -456,7 +456,7 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
                 multiply(of_up, gate_up + (inner + start) * 32, 64 * inner, sum, of_sum, rows, width, chunk, 1);
             }
             norm_rows_backward(sum, of_sum, middle + at * width, weight, inverse + at, given + at * width,
-                               of_x + at * width, in, size, rows, width);
+                               of_x + at * width, in, 0, size, rows, width);
             product_rows(in, o, c, of_seen + at * wide, size, rows, wide, width);
         }
         _mm_sfence(); /* what went past the caches is there for all threads */
