@@ -92,7 +92,7 @@ def test_a_ratio_has_its_median_minimum_and_interval():
 
 
 def arm(seconds, others=0.0, **more):
-    found = {"seconds": seconds, "training": seconds, "peak": 10**6, "flops": 5e9, "round": 1}
+    found = {"seconds": seconds, "training": seconds, "peak": 10**6, "flops": 5e9, "round": 1, "losses": [2.0, 1.0]}
     return {**found, "load": {"others": others}, **more}
 
 
@@ -104,10 +104,21 @@ def test_the_report_holds_ratios_utilisation_and_doubts(tmp_path):
     text = speed_report.write(tmp_path, lab, [])
     result = json.loads((tmp_path / "results.json").read_text())
     assert {row["phase"] for row in result["ratios"]} == {"train", "memory"}
-    assert result["mfu"] == [{"method": "lora", "shape": "quick", "value": pytest.approx(0.477, abs=0.01)}]
+    mfu = {"method": "lora", "shape": "quick", "steps": 2, "value": pytest.approx(0.477, abs=0.01)}
+    assert result["mfu"] == [mfu]
     assert "left out for lack of time: round 1: writing" in text
     assert "others used up to 40%" in text and "its rounds took 3.0 to 6.0 s" in text
     assert (tmp_path / "ratios.png").stat().st_size > 0 and "MFU" in (tmp_path / "report.md").read_text()
+
+
+def test_utilisation_is_that_of_a_methods_longest_training():
+    short, long = arm(1.0), arm(4.0, flops=3e10, losses=[1.0] * 9)
+    arms = {f"train/quick/lora/bakeoff/bf16/{part}": [found] for part, found in (("all", short), ("whole", long))}
+    peaks = {"quick": {1: {"4096 x 4096 x 4096": 1e10, "1440 x 576 x 576": 1.5e10}}}
+    for found in (arms, dict(reversed(arms.items()))):
+        assert speed_report.utilisation(found, peaks, "bf16") == [
+            {"method": "lora", "shape": "quick", "steps": 9, "value": pytest.approx(0.5)}
+        ]
 
 
 class Timed:
