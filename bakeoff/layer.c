@@ -1,8 +1,8 @@
-/* A decoder layer of Llama's kind around its attention, on processors with tiles (AMX), and the output head: `enter` is
-   the norm and the products in front of the attention, `rest` all behind it. Tokens are computed in blocks that stay in the processor's cache from
-   their first norm to their last sum. A block's numbers stand in strips: for each 32 columns all rows, 64 bytes a row.
-   Weights stand in panels: for each 32 outputs the inputs in pairs, 32 words a pair. No token depends on its block nor on
-   the number of threads. */
+/* A decoder layer of Llama's kind around its attention, and the output head, on processors with tiles (AMX): `enter` is
+   the norm and the products in front of the attention, `rest` all behind it. Tokens are computed in blocks that stay in
+   the processor's cache from their first norm to their last sum. A block's numbers stand in strips: for each 32 columns
+   all rows, 64 bytes a row. Weights stand in panels: for each 32 outputs the inputs in pairs, 32 words a pair. No token
+   depends on its block nor on the number of threads. */
 
 #include "native.h"
 
@@ -15,10 +15,12 @@
 /* fp32 numbers from one row to the next: an odd number of cache lines, so that rows don't fight for the same ones. */
 static inline int64_t pitch(int64_t width) { return (width / 16 | 1) * 16; }
 
+/* How many rows a block has at most that take so many bytes each. */
+static inline int64_t most_of(int64_t bytes) { return CACHE / bytes < 32 ? 32 : CACHE / bytes / 32 * 32; }
+
 /* Into how many blocks tokens are cut that take so many bytes each: as many for every thread, if that can be. */
 static int64_t blocks_of(int64_t tokens, int64_t bytes) {
-    int64_t most = CACHE / bytes / 32 * 32, threads = omp_get_max_threads();
-    int64_t blocks = (tokens + (most ? most : 32) - 1) / (most ? most : 32);
+    int64_t blocks = (tokens + most_of(bytes) - 1) / most_of(bytes), threads = omp_get_max_threads();
     return (blocks + !blocks + threads - 1) / threads * threads;
 }
 
@@ -205,7 +207,7 @@ static void product_rows(const T *a, const T *panels, float *c, T *to, int64_t s
     }
 }
 
-/* to = x + the sums, rounded first, of `size` rows of `width` numbers; `kept` may be x or, for what is read again, own */
+/* to = x + the sums, rounded first, of `size` rows of `width` numbers; in `kept`, too, which may be x */
 static void add_rows(const T *x, const float *sums, int64_t of_sums, T *kept, T *to, int64_t size, int64_t width) {
     for (int64_t r = 0; r < size; r++, x += width, sums += of_sums, kept += width, to += width)
         for (int64_t i = 0; i < width; i += 32) {
@@ -391,7 +393,8 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
           float *inverse, T *both, T *out, float eps, int64_t tokens, int64_t wide, int64_t width, int64_t inner,
           int64_t keep) {
     int64_t most = wide > width ? wide : width, of_sum = pitch(width);
-    int64_t blocks = blocks_of(tokens, 2 * most + 2 * width + 4 * of_sum + 2 * CHUNK + 256), block = longest_of(blocks, tokens);
+    int64_t blocks = blocks_of(tokens, 2 * most + 2 * width + 4 * of_sum + 2 * CHUNK + 256);
+    int64_t block = longest_of(blocks, tokens);
 #pragma omp parallel
     {
         uint8_t tiles[64];
@@ -467,7 +470,7 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
 
 /* rows x outputs from x (rows x width) and weights (outputs x width) as they stand, in panels only while they are used */
 void head(const T *x, const T *weight, T *out, int64_t rows, int64_t width, int64_t outputs) {
-    int64_t most = CACHE / (2 * width + 128) / 32 * 32;
+    int64_t most = most_of(2 * width + 128);
 #pragma omp parallel
     {
         uint8_t tiles[64];
@@ -494,7 +497,7 @@ void head(const T *x, const T *weight, T *out, int64_t rows, int64_t width, int6
 /* The gradient of x from that of out. */
 void head_backward(const T *given, const T *weight, T *of_x, int64_t rows, int64_t width, int64_t outputs) {
     int64_t parts = omp_get_max_threads(), columns = padded((width + parts - 1) / parts), of_sum = pitch(columns);
-    int64_t most = CACHE / (2 * CHUNK + 4 * of_sum) / 32 * 32;
+    int64_t most = most_of(2 * CHUNK + 4 * of_sum);
 #pragma omp parallel
     {
         uint8_t tiles[64];
