@@ -31,7 +31,7 @@ class CrossEntropy(torch.autograd.Function):
         same, losses = weight.to(hidden.dtype), []
         of_hidden, of_weight = (needed and wanted for wanted in ctx.needs_input_grad[:2])
         ctx.of_hidden = torch.empty_like(hidden) if of_hidden else None
-        ctx.of_weight = torch.zeros_like(weight) if of_weight else None
+        ctx.of_weight = None
         for start in range(0, len(hidden), ROWS):
             some = hidden[start : start + ROWS]
             rows = logits(some, same)
@@ -39,7 +39,8 @@ class CrossEntropy(torch.autograd.Function):
             if of_hidden:
                 ctx.of_hidden[start : start + ROWS] = logits_backward(rows, same)
             if of_weight:
-                ctx.of_weight += rows.t() @ some
+                part = (rows.t() @ some).to(weight.dtype)
+                ctx.of_weight = part if ctx.of_weight is None else ctx.of_weight.add_(part)
         return torch.cat(losses).sum() if losses else hidden.new_zeros((), dtype=torch.float32)
 
     @staticmethod
