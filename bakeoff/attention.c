@@ -215,6 +215,7 @@ void attend(const T *rows, const T *cos, const T *sin, T *out, float *logs, cons
             int64_t kept, int64_t width) {
     int64_t group = heads / kept, step = positions(group), many = group * step, most = padded(longest);
     int64_t full = padded(width), stride = (heads + 2 * kept) * width, tokens = starts[documents];
+    fresh(out, tokens * heads * width * (int64_t)sizeof(T));
     float limit = bound();
 #pragma omp parallel
     {

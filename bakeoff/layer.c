@@ -276,6 +276,7 @@ static void to_panel(const T *from, int64_t stride, T *panel, int64_t rows) {
 
 /* Panels of weights (outputs x inputs), with `room` for as many inputs more. */
 void lay(const T *weight, T *panels, int64_t outputs, int64_t inputs, int64_t room) {
+    fresh(panels, outputs * (inputs + room) * 2);
 #pragma omp parallel for schedule(static)
     for (int64_t j = 0; j < outputs; j += 32)
         transpose((const Word *)(weight + j * inputs), (Word *)(panels + j * (inputs + room)), 32, inputs / 2);
@@ -283,6 +284,7 @@ void lay(const T *weight, T *panels, int64_t outputs, int64_t inputs, int64_t ro
 
 /* The same of the transposed weights (inputs x outputs). */
 void lay_transposed(const T *weight, T *panels, int64_t outputs, int64_t inputs, int64_t room) {
+    fresh(panels, inputs * (outputs + room) * 2);
 #pragma omp parallel for schedule(static)
     for (int64_t j = 0; j < inputs; j += 32) to_panel(weight + j, inputs, panels + j * (outputs + room), outputs);
 }
@@ -302,6 +304,7 @@ void place(const float *from, T *panels, float scaling, int64_t rows, int64_t co
 void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin, float *inverse, T *out, float eps,
            int64_t tokens, int64_t width, int64_t outputs, int64_t ranks) {
     int64_t all = width + ranks, blocks = blocks_of(tokens, 2 * all + 128), block = longest_of(blocks, tokens);
+    fresh(out, tokens * outputs * 2);
 #pragma omp parallel
     {
         uint8_t tiles[64];
@@ -395,6 +398,9 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
     int64_t most = wide > width ? wide : width, of_sum = pitch(width);
     int64_t blocks = blocks_of(tokens, 2 * most + 2 * width + 4 * of_sum + 2 * CHUNK + 256);
     int64_t block = longest_of(blocks, tokens);
+    fresh(middle, tokens * width * 2);
+    fresh(out, tokens * width * 2);
+    if (keep) fresh(both, tokens * inner * 4);
 #pragma omp parallel
     {
         uint8_t tiles[64];
@@ -471,6 +477,7 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
 /* rows x outputs from x (rows x width) and weights (outputs x width) as they stand, in panels only while they are used */
 void head(const T *x, const T *weight, T *out, int64_t rows, int64_t width, int64_t outputs) {
     int64_t most = most_of(2 * width + 128);
+    fresh(out, rows * outputs * 2);
 #pragma omp parallel
     {
         uint8_t tiles[64];

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -131,6 +132,22 @@ static inline void transpose(const Word *from, Word *to, int64_t rows, int64_t c
 }
 
 static inline int64_t padded(int64_t size) { return (size + 31) / 32 * 32; }
+
+/* Asks for a large matrix's memory at once, by all threads, if it was never used: page by page, each as it is first
+   written, takes longer. */
+static inline void fresh(void *matrix, int64_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+    const int64_t page = 4096, piece = 1 << 20;
+    uintptr_t first = ((uintptr_t)matrix + page - 1) / page * page, end = ((uintptr_t)matrix + bytes) / page * page;
+    unsigned char used;
+    if (bytes < piece || mincore((void *)((first + end) / 2 / page * page), page, &used) || used & 1) return;
+#pragma omp parallel for schedule(dynamic)
+    for (uintptr_t at = first; at < end; at += piece)
+        madvise((void *)at, end - at < (uintptr_t)piece ? end - at : (uintptr_t)piece, MADV_POPULATE_WRITE);
+#else
+    (void)matrix, (void)bytes;
+#endif
+}
 
 /* What a thread computes in. */
 typedef struct {
