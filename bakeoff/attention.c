@@ -1,8 +1,8 @@
 /* Causal attention of documents that stand one after another in a row, with rotary positions, forward and backward. A
    job is a document and one of its key heads, the last document, often the longest, first; what it needs stays in the
-   processor's cache. Products take A row after
-   row and B with PAIR rows interleaved, as the processor's instructions want them: a Word is so many numbers along the
-   inner dimension, two bf16 or one float. Sums are fp32. No job depends on another nor on the number of threads. */
+   processor's cache. Products take A row after row and B with PAIR rows interleaved, as the processor's instructions want
+   them: a Word is so many numbers along the inner dimension, two bf16 or one float. Sums are fp32. No job depends on
+   another nor on the number of threads. */
 
 #include "native.h"
 

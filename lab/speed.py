@@ -172,7 +172,7 @@ class Lab:
             found = {"adapter": str(self.adapter(shape, method))} if kind == "generate" else {}
             self.arm(kind, shape, method, f"without {switch}", **found)
 
-    def utilisation(self, shape: str) -> None:
+    def utilisation(self, shape: str, lora: bool) -> None:
         """The processor's matrix-product peak in Bakeoff's precision and, in the same minute, LoRA's whole training."""
         from lab import flops
 
@@ -183,7 +183,8 @@ class Lab:
         self.peaks[shape][self.round] = found
         best = max(found, key=lambda name: found[name])
         say(f"{self.elapsed():5.0f} s  {precision} product peak {found[best] / 1e9:.0f} GFLOP/s ({best})")
-        self.arm("train", shape, "lora", "bakeoff", whole=True)
+        if lora:
+            self.arm("train", shape, "lora", "bakeoff", whole=True)
 
 
 def median(arms: list[dict[str, Any]]) -> float:
@@ -254,7 +255,7 @@ def one_round(
     """Every comparison once, by name; what one speed-up brings in the first round only, at its end."""
     for shape in shapes:
         if "utilisation" in phases:
-            yield f"utilisation, {shape}", partial(lab.utilisation, shape)
+            yield f"utilisation, {shape}", partial(lab.utilisation, shape, "lora" in methods)
     for method, shape in itertools.product(methods, shapes):
         what = f"{method}, {shape}"
         if "check" in phases and first:

@@ -117,4 +117,5 @@ def orphan(path, log):
 
 
 def where(tell):
+    """Where a job's process stands, and whether it may ask the hub."""
     return {"folder": os.getcwd(), "offline": os.environ.get("HF_HUB_OFFLINE")}

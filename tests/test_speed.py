@@ -138,17 +138,25 @@ class Timed:
 @pytest.mark.parametrize(
     ("seconds", "done", "left_out"),
     [
-        (100, "1 peak,1 training, a,1 training, b,1 switch,2 peak,2 training, a,2 training, b", []),
-        (90, "1 peak,1 training, a,1 training, b,1 switch", []),
-        (70, "1 peak,1 training, a,1 training, b", ["round 1: switch"]),  # may take as long as the longest so far
-        (50, "1 peak,1 training, a", ["round 1: training, b", "round 1: switch"]),  # as long as its kind's longest
+        (100, "1 utilisation,1 training, a,1 training, b,1 switch,2 utilisation,2 training, a,2 training, b", []),
+        (90, "1 utilisation,1 training, a,1 training, b,1 switch", []),
+        (
+            70,
+            "1 utilisation,1 training, a,1 training, b",
+            ["round 1: switch"],
+        ),  # may take as long as the longest so far
+        (
+            50,
+            "1 utilisation,1 training, a",
+            ["round 1: training, b", "round 1: switch"],
+        ),  # as long as its kind's longest
     ],
 )
 def test_what_would_take_longer_than_is_left_is_left_out(monkeypatch, seconds, done, left_out):
-    lab = Timed({"peak": 1, "training, a": 25, "training, b": 20, "switch": 8})
+    lab = Timed({"utilisation": 1, "training, a": 25, "training, b": 20, "switch": 8})
 
     def one_round(lab, shapes, methods, phases, first):
-        names = ["peak", "training, a", "training, b", *["switch"] * first]
+        names = ["utilisation", "training, a", "training, b", *["switch"] * first]
         return [(name, functools.partial(lab.run, name)) for name in names]
 
     monkeypatch.setattr(speed, "one_round", one_round)
