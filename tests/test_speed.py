@@ -144,12 +144,12 @@ class Timed:
             70,
             "1 utilisation,1 training, a,1 training, b",
             ["round 1: switch"],
-        ),  # may take as long as the longest so far
+        ),  # as long as the longest so far
         (
             50,
             "1 utilisation,1 training, a",
             ["round 1: training, b", "round 1: switch"],
-        ),  # as long as its kind's longest
+        ),  # as its kind
     ],
 )
 def test_what_would_take_longer_than_is_left_is_left_out(monkeypatch, seconds, done, left_out):
