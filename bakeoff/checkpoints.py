@@ -1,5 +1,6 @@
 """What is kept of an unfinished run, so that a killed one goes on: training checkpoints and finished summaries."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -8,6 +9,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from bakeoff.disk import arrive, flush, parts_digest, write_past_cache, write_whole
+from bakeoff.disk import arrive, checksum, flush, write_past_cache, write_whole
 from bakeoff.resources import Clock, Memory
 from bakeoff.settings import DurabilitySettings
 
-SCHEMA = 3
+SCHEMA = 4
 KEPT = 2
 """Checkpoints on disk: the newest and, should it be damaged, the one before."""
 BOOKED = ("training", "validation", "evaluation")
@@ -78,6 +80,9 @@ class Partial:
         self.memory: Memory | None = None
         self.saved_at = time.monotonic()
         self.saved_step = 0
+        self.beside = ThreadPoolExecutor(1)
+        self.begun: tuple[int, Future[str]] | None = None
+        """Number and checksum of the checkpoint whose tensors are being written."""
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(".*.new"):
@@ -101,7 +106,7 @@ class Partial:
             self.tell({"resumed": f"starts again, {self.computed()} steps computed again"})
         return False
 
-    def begins(self) -> None:
+    def counts(self) -> None:
         """Counts a step as it begins: whatever moment a process dies at, what it had begun is on the tally."""
         if self.folder is not None:
             with (self.folder / "computed").open("ab", buffering=0) as tally:
@@ -123,31 +128,42 @@ class Partial:
         """Of the steps begun, how many were begun again, where the run has `steps`."""
         return max(0, self.computed() - steps)
 
-    def save(self, state: Training) -> None:
-        """Writes a checkpoint: tensors first, then the page that vouches for them. Raises OSError."""
+    def begin(self, state: Training) -> None:
+        """Starts to write a checkpoint's tensors, beside what goes on: none of them may change until `save`."""
         if self.folder is None:
             return
-        with self.clock("checks"), self._aside():
+        with self.clock("checks"):
             number = max(self._numbers(), default=0) + 1
-            tensors, facts = freeze(state)
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_of(state).items()}
+            self.begun = number, self.beside.submit(save_tensors, tensors, self._aside(number))
+
+    def save(self, state: Training) -> None:
+        """Completes a checkpoint, begun or not: tensors first, then the page that vouches for them. Raises OSError."""
+        if self.folder is None:
+            return
+        if self.begun is None:
+            self.begin(state)
+        assert self.begun is not None
+        with self.clock("checks"):
+            number, writing = self.begun
+            self.begun = None
             path = self._path(number, "safetensors")
-            aside = path.with_name(f".{path.name}.new")
             try:
-                sha256 = save_tensors(tensors, aside)
-                arrive(aside, path)
+                found = writing.result()
+                arrive(self._aside(number), path)
                 body = {
                     "schema": SCHEMA,
                     "run": self.folder.name,
                     "number": number,
-                    "tensors": sha256,
+                    "tensors": found,
                     "seconds": {phase: self.clock.elapsed(phase) for phase in BOOKED},
                     "memory": self.memory.read() if self.memory else {},
                     "repeated": self.repeated(len(state.curves.steps)),
-                    **facts,
+                    **facts_of(state),
                 }
                 write_whole(self._path(number, "json"), seal(body))
             except BaseException:
-                aside.unlink(missing_ok=True)
+                self._aside(number).unlink(missing_ok=True)
                 if not self._path(number, "json").exists():  # nothing vouches for the tensors
                     path.unlink(missing_ok=True)
                 raise
@@ -168,7 +184,7 @@ class Partial:
             try:
                 body = unseal(self._path(number, "json").read_bytes())
                 whole = (body["schema"], body["run"], body["number"]) == (SCHEMA, self.folder.name, number)
-                whole = whole and body["tensors"] == parts_digest(self._path(number, "safetensors"))
+                whole = whole and body["tensors"] == checksum(self._path(number, "safetensors"))
             except FileNotFoundError:  # killed between the two files
                 self._forget(number)
                 continue
@@ -194,10 +210,10 @@ class Partial:
         assert self.folder is not None
         return self.folder / f"checkpoint-{number:08}.{kind}"
 
-    @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
-        with self.memory.aside() if self.memory else contextlib.nullcontext():
-            yield
+    def _aside(self, number: int) -> Path:
+        """Where a checkpoint's tensors are until they are whole."""
+        path = self._path(number, "safetensors")
+        return path.with_name(f".{path.name}.new")
 
     # Summaries
 
@@ -253,7 +269,7 @@ KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", tor
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> str:
-    """Writes a safetensors file (github.com/huggingface/safetensors, "Format"); returns its `parts_digest`.
+    """Writes a safetensors file (github.com/huggingface/safetensors, "Format"); returns its `checksum`.
 
     Raises OSError.
 
@@ -292,49 +308,47 @@ def unseal(line: bytes) -> dict[str, Any]:
     return body
 
 
-def freeze(state: Training) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """`state` and the random generators as named tensors and as what JSON holds.
+def tensors_of(state: Training) -> dict[str, torch.Tensor]:
+    """What of `state` is large, by name: weights in training, the best ones unless they are the same, moments."""
+    kept = () if state.kept_step == len(state.curves.steps) else state.kept
+    found: dict[str, torch.Tensor] = {}
+    for name, values in (("trained", state.trained), ("kept", kept)):
+        found |= {f"{name}.{place}": value for place, value in enumerate(values)}
+    for place, moments in {} if state.over else state.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{place}.{name}": value for name, value in moments.items() if torch.is_tensor(value)}
+    return found
 
-    Weights are written once where the ones in training are the ones kept, or will never be asked for.
-    """
+
+def facts_of(state: Training) -> dict[str, Any]:
+    """The rest of `state` and the random generators, as what JSON holds."""
     import numpy
 
     optimizer = state.optimizer.state_dict()
-    if state.over:
-        optimizer["state"] = {}
-    once = bool(state.kept) and (state.over or state.kept_step == len(state.curves.steps))
-    tensors = {"order": state.drawn, "random.torch": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    for name, values in (("trained", () if once else state.trained), ("kept", state.kept)):
-        tensors |= {f"{name}.{place}": value.detach() for place, value in enumerate(values)}
-    numbers: dict[str, dict[str, Any]] = {}
-    for place, moments in optimizer["state"].items():
-        for name, value in moments.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{place}.{name}"] = value
-            else:
-                numbers.setdefault(str(place), {})[name] = value
     drawn: Any = numpy.random.get_state()
     kind, words, *rest = drawn
-    tensors["random.numpy"] = torch.from_numpy(words.astype("int64"))
     generation, internal, gauss = random.getstate()
-    facts = {
+    draws = {"numpy": [kind, words.tolist(), *rest], "python": [generation, list(internal), gauss],
+             "torch": text_of(torch.get_rng_state()), "order": text_of(state.drawn)}  # fmt: skip
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        draws["cuda"] = text_of(torch.cuda.get_rng_state())
+    return {
         "epoch": state.epoch,
         "window": state.window,
         "best": state.best,
         "kept_step": state.kept_step,
         "curves": vars(state.curves),
         "groups": optimizer["param_groups"],
-        "numbers": numbers,
+        "numbers": {
+            place: {name: value for name, value in moments.items() if not torch.is_tensor(value)}
+            for place, moments in optimizer["state"].items()
+        },
         "schedule": state.schedule.state_dict(),
-        "random": {"numpy": [kind, *rest], "python": [generation, list(internal), gauss]},
+        "random": draws,
     }
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, facts
 
 
 def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-    """Puts back what `freeze` took."""
+    """Puts back what `tensors_of` and `facts_of` took."""
     import numpy
 
     moments: dict[int, dict[str, Any]] = {int(place): dict(values) for place, values in facts["numbers"].items()}
@@ -343,25 +357,36 @@ def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any
         moments.setdefault(int(place), {})[moment] = tensors.pop(name)
     state.optimizer.load_state_dict({"state": moments, "param_groups": facts["groups"]})
     state.schedule.load_state_dict(facts["schedule"])
-    once = "trained.0" not in tensors
-    with torch.no_grad():
-        for number, parameter in enumerate(state.trained):
-            parameter.copy_(tensors[f"kept.{number}"] if once else tensors.pop(f"trained.{number}"))
-    kept = sum(name.startswith("kept.") for name in tensors)
-    state.kept = [
-        tensors.pop(f"kept.{number}").to(parameter.device)
-        for number, parameter in zip(range(kept), state.trained, strict=False)
-    ]
-    state.drawn = tensors["order"]
-    state.order.set_state(state.drawn)
-    state.epoch, state.window = facts["epoch"], facts["window"]
-    state.best, state.kept_step = facts["best"], facts["kept_step"]
     for name, value in facts["curves"].items():
         setattr(state.curves, name, value)
-    torch.set_rng_state(tensors["random.torch"])
-    if "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    kind, *rest = facts["random"]["numpy"]  # MT19937, place, has_gauss, cached_gaussian
-    numpy.random.set_state((kind, tensors["random.numpy"].numpy().astype("uint32"), *rest))
-    version, internal, gauss = facts["random"]["python"]
+    state.epoch, state.window = facts["epoch"], facts["window"]
+    state.best, state.kept_step = facts["best"], facts["kept_step"]
+    with torch.no_grad():
+        for number, parameter in enumerate(state.trained):
+            parameter.copy_(tensors.pop(f"trained.{number}"))
+    state.kept = []
+    if state.kept_step == len(state.curves.steps):  # whatever was the best when the tensors were written
+        state.kept = [parameter.detach().clone() for parameter in state.trained]
+    elif state.kept_step:
+        state.kept = [
+            tensors.pop(f"kept.{number}").to(parameter.device) for number, parameter in enumerate(state.trained)
+        ]
+    draws = facts["random"]
+    state.drawn = tensor_of(draws["order"])
+    state.order.set_state(state.drawn)
+    torch.set_rng_state(tensor_of(draws["torch"]))
+    if "cuda" in draws:
+        torch.cuda.set_rng_state(tensor_of(draws["cuda"]))
+    numpy.random.set_state(tuple(draws["numpy"]))
+    version, internal, gauss = draws["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def text_of(state: torch.Tensor) -> str:
+    """A generator's state, as JSON holds it."""
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def tensor_of(text: str) -> torch.Tensor:
+    """The state that `text_of` took."""
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

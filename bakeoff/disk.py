@@ -1,17 +1,17 @@
 """Files that are there completely or not at all, and their checksums."""
 
 import errno
-import hashlib
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 
-PART = 2**23
-"""Bytes of a file that are summed one after another; several processors sum several parts at once."""
-CHUNK = 2 * PART
-"""Bytes that are written at a time past the system's cache."""
+from xxhash import xxh3_128
+
+CHUNK = 2**22
+"""Bytes that are written at a time past the system's cache, and that are read at a time for a checksum."""
 SECTOR = 4096
 """What such a write is a multiple of."""
 
@@ -35,7 +35,7 @@ def arrive(aside: Path, path: Path) -> None:
 
 
 def write_past_cache(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
-    """Writes `pieces` one after another as a new file that is on the disk afterwards; returns its `parts_digest`.
+    """Writes `pieces` one after another as a new file that is on the disk afterwards; returns its `checksum`.
 
     Gigabytes that nobody will read soon go past the system's cache of files, where Linux has a way: new pages for them
     can take several times as long as the disk. Elsewhere, and where a file system has no such way, as ever. Raises
@@ -49,26 +49,33 @@ def write_past_cache(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
         if error.errno != errno.EINVAL:
             raise
         file = os.open(path, flags, 0o666)
-    sums: list[bytes] = []
+    summed = xxh3_128()
     total = 0
     try:
-        room = memoryview(mmap.mmap(-1, CHUNK))  # at the start of a page, as such writes want it
-        with ThreadPoolExecutor(CHUNK // PART) as beside:
-            for size in filled(room, pieces):
-                summed = beside.map(sha256, [room[at : min(at + PART, size)] for at in range(0, size, PART)])
-                put(file, room[: -(-size // SECTOR) * SECTOR])
-                sums += summed
-                total += size
+        with ThreadPoolExecutor(1) as beside:
+            writing: Future[None] | None = None
+            for part in filled(pieces):
+                summed.update(part)
+                total += len(part)
+                if writing:
+                    writing.result()
+                writing = beside.submit(put, file, memoryview(part.obj)[: -(-len(part) // SECTOR) * SECTOR])
+            if writing:
+                writing.result()
         os.ftruncate(file, total)
         os.fsync(file)
     finally:
         os.close(file)
-    return sha256(b"".join(sums)).hex()
+    return summed.hexdigest()
 
 
-def filled(room: memoryview, pieces: Iterable[bytes | memoryview]) -> Iterator[int]:
-    """How much of `room` holds the next bytes of `pieces`: all of it, but for the last time."""
-    size = 0
+def filled(pieces: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    """The bytes of `pieces`, CHUNK at a time, at the start of a page, as such writes want it.
+
+    What was yielded holds until the next but one is asked for.
+    """
+    rooms = cycle([memoryview(mmap.mmap(-1, CHUNK)) for _ in range(2)])
+    room, size = next(rooms), 0
     for piece in pieces:
         rest = memoryview(piece).cast("B")
         while rest:
@@ -76,10 +83,10 @@ def filled(room: memoryview, pieces: Iterable[bytes | memoryview]) -> Iterator[i
             room[size : size + len(part)] = part
             size, rest = size + len(part), rest[len(part) :]
             if size == len(room):
-                yield size
-                size = 0
+                yield room
+                room, size = next(rooms), 0
     if size:
-        yield size
+        yield room[:size]
 
 
 def put(file: int, data: memoryview) -> None:
@@ -99,27 +106,13 @@ def put(file: int, data: memoryview) -> None:
             fcntl.fcntl(file, fcntl.F_SETFL, flags & ~direct)
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def parts_digest(path: Path) -> str:
-    """sha256 of the sha256s of a file's parts."""
-
-    def part(at: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(at)
-            return sha256(file.read(PART))
-
-    with ThreadPoolExecutor(2) as beside:
-        return sha256(b"".join(beside.map(part, range(0, path.stat().st_size, PART)))).hex()
-
-
-def sha256(data: bytes | memoryview) -> bytes:
-    """Of some bytes; other threads go on meanwhile."""
-    return hashlib.sha256(data).digest()
+def checksum(path: Path) -> str:
+    """XXH3 of a file, 128 bits: it notices every accident, at the speed of memory. Not for what somebody may forge."""
+    summed, room = xxh3_128(), memoryview(bytearray(CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(room):
+            summed.update(room[:size])
+    return summed.hexdigest()
 
 
 def flush(path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.disk import parts_digest
+from bakeoff.disk import checksum
 from bakeoff.errors import UsageError, nearest
 from bakeoff.parameters import shapes_of
 from bakeoff.settings import ModelSettings, plain
@@ -124,7 +124,7 @@ def converted(folder: Path) -> bool:
     """Whether a conversion is there, byte for byte as it was written."""
     try:
         listed = json.loads((folder / CHECKSUMS).read_bytes())
-        return bool(listed) and all(parts_digest(folder / name) == found for name, found in listed.items())
+        return bool(listed) and all(checksum(folder / name) == found for name, found in listed.items())
     except (OSError, ValueError, AttributeError, TypeError):
         return False
 
@@ -160,7 +160,7 @@ def convert(gguf: Path, folder: Path) -> None:
                 delattr(config, leftover)
         config.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
-        listed = {path.name: parts_digest(path) for path in sorted(staging.iterdir())}
+        listed = {path.name: checksum(path) for path in sorted(staging.iterdir())}
         (staging / CHECKSUMS).write_text(json.dumps(listed, indent=1))
         os.rename(staging, folder)
     except OSError:

@@ -92,18 +92,6 @@ class Memory:
             if name.startswith("max_") and peak is not None:
                 self.before[name] = max(self.before.get(name, 0), peak)
 
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """What is allocated inside the block and given back is not the run's: it raises no peak."""
-        self.raise_to(self.read())
-        yield
-        if self.device == "cuda":
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            _reset_peak()
-
     def _with_before(self, found: dict[str, int | None]) -> dict[str, int | None]:
         for name, peak in self.before.items():
             level = found[name]

@@ -14,10 +14,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bakeoff.checking import misfit, strict_json
-from bakeoff.disk import digest, flush
+from bakeoff.disk import checksum, flush
 from bakeoff.errors import UsageError
-from bakeoff.results import SCHEMA, Prediction, RunResult
+from bakeoff.results import Prediction, RunResult
 
+SCHEMA = 2
+"""Of a stored run's manifest."""
 MANIFEST = "manifest.json"
 
 
@@ -112,16 +114,16 @@ class Store:
 
 
 def manifest(folder: Path, names: Iterable[str]) -> str:
-    """The text of a run's manifest: the schema, and the sha256 of each of its files."""
-    listed = {name: digest(folder / name) for name in names}
-    return json.dumps({"schema": SCHEMA, "sha256": listed}, indent=1) + "\n"
+    """The text of a run's manifest: the schema, and the checksum of each of its files."""
+    listed = {name: checksum(folder / name) for name in names}
+    return json.dumps({"schema": SCHEMA, "checksums": listed}, indent=1) + "\n"
 
 
 def intact(folder: Path) -> bool:
     """Whether a run's files, the manifest among them, are byte for byte what was written."""
     try:
         text = (folder / MANIFEST).read_bytes().decode()
-        listed = json.loads(text)["sha256"]
+        listed = json.loads(text)["checksums"]
         return {"result.json", "predictions.jsonl"} <= set(listed) and text == manifest(folder, listed)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -91,7 +91,7 @@ def fine_tune(
             for place, window in enumerate(windows(len(train), recipe.batch_size, order)):
                 if place < state.window:  # done before the run was interrupted
                     continue
-                partial.begins()
+                partial.counts()
                 examples = [train[place] for place in window]
                 labels = sum(len(example.ids) - example.prompt for example in examples)
                 loss = 0.0
@@ -123,6 +123,8 @@ def fine_tune(
                       "loss": loss, "tokens": curves.tokens, "seconds": clock.elapsed("training")})  # fmt: skip
                 state.window = place + 1
                 partial.stepped(state)
+        state.over = epoch == recipe.epochs
+        partial.begin(state)  # is written while nothing of it changes
         with clock("validation"):
             losses = [row["loss"] for row in curves.steps if row["epoch"] == epoch]
             loss = mean_loss(model, validation, recipe, machine, pad)
@@ -136,7 +138,6 @@ def fine_tune(
                 state.kept_step = len(curves.steps)
             tell({"phase": "validation", "epoch": epoch, "epochs": recipe.epochs, **curves.epochs[-1]})
         state.epoch, state.window, state.drawn = epoch + 1, 0, order.get_state()
-        state.over = epoch == recipe.epochs
         partial.save(state)
     if state.kept:
         with torch.no_grad():

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bakeoff import worker
 from bakeoff.checkpoints import Partial
-from bakeoff.disk import digest
+from bakeoff.disk import checksum
 from bakeoff.settings import ROOT
 from bakeoff.store import Store
 
@@ -140,7 +140,7 @@ def results(store: Path) -> dict[str, object]:
     found = {name: stored[name] for name in names}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [path for path in files if path.name not in ("result.json", "manifest.json")]
-    return {**found, **{path.relative_to(folder).as_posix(): digest(path) for path in files}}
+    return {**found, **{path.relative_to(folder).as_posix(): checksum(path) for path in files}}
 
 
 def kill(phase: str, doom: str, folder: Path, reference: dict[str, object], *, fork: bool = False) -> Outcome:

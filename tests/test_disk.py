@@ -30,7 +30,6 @@ def way(request, monkeypatch, tmp_path):
             return real(file, data)
 
         monkeypatch.setattr(os, "write", write)
-    monkeypatch.setattr(disk, "PART", disk.SECTOR)
     monkeypatch.setattr(disk, "CHUNK", 2 * disk.SECTOR)
 
 
@@ -42,17 +41,17 @@ def test_what_is_written_is_what_was_given(tmp_path, sizes):
     path.write_bytes(b"old" * 50000)
     found = disk.write_past_cache(path, pieces)
     assert path.read_bytes() == b"".join(pieces)
-    assert found == disk.parts_digest(path)
+    assert found == disk.checksum(path)
 
 
 @pytest.mark.parametrize("place", [0, 4095, 4096, 9999])
-def test_no_byte_of_any_part_can_change(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(disk, "PART", disk.SECTOR)
+def test_no_byte_can_change_unnoticed(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(disk, "CHUNK", disk.SECTOR)
     path = tmp_path / "file"
     path.write_bytes(bytes(10000))
-    before = disk.parts_digest(path)
+    before = disk.checksum(path)
     path.write_bytes(bytes(place) + b"1" + bytes(9999 - place))
-    assert disk.parts_digest(path) != before
+    assert disk.checksum(path) != before
 
 
 @pytest.mark.usefixtures("way")

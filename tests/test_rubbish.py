@@ -198,7 +198,7 @@ def test_a_run_with_rubbish_for_a_file_is_neither_believed_nor_touched(stored, c
 def test_a_malformed_result_is_not_believed_though_its_checksum_holds(stored, data):
     store, folder = stored
     (folder / "result.json").write_bytes(data)
-    names = json.loads((folder / MANIFEST).read_bytes())["sha256"]
+    names = json.loads((folder / MANIFEST).read_bytes())["checksums"]
     (folder / MANIFEST).write_text(manifest(folder, names))
     before = content(store.root)
     with in_time():

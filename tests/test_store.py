@@ -118,8 +118,9 @@ def test_a_torn_or_missing_file_is_noticed(store, name):
     assert store.find("f" * 32) is None
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"schema": 1, "sha256": {}}', '{"schema": 1, "sha256": []}',
-                                  '{"schema": 1, "sha256": {"result.json": 3}}', "[" * 100_000, "\x00"],
+@pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"schema": 2, "checksums": {}}',
+                                  '{"schema": 2, "checksums": []}', '{"schema": 2, "checksums": {"result.json": 3}}',
+                                  "[" * 100_000, "\x00"],
                          ids=lambda text: text[:20])  # fmt: skip
 def test_a_manifest_that_is_none_is_noticed(store, text):
     (keep(store, result()) / "manifest.json").write_text(text)
@@ -139,7 +140,7 @@ def test_another_schema_is_refused_by_name(store, monkeypatch, capsys):
     keep(store, result())
     monkeypatch.undo()
     assert main(["score", "f" * 32, "--store", str(store.root)]) == 4
-    assert "was stored with schema '0', this Bakeoff reads schema 1" in capsys.readouterr().err
+    assert "was stored with schema '0', this Bakeoff reads schema 2" in capsys.readouterr().err
 
 
 def test_a_lock_is_waited_for_and_taken_over_when_its_owner_dies(store):
