@@ -210,6 +210,13 @@ class Shared:
         """The places of the shared tokens of each document, where every document has all of its own."""
         self.documents = len(lengths)
 
+    def of_row(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The row's gradient from all documents': what they add to a shared token's is summed in fp32, rounded once."""
+        found = gradient.index_select(0, self.row)
+        fronts = gradient.index_select(0, self.fronts).unflatten(0, (self.documents, -1))
+        found[: fronts.shape[1]] = fronts.sum(0, dtype=torch.float32)
+        return found
+
 
 class Copies(torch.autograd.Function):
     """The tokens of each document, one document after another, from a row where the shared ones stand once."""
@@ -223,12 +230,8 @@ class Copies(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Of `row`; what documents add to a shared token's gradient is summed in fp32 and rounded once."""
-        shared = ctx.shared
-        found = gradient.index_select(0, shared.row)
-        fronts = gradient.index_select(0, shared.fronts).unflatten(0, (shared.documents, -1))
-        found[: fronts.shape[1]] = fronts.sum(0, dtype=torch.float32)
-        return found, None
+        """Of `row`."""
+        return ctx.shared.of_row(gradient), None
 
 
 def forward(
@@ -257,6 +260,8 @@ class Documents:
 
     def __init__(self, lengths: Sequence[int], flash: bool = False) -> None:
         self.lengths, self.flash = list(lengths), flash
+        self.computed: set[torch.nn.Module] = set()
+        """Decoder layers that were computed together with one before them."""
 
     @functools.cached_property
     def starts(self) -> torch.Tensor:
@@ -285,6 +290,16 @@ class Documents:
         facts = len(self.lengths), max(self.lengths), heads, kept, width
         sums.attend(rows, cos, sin, out, logs, self.starts, keys, values, places, keys.shape[2], float(scaling), *facts)
         return out
+
+    def of_rows(
+        self, sums: native.Sums, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int, scaling: float,
+        logs: torch.Tensor, gradient: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """The gradient of `rows` from that of what `from_rows` gives; the softmax is computed again, not kept."""
+        found = torch.empty_like(rows)
+        facts = len(self.lengths), max(self.lengths), len(logs), kept, cos.shape[-1]
+        sums.attend_backward(rows, cos, sin, gradient, logs, found, self.starts, float(scaling), *facts)
+        return found
 
     def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Where the compiled sums keep keys and values, and each document's row there: nowhere."""

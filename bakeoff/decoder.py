@@ -1,4 +1,4 @@
-"""A decoder layer in two calls of layer.c around its attention, where its weights are frozen and there are tiles."""
+"""Decoder layers in two calls of layer.c around their attention, where weights are frozen and there are tiles."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from bakeoff import native
+from bakeoff.attention import Documents
 from bakeoff.kernels import Thin
 from bakeoff.linear import WIDE, stacked
 
@@ -72,7 +73,7 @@ class Weights:
 
 @dataclass
 class Layer:
-    """What the two calls need to know of a decoder layer."""
+    """A decoder layer as layer.c computes it: before its attention and after it, and the gradients of both."""
 
     sums: native.Sums
     weights: Weights
@@ -80,10 +81,83 @@ class Layer:
     """LoRA beside queries, keys and values."""
     norms: Sequence[Any]
     """The one before the attention and the one after it."""
+    place: int
+    """Which of the model's layers this is."""
+    key_heads: int
+    scaling: float
+    """Of products of queries and keys."""
+
+    def enter(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values (tokens x outputs) of tokens x width; for a gradient its norm's inverse and x A."""
+        (tokens, width), norm = x.shape, self.norms[0]
+        outputs, ranks = self.weights.plain[0].shape[0], self.weights.ranks
+        inverse, thin = x.new_empty(tokens, dtype=torch.float32), x.new_empty(tokens, ranks)
+        rows = x.new_empty(tokens, outputs)
+        panels, *_, down = self.weights.forward(self.sums, self.beside)
+        self.sums.enter(
+            x, norm.weight, panels, down, thin, inverse, rows,
+            float(norm.variance_epsilon), tokens, width, outputs, ranks,
+        )  # fmt: skip
+        return rows, inverse, thin
+
+    def enter_backward(
+        self, gradient: torch.Tensor, beside: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, thin: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Of x, with what `beside` brings of it, and of A and B of each thin product in fp32."""
+        (tokens, width), outputs, ranks = x.shape, gradient.shape[1], self.weights.ranks
+        of_x, of_thin = torch.empty_like(x), x.new_empty(ranks * (outputs + width), dtype=torch.float32)
+        panels, *_, up = self.weights.backward(self.sums, self.beside)
+        self.sums.enter_backward(
+            gradient, beside, x, self.norms[0].weight, inverse, panels, up, thin, of_thin, of_x,
+            tokens, width, outputs, ranks,
+        )  # fmt: skip
+        ups, downs = of_thin[: ranks * outputs].view(ranks, outputs), of_thin[ranks * outputs :].view(ranks, width)
+        found, at = [], 0
+        for part in self.beside:
+            size, rank = part.up.shape
+            of_up = ups.new_empty(size, rank)
+            self.sums.turned(ups[at:, part.start :], of_up, float(part.scaling), rank, size, outputs)
+            found += [downs[at : at + rank], of_up]
+            at += rank
+        return of_x, found
+
+    def rest(self, x: torch.Tensor, seen: torch.Tensor, keep: bool) -> tuple[torch.Tensor, ...]:
+        """What the layer returns from tokens x width and what its heads saw of them, tokens x (heads width).
+
+        Beside it what a gradient needs, if `keep`: the first sum, its norm's inverse, and the unit's factors.
+        """
+        (tokens, width), weights, norm = x.shape, self.weights, self.norms[1]
+        _, *panels, _ = weights.panels
+        if seen.shape != (tokens, weights.plain[1].shape[1]):
+            raise ValueError(
+                f"heads saw {tuple(seen.shape)} of {tokens} tokens, {weights.plain[1].shape[1]} numbers each"
+            )
+        inner = weights.plain[3].shape[1]
+        out, middle, inverse = torch.empty_like(x), torch.empty_like(x), x.new_empty(tokens, dtype=torch.float32)
+        both = x.new_empty(inner // WIDE, tokens if keep else 0, 2 * WIDE)
+        self.sums.rest(
+            x, seen, panels[0], norm.weight, *panels[1:], middle, inverse, both, out,
+            float(norm.variance_epsilon), tokens, seen.shape[1], width, inner, int(keep),
+        )  # fmt: skip
+        return out, middle, inverse, both
+
+    def rest_backward(
+        self, gradient: torch.Tensor, middle: torch.Tensor, inverse: torch.Tensor, both: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of x and of what the heads saw."""
+        (tokens, width), inner, weights = middle.shape, both.shape[0] * WIDE, self.weights
+        _, o, unit, down, _ = weights.backward(self.sums, ())
+        wide = weights.plain[1].shape[1]
+        of_x, of_seen = torch.empty_like(middle), middle.new_empty(tokens, wide)
+        self.sums.rest_backward(
+            gradient, o, self.norms[1].weight, unit, down, middle, inverse, both, of_x, of_seen,
+            tokens, wide, width, inner,
+        )  # fmt: skip
+        return of_x, of_seen
 
 
 def layer_of(
-    module: nn.Module, groups: Sequence[tuple[list[nn.Linear], list[Thin]] | None], norms: Sequence[Any],
+    module: Any, groups: Sequence[tuple[list[nn.Linear], list[Thin]] | None], norms: Sequence[Any],
     width: int, sums: native.Sums,
 ) -> Layer | None:  # fmt: skip
     """The decoder layer `module` of these linear layers and norms, for tokens of `width` numbers, or None.
@@ -113,7 +187,8 @@ def layer_of(
     kept = vars(module).get(KEPT)
     if kept is None or kept[0] != made_from:
         kept = vars(module)[KEPT] = made_from, Weights(weights, ranks)
-    return Layer(sums, kept[1], beside, norms)
+    heads = module.self_attn
+    return Layer(sums, kept[1], beside, norms, heads.layer_idx, heads.config.num_key_value_heads, heads.scaling)
 
 
 def forget(model: nn.Module) -> None:
@@ -122,88 +197,70 @@ def forget(model: nn.Module) -> None:
         vars(module).pop(KEPT, None)
 
 
-class Entered(torch.autograd.Function):
-    """Queries, keys and values of a layer from its input, by its norm and with LoRA; the input goes on beside them."""
+class Stack(torch.autograd.Function):
+    """What decoder layers return, one after another, as one step of autograd: what Python does between two calls of C
+    finds nothing in the processor's cache."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layer: Layer, *trained: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """tokens x outputs, and `x`, from tokens x width; `trained` are A and B of each thin product, in order."""
-        weights, norm, (tokens, width) = layer.weights, layer.norms[0], x.shape
-        outputs, ranks = weights.plain[0].shape[0], weights.ranks
-        inverse, thin, out = (
-            x.new_empty(tokens, dtype=torch.float32),
-            x.new_empty(tokens, ranks),
-            x.new_empty(tokens, outputs),
-        )
-        panels, *_, down = weights.forward(layer.sums, layer.beside)
-        layer.sums.enter(
-            x, norm.weight, panels, down, thin, inverse, out,
-            float(norm.variance_epsilon), tokens, width, outputs, ranks,
-        )  # fmt: skip
-        ctx.layer = layer
-        ctx.save_for_backward(x, inverse, thin, *trained)  # A and B may not change before their gradient
-        return out, x
+    def forward(
+        ctx: Any, x: torch.Tensor, layers: Sequence[Layer], segments: Documents, cos: torch.Tensor, sin: torch.Tensor,
+        wanted: torch.Tensor | None, keep: bool, *trained: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """tokens x width from tokens x width; `trained` are A and B of each thin product of each layer, in order.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor, beside: torch.Tensor) -> Any:
-        """Of x, and of A and B of each thin product in fp32."""
-        x, inverse, thin, *_ = ctx.saved_tensors
-        layer, (tokens, width), (outputs, ranks) = ctx.layer, x.shape, (gradient.shape[1], ctx.layer.weights.ranks)
-        of_x, of_thin = torch.empty_like(x), x.new_empty(ranks * (outputs + width), dtype=torch.float32)
-        panels, *_, up = layer.weights.backward(layer.sums, layer.beside)
-        layer.sums.enter_backward(
-            gradient.contiguous(), beside.contiguous(), x, layer.norms[0].weight, inverse, panels, up, thin, of_thin,
-            of_x, tokens, width, outputs, ranks,
-        )  # fmt: skip
-        ups, downs = of_thin.split([ranks * outputs, ranks * width])
-        found, at = [], 0
-        for part in layer.beside:
-            size, rank = part.up.shape
-            of_up = ups.view(ranks, outputs)[at : at + rank, part.start : part.start + size].t()
-            found += [
-                downs.view(ranks, width)[at : at + rank],
-                torch.mul(of_up, part.scaling, out=of_up.new_empty(size, rank)),
-            ]
-            at += rank
-        return of_x, None, *found
-
-
-class Rest(torch.autograd.Function):
-    """What a layer returns, from its input and what its heads saw: two sums, a norm, the output and the gated unit."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, seen: torch.Tensor, layer: Layer) -> torch.Tensor:
-        """tokens x width from tokens x width and tokens x (heads width)."""
-        weights, norm, (tokens, width) = layer.weights, layer.norms[1], x.shape
-        _, *panels, _ = weights.panels
-        if seen.shape != (tokens, weights.plain[1].shape[1]):
-            raise ValueError(
-                f"heads saw {tuple(seen.shape)} of {tokens} tokens, {weights.plain[1].shape[1]} numbers each"
-            )
-        inner, keep = weights.plain[3].shape[1], any(ctx.needs_input_grad)
-        middle, inverse = torch.empty_like(x), x.new_empty(tokens, dtype=torch.float32)
-        both = x.new_empty(inner // WIDE, tokens if keep else 0, 2 * WIDE)
-        out = torch.empty_like(x)
-        layer.sums.rest(
-            x, seen, panels[0], norm.weight, *panels[1:], middle, inverse, both, out,
-            float(norm.variance_epsilon), tokens, seen.shape[1], width, inner, int(keep),
-        )  # fmt: skip
-        ctx.layer = layer
-        ctx.save_for_backward(middle, inverse, both)
+        `cos` and `sin` are tokens of all documents x 1 x width of a head. The last layer goes on after its attention
+        only for the tokens `wanted`, if given, and is 0 for the others. `keep`: for a gradient.
+        """
+        shared, ctx.kept = segments.shared, []
+        out = x
+        for layer in layers:
+            x = out
+            rows, inverse, thin = layer.enter(x)
+            if shared:
+                rows = rows.index_select(0, shared.copies)
+            heads = rows.shape[1] // cos.shape[-1] - 2 * layer.key_heads
+            logs = rows.new_empty(heads, len(rows), dtype=torch.float32) if keep else None
+            seen = segments.from_rows(
+                layer.sums, layer.place, rows, cos, sin, layer.key_heads, layer.scaling, logs
+            ).flatten(1)
+            if shared:
+                seen = seen.index_select(0, shared.row)
+            if wanted is not None and layer is layers[-1]:
+                kept, *after = layer.rest(x[wanted], seen[wanted], keep)
+                out = kept.new_zeros(x.shape).index_copy(0, wanted, kept)
+            else:
+                out, *after = layer.rest(x, seen, keep)
+            if keep:
+                ctx.kept.append((layer, x, inverse, thin, rows, logs, after))
+        ctx.facts = segments, wanted
+        ctx.save_for_backward(cos, sin, *trained)  # A and B may not change before their gradient
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Of x and of what the heads saw."""
-        middle, inverse, both = ctx.saved_tensors
-        layer, (tokens, width), inner = ctx.layer, middle.shape, both.shape[0] * WIDE
-        _, o, unit, down, _ = layer.weights.backward(layer.sums, ())
-        wide = layer.weights.plain[1].shape[1]
-        of_x, of_seen = torch.empty_like(middle), middle.new_empty(tokens, wide)
-        layer.sums.rest_backward(
-            gradient.contiguous(), o, layer.norms[1].weight, unit, down, middle, inverse, both, of_x, of_seen,
-            tokens, wide, width, inner,
-        )  # fmt: skip
-        return of_x, of_seen, None
+        """Of x, and of A and B in fp32."""
+        (cos, sin, *_), (segments, wanted) = ctx.saved_tensors, ctx.facts
+        shared = segments.shared
+        found: list[torch.Tensor] = []
+        if not ctx.kept:
+            raise RuntimeError("what the layers kept for their gradient was given back: it can be asked for once")
+        while ctx.kept:  # what a layer kept is given back as soon as its gradient is there
+            layer, x, inverse, thin, rows, logs, after = ctx.kept.pop()
+            gradient = gradient.contiguous()
+            if wanted is not None:
+                beside, of_seen = (
+                    part.new_zeros(len(x), part.shape[1]).index_copy(0, wanted, part)
+                    for part in layer.rest_backward(gradient[wanted], *after)
+                )
+                wanted = None
+            else:
+                beside, of_seen = layer.rest_backward(gradient, *after)
+            if shared:
+                of_seen = of_seen.new_zeros(len(rows), of_seen.shape[1]).index_copy(0, shared.row, of_seen)
+            of_rows = segments.of_rows(layer.sums, rows, cos, sin, layer.key_heads, layer.scaling, logs, of_seen)
+            if shared:
+                of_rows = shared.of_row(of_rows)
+            gradient, of_thin = layer.enter_backward(of_rows, beside, x, inverse, thin)
+            found = of_thin + found
+        return gradient, None, None, None, None, None, None, *found

@@ -197,14 +197,10 @@ class CompiledAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Of `rows`; the softmax is computed again rather than kept."""
+        """Of `rows`."""
         rows, cos, sin, logs = ctx.saved_tensors
         segments, kept, scaling, sums = ctx.facts
-        found = torch.empty_like(rows)
-        facts = len(segments.lengths), max(segments.lengths), len(logs), kept, cos.shape[-1]
-        sums.attend_backward(
-            rows, cos, sin, gradient.contiguous(), logs, found, segments.starts, float(scaling), *facts
-        )
+        found = segments.of_rows(sums, rows, cos, sin, kept, scaling, logs, gradient.contiguous())
         return found, None, None, None, None, None, None, None
 
 

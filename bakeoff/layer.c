@@ -299,6 +299,12 @@ void place(const float *from, T *panels, float scaling, int64_t rows, int64_t co
                 narrow(from[(o - row) * of_row + (i - column) * of_column] * scaling);
 }
 
+/* columns x rows from rows x columns, times `scaling`; `stride` numbers from one row to the next */
+void turned(const float *from, float *to, float scaling, int64_t rows, int64_t columns, int64_t stride) {
+    for (int64_t i = 0; i < columns; i++)
+        for (int64_t r = 0; r < rows; r++) to[i * rows + r] = from[r * stride + i] * scaling;
+}
+
 /* tokens x outputs from x (tokens x width): the products of its norm, and the thin ones (through `ranks` numbers a token,
    `thin`) beside them, if any. */
 void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin, float *inverse, T *out, float eps,

@@ -10,8 +10,8 @@ from torch.nn import functional
 from transformers.activations import SiLUActivation
 
 from bakeoff import native
-from bakeoff.attention import Copies, Documents, Segments, Step
-from bakeoff.decoder import Entered, Layer, Rest, layer_of
+from bakeoff.attention import Copies, Documents, Segments, Step, packable
+from bakeoff.decoder import Layer, Stack, layer_of
 from bakeoff.kernels import (
     BLOCK,
     Attention,
@@ -60,9 +60,11 @@ def install(model: nn.Module) -> None:
     last = last_layer(model)
     if last is not None:
         last.forward = functools.partial(narrowed, last, last.forward)
+    together = one_after_another(model)
     for module in model.modules():
         if (module is last or original(module)) and all(hasattr(module, name) for name in PARTS):
-            module.forward = functools.partial(decoder_layer, module, module.forward, module is last)
+            behind = together[together.index(module) :] if module in together else [module]
+            module.forward = functools.partial(decoder_layer, module, module.forward, behind, last)
 
 
 def original(module: Any) -> bool:
@@ -92,27 +94,53 @@ def replaced(layer: Any, *norms: nn.Module) -> bool:
     return replacing and not any(map(hooked, (layer, *ours)))
 
 
-def decoder_layer(
-    module: Any, plain: Any, last: bool, hidden_states: torch.Tensor, position_embeddings: Any = None,
-    segments: Any = None, **others: Any,
-) -> torch.Tensor:  # fmt: skip
-    """The forward of a decoder layer: in two calls around its attention where it can, else `plain`.
+def one_after_another(model: nn.Module) -> list[nn.Module]:
+    """The decoder layers of `model`, if all that is done to what one returns is to give it to the next."""
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
+    trunk: Any = getattr(inner, "model", None)
+    layers = list(getattr(trunk, "layers", ()))
+    plain = trunk is not None and original(trunk) and packable(inner)
+    once = len(set(layers)) == len(layers) == getattr(getattr(trunk, "config", None), "num_hidden_layers", 0)
+    return layers if plain and once else []
 
-    The `last` one goes on after its attention only for tokens whose logits are wanted, and is 0 for the others.
+
+def decoder_layer(
+    module: Any, plain: Any, behind: Sequence[Any], last: Any, hidden_states: torch.Tensor,
+    position_embeddings: Any = None, segments: Any = None, **others: Any,
+) -> torch.Tensor:  # fmt: skip
+    """The forward of a decoder layer: by layer.c where it can, else `plain`.
+
+    It computes the layers `behind` it, too, up to one of which a method made another thing; these then return what they
+    are given. The `last` one goes on after its attention only for tokens whose logits are wanted, and is 0 for the
+    others.
     """
-    layer = whole(module, hidden_states) if isinstance(segments, Documents) else None
     out: torch.Tensor
-    if layer is None:
+    run: list[Layer] = []
+    if isinstance(segments, Documents):
+        if module in segments.computed:
+            return hidden_states
+        tokens = len(segments.shared.row) if segments.shared else sum(segments.lengths)
+        fits = hidden_states.shape[:-1].numel() == position_embeddings[0].shape[:-1].numel() == tokens
+        for one in behind if own(module) else [module]:
+            layer = whole(one, hidden_states) if fits and (one is module or own(one)) else None
+            if layer is None:
+                break
+            segments.computed.add(one)
+            run.append(layer)
+    if not run:
         out = plain(hidden_states, position_embeddings=position_embeddings, segments=segments, **others)
         return out
-    rows, beside = Entered.apply(hidden_states[0], layer, *trained_in(layer.beside))
-    seen = attended(module.self_attn, rows, position_embeddings, segments)
-    if not last or segments.wanted is None:
-        out = Rest.apply(beside, seen, layer)
-    else:
-        kept = Rest.apply(beside[segments.wanted], seen[segments.wanted], layer)
-        out = kept.new_zeros(beside.shape).index_copy(0, segments.wanted, kept)
+    cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
+    wanted = segments.wanted if last in segments.computed else None
+    trained = [tensor for layer in run for tensor in trained_in(layer.beside)]
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (hidden_states, *trained))
+    out = Stack.apply(hidden_states.squeeze(0), run, segments, cos, sin, wanted, keep, *trained)
     return out.unsqueeze(0)
+
+
+def own(module: nn.Module) -> bool:
+    """Whether a decoder layer computes as `install` says, with nothing around it."""
+    return getattr(vars(module).get("forward"), "func", None) is decoder_layer
 
 
 def whole(module: Any, hidden_states: torch.Tensor) -> Layer | None:
@@ -191,18 +219,26 @@ def heads(module: Any, hidden_states: torch.Tensor, position_embeddings: Any, se
 
 def attended(module: Any, rows: torch.Tensor, position_embeddings: Any, segments: Segments) -> torch.Tensor:
     """The same from tokens x (heads + 2 kept) width, their queries, keys and values."""
-    cos, sin = (part[0] for part in position_embeddings)
     if torch.is_autocast_enabled(rows.device.type):  # what a method does beside its products may be in fp32
         rows = rows.to(torch.get_autocast_dtype(rows.device.type))
+    cos, sin = turns(position_embeddings, segments, rows.dtype)
     shared = getattr(segments, "shared", None)
     if shared:
         if len(rows) != len(shared.row):
             raise ValueError(f"attention is given {len(rows)} tokens, where a row has {len(shared.row)}")
         rows = Copies.apply(rows, shared)
-        cos, sin = (part.index_select(0, shared.copies) for part in (cos, sin))
-    cos, sin = (part.unsqueeze(1).to(rows.dtype) for part in (cos, sin))
     seen = from_rows(module, rows, cos, sin, segments).flatten(1)
     return seen.index_select(0, shared.row) if shared else seen
+
+
+def turns(position_embeddings: Any, segments: Segments, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the positions of all documents' tokens: tokens x 1 x width of a head."""
+    cos, sin = (part[0] for part in position_embeddings)
+    shared = getattr(segments, "shared", None)
+    if shared:
+        cos, sin = (part.index_select(0, shared.copies) for part in (cos, sin))
+    cos, sin = (part.unsqueeze(1).to(kind) for part in (cos, sin))
+    return cos, sin
 
 
 def from_rows(

@@ -11,7 +11,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bakeoff import decoder, head, layers, native
 from bakeoff.attention import Documents, forward
 from bakeoff.catalogue import select
-from bakeoff.linear import trained_in
 from bakeoff.training import products_in
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
@@ -86,8 +85,8 @@ def computed(model, machine, lengths, wanted=None):
 def calls(monkeypatch):
     """Tokens behind the heads of each layer that was computed in two calls."""
     found = []
-    plain = decoder.Rest.forward
-    monkeypatch.setattr(decoder.Rest, "forward", lambda ctx, x, *given: found.append(len(x)) or plain(ctx, x, *given))
+    plain = decoder.Layer.rest
+    monkeypatch.setattr(decoder.Layer, "rest", lambda layer, x, *given: found.append(len(x)) or plain(layer, x, *given))
     return found
 
 
@@ -116,14 +115,11 @@ def test_no_token_depends_on_the_number_of_threads_nor_on_its_block():
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        entered, behind = x.clone().requires_grad_(), (x.clone().requires_grad_(), seen.clone().requires_grad_())
         layer = layers.whole(module, x[None])
-        rows, beside = decoder.Entered.apply(entered, layer, *trained_in(layer.beside))
-        out = decoder.Rest.apply(*behind, layer)
-        of_x, *of_thin = torch.autograd.grad(
-            (rows, beside), (entered, *trained_in(layer.beside)), (given[0].repeat(1, 3), given[1])
-        )
-        found.append(((rows, out, of_x, *torch.autograd.grad(out, behind, given[1])), of_thin))
+        rows, *before_it = layer.enter(x)
+        out, *after_it = layer.rest(x, seen, True)
+        of_x, of_thin = layer.enter_backward(given[0].repeat(1, 3), given[1], x, *before_it)
+        found.append(((rows, out, of_x, *layer.rest_backward(given[1], *after_it)), of_thin))
     torch.set_num_threads(before)
     for tokens, thin in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(tokens, found[0][0], strict=True))
