@@ -289,14 +289,18 @@ void lay_transposed(const T *weight, T *panels, int64_t outputs, int64_t inputs,
     for (int64_t j = 0; j < inputs; j += 32) to_panel(weight + j, inputs, panels + j * (outputs + room), outputs);
 }
 
-/* A matrix in fp32 times `scaling`, rounded, into panels of `inputs` inputs, from output `row` and input `column` on. */
+/* A matrix in fp32 times `scaling`, rounded, into panels of `inputs` inputs, from output `row` and input `column` on. It is
+   small: to share it out would take longer. */
 void place(const float *from, T *panels, float scaling, int64_t rows, int64_t columns, int64_t of_row, int64_t of_column,
            int64_t inputs, int64_t row, int64_t column) {
-#pragma omp parallel for schedule(static)
-    for (int64_t i = column; i < column + columns; i++)
-        for (int64_t o = row; o < row + rows; o++)
-            panels[(o / 32 * inputs + i / 2 * 2) * 32 + o % 32 * 2 + i % 2] =
-                narrow(from[(o - row) * of_row + (i - column) * of_column] * scaling);
+    for (int64_t o = row, end; o < row + rows; o = end) {
+        end = (o / 32 + 1) * 32 < row + rows ? (o / 32 + 1) * 32 : row + rows;
+        for (int64_t i = 0; i < columns; i++) {
+            T *to = panels + (o / 32 * inputs + (column + i) / 2 * 2) * 32 + o % 32 * 2 + (column + i) % 2;
+            const float *own = from + (o - row) * of_row + i * of_column;
+            for (int64_t r = 0; r < end - o; r++) to[2 * r] = narrow(own[r * of_row] * scaling);
+        }
+    }
 }
 
 /* columns x rows from rows x columns, times `scaling`; `stride` numbers from one row to the next */
