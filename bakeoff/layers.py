@@ -148,7 +148,7 @@ def whole(module: Any, hidden_states: torch.Tensor) -> Layer | None:
     sums = native.sums(hidden_states)
     if sums is None or not sums.tiles or hidden_states.shape[:-1].numel() <= BLOCK or len(hidden_states) > 1:
         return None
-    if module.gradient_checkpointing or not replaced(module) or ORDERED in vars(module.self_attn):
+    if module.gradient_checkpointing or not replaced(module):
         return None
     parts, norms = (module.self_attn, module.mlp), (module.input_layernorm, module.post_attention_layernorm)
     groups = [group(part, names) for part in parts for names in PRODUCTS[vars(part)["forward"].func]]

@@ -8,9 +8,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bakeoff import decoder, head, layers, native
-from bakeoff.attention import Documents, forward
+from bakeoff import decoder, head, layers, native, ordered
+from bakeoff.attention import Cache, Documents, Prefill, Step, forward, row_logits
 from bakeoff.catalogue import select
+from bakeoff.generation import decoding
 from bakeoff.training import products_in
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
@@ -104,6 +105,51 @@ def test_logits_and_gradients_are_no_further_from_those_in_fp32_than_torch_s(fp3
         assert torch.norm(own - right) <= 1.15 * torch.norm(other - right) <= 0.2 * torch.norm(right)
 
 
+def written(model, machine, lengths, new=3):
+    """Logits of prompts' last tokens and of `new` tokens behind each, one after another, as summaries are written."""
+    if machine.precision == "bf16":
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+    layers.install(model)
+    draw = torch.Generator().manual_seed(3)
+    ids = torch.randint(0, 64, (1, sum(lengths)), generator=draw)
+    tokens = torch.randint(0, 64, (new, 1, len(lengths)), generator=draw)
+    keep = torch.zeros(ids.shape, dtype=torch.bool)
+    keep[0, torch.tensor(lengths).cumsum(0) - 1] = True
+    cache = Cache(len(lengths), max(lengths) + new)
+    with decoding(model, machine):
+        found = [row_logits(model, ids, lengths, keep, lambda some: Prefill(some, cache, range(len(lengths))))]
+        for number, last in enumerate(tokens):
+            there = [length + number for length in lengths]
+            step = Step(cache, there, "cpu")
+            found.append(forward(model, step, there, 0, torch.tensor([there]), input_ids=last))
+    return torch.cat(found).float()
+
+
+@pytest.mark.parametrize("attach", [lora("q_proj", "v_proj"), lora("k_proj", rank=40), lambda model: model])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("lengths", [[129], [40, 300, 1, 77], [60, 3]])
+def test_what_is_written_is_no_further_from_that_in_fp32_than_torch_s(fp32, calls, sizes, lengths, attach):
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    ours = written(model_of(sizes, attach), bf16, lengths)
+    assert calls == ([sum(lengths)] * 2 + [len(lengths)] if sum(lengths) > 128 else [])
+    native.close()
+    theirs, exact = (written(model_of(sizes, attach), machine, lengths) for machine in (bf16, fp32))
+    # Of four tokens, so that luck counts.
+    assert torch.norm(ours - exact) <= 1.4 * torch.norm(theirs - exact) <= 0.3 * torch.norm(exact)
+
+
+def test_weights_in_panels_refuse_other_numbers(fp32):
+    model = model_of(SIZES[0]).bfloat16()
+    layers.install(model)
+    product = ordered.Laid(layers.whole(model.model.layers[0], torch.zeros(1, 200, 96).bfloat16()), 0)
+    assert product(torch.zeros(7, 96).bfloat16()).shape == (7, 160)
+    for other in (torch.zeros(7, 96), torch.zeros(7, 64).bfloat16()):
+        with pytest.raises(RuntimeError, match="weights of 96 inputs in bf16 are given"):
+            product(other)
+
+
 def test_no_token_depends_on_the_number_of_threads_nor_on_its_block():
     model = model_of(SIZES[2], lora("q_proj", "v_proj"))
     for parameter in model.parameters():
@@ -180,6 +226,33 @@ def test_a_layer_in_which_a_method_computes_is_left_to_its_modules_and_the_other
     exact = computed(model_of(SIZES[0], attach), fp32, [200])
     for own, right in zip(ours, exact, strict=True):
         assert torch.norm(own - right) <= 0.2 * torch.norm(right)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_a_method_puts_around_a_layer_later_is_asked(fp32, calls, place):
+    bf16, model = dataclasses.replace(fp32, precision="bf16"), model_of(SIZES[0])
+    computed(model, bf16, [200])
+    layer = model.model.layers[place]
+    plain, given = layer.forward, []
+    layer.forward = lambda x, **others: given.append(x) or plain(x, **others) * 2
+    calls.clear()
+    inputs = model.get_input_embeddings()(torch.zeros(1, 200, dtype=torch.long))
+    logits = forward(model, Documents([200]), [200], torch.ones(1, 200, dtype=torch.bool), inputs_embeds=inputs)
+    assert len(given) == 1 and len(calls) == 3
+    layer.forward = plain
+    layer.register_forward_hook(lambda module, given, out: out * 2)
+    again = forward(model, Documents([200]), [200], torch.ones(1, 200, dtype=torch.bool), inputs_embeds=inputs)
+    assert torch.norm(logits - again) <= 0.05 * torch.norm(again)
+
+
+def test_a_gradient_is_asked_for_once(fp32):
+    bf16, model = dataclasses.replace(fp32, precision="bf16"), model_of(SIZES[0])
+    computed(model, bf16, [200])
+    inputs = model.get_input_embeddings()(torch.zeros(1, 200, dtype=torch.long)).requires_grad_()
+    logits = forward(model, Documents([200]), [200], torch.ones(1, 200, dtype=torch.bool), inputs_embeds=inputs)
+    logits.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="it can be asked for once"):
+        logits.sum().backward()
 
 
 @pytest.mark.parametrize("target", ["o_proj", "gate_proj", "down_proj"])
