@@ -17,6 +17,8 @@ for module in (
     "bakeoff.run",
 ):
     importlib.import_module(module)
+# A table that transformers makes for the first model that it loads.
+importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("llama")
 gc.enable()
 gc.freeze()  # a process of a run looks for garbage among its own objects alone
 

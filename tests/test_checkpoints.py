@@ -50,8 +50,11 @@ def train(tiny, encoded, fp32):
             if steps is not None and news["phase"] == "training" and news["step"] == steps + 1:
                 raise Killed
 
-        curves = fine_tune(model, encoded, encoded[:3], recipe, fp32, seed=7, pad=256, clock=Clock(), tell=tell,
-                           partial=partial)  # fmt: skip
+        try:
+            curves = fine_tune(model, encoded, encoded[:3], recipe, fp32, seed=7, pad=256, clock=Clock(), tell=tell,
+                               partial=partial)  # fmt: skip
+        finally:
+            partial.beside.shutdown()  # what it still writes or removes
         weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
         return vars(curves), weights, (random.random(), numpy.random.rand(), torch.rand(1).item())
 
