@@ -45,8 +45,9 @@ def load(model: Any, folder: Path) -> None:
     if tensors.keys() != trained.keys():
         raise ValueError(f"{folder}: holds {sorted(tensors)[:3]}, the method trains {sorted(trained)[:3]}")
     for name, parameter in trained.items():
-        if (tensors[name].shape, tensors[name].dtype) != (parameter.shape, parameter.dtype):
-            raise ValueError(f"{folder}: {name} is {tuple(tensors[name].shape)}, expected {tuple(parameter.shape)}")
+        found, wanted = ((tuple(tensor.shape), tensor.dtype) for tensor in (tensors[name], parameter))
+        if found != wanted:
+            raise ValueError(f"{folder}: {name} is {found}, expected {wanted}")
         # In place of the base model's memory: its file is mapped there, and to write over it takes five times as long.
         parameter.data = tensors[name].to(parameter.device)
 

@@ -291,7 +291,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> str:
 
 
 def seal(body: dict[str, Any]) -> bytes:
-    """One line of JSON that carries its own checksum."""
+    """One line of JSON that carries its own checksum; names in `body` must be texts, or they are sorted otherwise."""
     text = json.dumps(body, sort_keys=True)
     sealed = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": body}
     return json.dumps(sealed, sort_keys=True).encode() + b"\n"
@@ -324,6 +324,10 @@ def facts_of(state: Training) -> dict[str, Any]:
     import numpy
 
     optimizer = state.optimizer.state_dict()
+    numbers: dict[str, dict[str, Any]] = {}  # JSON holds texts as names
+    for place, moments in optimizer["state"].items():
+        if found := {name: value for name, value in moments.items() if not torch.is_tensor(value)}:
+            numbers[str(place)] = found
     drawn: Any = numpy.random.get_state()
     kind, words, *rest = drawn
     generation, internal, gauss = random.getstate()
@@ -338,10 +342,7 @@ def facts_of(state: Training) -> dict[str, Any]:
         "kept_step": state.kept_step,
         "curves": vars(state.curves),
         "groups": optimizer["param_groups"],
-        "numbers": {
-            place: {name: value for name, value in moments.items() if not torch.is_tensor(value)}
-            for place, moments in optimizer["state"].items()
-        },
+        "numbers": numbers,
         "schedule": state.schedule.state_dict(),
         "random": draws,
     }

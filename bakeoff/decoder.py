@@ -212,7 +212,7 @@ class Stack(torch.autograd.Function):
         only for the tokens `wanted`, if given, and is 0 for the others. `keep`: for a gradient.
         """
         shared, ctx.kept = segments.shared, []
-        out = x
+        first = out = x
         for layer in layers:
             x = out
             rows, inverse, thin = layer.enter(x)
@@ -233,14 +233,14 @@ class Stack(torch.autograd.Function):
             if keep:
                 ctx.kept.append((layer, x, inverse, thin, rows, logs, after))
         ctx.facts = segments, wanted
-        ctx.save_for_backward(cos, sin, *trained)  # A and B may not change before their gradient
+        ctx.save_for_backward(first, cos, sin, *trained)  # none of these may change before the gradient
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Of x, and of A and B in fp32."""
-        (cos, sin, *_), (segments, wanted) = ctx.saved_tensors, ctx.facts
+        (_, cos, sin, *_), (segments, wanted) = ctx.saved_tensors, ctx.facts
         shared = segments.shared
         found: list[torch.Tensor] = []
         if not ctx.kept:

@@ -60,11 +60,10 @@ def install(model: nn.Module) -> None:
     last = last_layer(model)
     if last is not None:
         last.forward = functools.partial(narrowed, last, last.forward)
-    together = one_after_another(model)
+    trunk = plain_trunk(model)
     for module in model.modules():
         if (module is last or original(module)) and all(hasattr(module, name) for name in PARTS):
-            behind = together[together.index(module) :] if module in together else [module]
-            module.forward = functools.partial(decoder_layer, module, module.forward, behind, last)
+            module.forward = functools.partial(decoder_layer, module, module.forward, trunk, last)
 
 
 def original(module: Any) -> bool:
@@ -94,23 +93,28 @@ def replaced(layer: Any, *norms: nn.Module) -> bool:
     return replacing and not any(map(hooked, (layer, *ours)))
 
 
-def one_after_another(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers of `model`, if all that is done to what one returns is to give it to the next."""
+def plain_trunk(model: nn.Module) -> Any:
+    """What calls the decoder layers of `model`, if it gives what one returns to the next and to nobody else."""
     inner: Any = getattr(model, "get_base_model", lambda: model)()
     trunk: Any = getattr(inner, "model", None)
-    layers = list(getattr(trunk, "layers", ()))
-    plain = trunk is not None and original(trunk) and packable(inner)
-    once = len(set(layers)) == len(layers) == getattr(getattr(trunk, "config", None), "num_hidden_layers", 0)
-    return layers if plain and once else []
+    return trunk if trunk is not None and original(trunk) and packable(inner) and hasattr(trunk, "layers") else None
+
+
+def behind(module: nn.Module, trunk: Any) -> list[Any]:
+    """The decoder layer `module` and those after it, if nothing comes between them and each is called once."""
+    layers = list(trunk.layers)[: trunk.config.num_hidden_layers] if trunk is not None and original(trunk) else []
+    if not own(module) or module not in layers or len(set(layers)) < len(layers):
+        return [module]
+    return layers[layers.index(module) :]
 
 
 def decoder_layer(
-    module: Any, plain: Any, behind: Sequence[Any], last: Any, hidden_states: torch.Tensor,
-    position_embeddings: Any = None, segments: Any = None, **others: Any,
+    module: Any, plain: Any, trunk: Any, last: Any, hidden_states: torch.Tensor, position_embeddings: Any = None,
+    segments: Any = None, **others: Any,
 ) -> torch.Tensor:  # fmt: skip
     """The forward of a decoder layer: by layer.c where it can, else `plain`.
 
-    It computes the layers `behind` it, too, up to one of which a method made another thing; these then return what they
+    It computes the layers behind it, too, up to one of which a method made another thing; these then return what they
     are given. The `last` one goes on after its attention only for tokens whose logits are wanted, and is 0 for the
     others.
     """
@@ -118,20 +122,24 @@ def decoder_layer(
     run: list[Layer] = []
     if isinstance(segments, Documents):
         if module in segments.computed:
+            segments.computed.remove(module)
             return hidden_states
         tokens = len(segments.shared.row) if segments.shared else sum(segments.lengths)
         fits = hidden_states.shape[:-1].numel() == position_embeddings[0].shape[:-1].numel() == tokens
-        for one in behind if own(module) else [module]:
-            layer = whole(one, hidden_states) if fits and (one is module or own(one)) else None
+        ends = None
+        for one in behind(module, trunk) if fits else []:
+            layer = whole(one, hidden_states) if one is module or own(one) else None
             if layer is None:
                 break
-            segments.computed.add(one)
             run.append(layer)
+            ends = one
+            if one is not module:
+                segments.computed.add(one)
     if not run:
         out = plain(hidden_states, position_embeddings=position_embeddings, segments=segments, **others)
         return out
     cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
-    wanted = segments.wanted if last in segments.computed else None
+    wanted = segments.wanted if ends is last else None
     trained = [tensor for layer in run for tensor in trained_in(layer.beside)]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (hidden_states, *trained))
     out = Stack.apply(hidden_states.squeeze(0), run, segments, cos, sin, wanted, keep, *trained)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from bakeoff import native
-from bakeoff.decoder import Layer
+from bakeoff.decoder import Layer, forget
 from bakeoff.kernels import BLOCK, Thin, joined
 from bakeoff.layers import ORDERED, PRODUCTS, QKV, UNIT, own, whole
 from bakeoff.linear import WIDE, group, in_panels, plain_head, stacked
@@ -85,7 +85,7 @@ class Panels:
 
 
 class Laid:
-    """The same where weights of a decoder layer stand in panels for layer.c, which reads prompts: by these."""
+    """The same for any number of rows, by the panels in which weights of a decoder layer stand for layer.c."""
 
     def __init__(self, layer: Layer, place: int) -> None:
         """`place`: 0 the weights of queries, keys and values, 1 of the output, 2 of gate and up, 3 of down."""
@@ -127,7 +127,7 @@ def for_decoding(layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> Ordered
 
 
 @contextmanager
-def ordered(model: nn.Module, machine: MachineSettings) -> Iterator[None]:
+def ordered(model: Any, machine: MachineSettings) -> Iterator[None]:
     """Inside, the products of replaced modules and the output head read weights in an order made for a few rows."""
     able = machine.precision == "fp32" or has_bf16("cpu")
     if machine.device != "cpu" or not able or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -136,11 +136,9 @@ def ordered(model: nn.Module, machine: MachineSettings) -> Iterator[None]:
     changed: list[nn.Module] = []
     head: Any = None
     try:
-        layers: Iterator[Any] = filter(own, model.modules())
-        for layer in layers:
-            scale = layer.input_layernorm.weight
-            found = whole(layer, scale.new_empty(1, BLOCK + 1, len(scale)))
-            if found:
+        prompt = torch.empty(1, BLOCK + 1, model.config.hidden_size, dtype=torch.bfloat16)
+        for layer in filter(own, model.modules()):
+            if found := whole(layer, prompt):
                 one, two, three, four = (Laid(found, place) for place in range(4))
                 vars(layer.self_attn)[ORDERED] = {QKV[0]: one, "o_proj": two}
                 vars(layer.mlp)[ORDERED] = {UNIT[0]: three, "down_proj": four}
@@ -161,6 +159,7 @@ def ordered(model: nn.Module, machine: MachineSettings) -> Iterator[None]:
         yield
     finally:
         for module in changed:
-            del vars(module)[ORDERED]
+            vars(module).pop(ORDERED, None)
+        forget(model)
         if head is not None:
             vars(head).pop("forward", None)

@@ -25,14 +25,14 @@ class Shape:
     epochs: tuple[int, int, int]
     """Of the timed training, one for each of METHODS."""
     whole: tuple[int, int]
-    """Documents and epochs of the training whose utilisation is measured: as long as a bake-off's."""
+    """Documents and epochs of the training whose utilisation is measured: the preset's own."""
     changes: tuple[str, ...] = ()
     """Settings beside the preset's."""
 
 
 SHAPES = {
     "quick": Shape("quick", train=16, test=48, subset=8, epochs=(1, 1, 5), whole=(100, 3)),
-    "long": Shape("quick", train=8, test=16, subset=8, epochs=(1, 1, 5), whole=(100, 1),
+    "long": Shape("quick", train=8, test=16, subset=8, epochs=(1, 1, 5), whole=(100, 3),
                   changes=("task.max_input_tokens=512", "task.max_target_tokens=128")),
     "short": Shape("smoke", train=8, test=4, subset=8, epochs=(1, 1, 2), whole=(8, 2)),
 }  # fmt: skip

@@ -117,8 +117,8 @@ def warnings(found: dict[str, list[dict[str, Any]]]) -> list[str]:
 UTILISATION = """FLOPs of training, over its seconds without evaluation, over the product peak. Each layer counts for
 each token and the output head for labelled ones, as is usual; what Bakeoff spares of the last layer and of tokens with
 which all documents begin (a soft prompt's) is not subtracted. The product is measured just before LoRA, whose training
-is as long here as a bake-off's (on `quick` the preset's own); the others' are those of the ratios. What happens once in
-a training, and the first step, count as they come."""
+is as long here as a bake-off's: as many documents and epochs as the preset has; the others' are those of the ratios.
+What happens once in a training, and the first step, count as they come."""
 
 
 def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str, float] | None = None) -> str:

@@ -83,7 +83,9 @@ def test_every_method_goes_on(train, tmp_path, method):
     for steps in (3, 7, 8):
         with pytest.raises(Killed):
             train(Partial(tmp_path, EVERY_TWO), steps, method)
-    assert same(train(Partial(tmp_path, EVERY_TWO), method=method), whole)
+    last = Partial(tmp_path, EVERY_TWO)
+    assert same(train(last, method=method), whole)
+    assert last.repeated(12) == 2 + 2 + 1  # it went on, each time from the last even step
 
 
 def test_steps_computed_again_are_counted_over_all_processes(train, tmp_path):

@@ -245,6 +245,87 @@ def test_what_a_method_puts_around_a_layer_later_is_asked(fp32, calls, place):
     assert torch.norm(logits - again) <= 0.05 * torch.norm(again)
 
 
+def repeated(model):
+    model.model.layers[2] = model.model.layers[0]
+
+
+def shortened(model):
+    model.config.num_hidden_layers = 2
+
+
+def cut(model):
+    model.model.layers = model.model.layers[:1]
+
+
+def twice(model):
+    trunk = model.model
+    plain = trunk.forward
+
+    def forward(**given):
+        given["inputs_embeds"] = plain(**given).last_hidden_state
+        return plain(**given)
+
+    trunk.forward = forward
+
+
+@pytest.mark.parametrize("change", [repeated, shortened, cut, twice], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_layers_that_are_called_otherwise_than_one_after_another_are_computed_so(fp32, calls, change, when):
+    def logits(machine):
+        model = model_of(SIZES[0])
+        change(model) if when == "before" else None
+        computed(model, machine, [200])
+        change(model) if when == "after" else None
+        inputs = model.get_input_embeddings()(torch.arange(200).remainder(64)[None])
+        given = {"inputs_embeds": inputs, "keep": torch.ones(1, 200, dtype=torch.bool)}
+        segments = Documents([200])  # the same again: nothing of the first time may count
+        found = [forward(model, segments, [200], **given) for _ in range(2)]
+        assert torch.equal(*found)
+        return found[0].float()
+
+    ours, exact = logits(dataclasses.replace(fp32, precision="bf16")), logits(fp32)
+    assert calls and torch.norm(ours - exact) <= 0.2 * torch.norm(exact)
+
+
+def unscaled(model):
+    model.model.layers[1].input_layernorm = nn.Identity()
+
+
+def sharing(model):
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+
+
+@pytest.mark.parametrize("change", [unscaled, sharing], ids=lambda change: change.__name__)
+def test_what_a_method_made_of_a_layer_is_written_with(fp32, change):
+    def attach(model):
+        change(model)
+        return model
+
+    ours = written(model_of(SIZES[0], attach), dataclasses.replace(fp32, precision="bf16"), [200])
+    exact = written(model_of(SIZES[0], attach), fp32, [200])
+    assert torch.norm(ours - exact) <= 0.1 * torch.norm(exact)
+
+
+def test_weights_that_change_behind_autograd_s_back_are_read_anew_when_it_writes_again(fp32):
+    model = model_of(SIZES[0])
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    before = written(model, bf16, [200])
+    assert not any(decoder.KEPT in vars(module) for module in model.modules())
+    model.model.layers[1].mlp.down_proj.weight.data.mul_(3)
+    assert not torch.allclose(written(model, bf16, [200]), before, rtol=0.1)
+
+
+def test_what_a_gradient_needs_may_not_change_before_it(fp32):
+    model = model_of(SIZES[0])
+    computed(model, dataclasses.replace(fp32, precision="bf16"), [200])
+    inputs = model.get_input_embeddings()(torch.zeros(1, 200, dtype=torch.long)).requires_grad_() * 1
+    logits = forward(model, Documents([200]), [200], torch.ones(1, 200, dtype=torch.bool), inputs_embeds=inputs)
+    with torch.no_grad():
+        inputs.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logits.sum().backward()
+
+
 def test_a_gradient_is_asked_for_once(fp32):
     bf16, model = dataclasses.replace(fp32, precision="bf16"), model_of(SIZES[0])
     computed(model, bf16, [200])
