@@ -24,7 +24,7 @@ from bakeoff import worker
 from bakeoff.checkpoints import Partial
 from bakeoff.disk import checksum
 from bakeoff.settings import ROOT
-from bakeoff.store import Store
+from bakeoff.store import intact
 
 INTERVAL = 2
 """Optimizer steps between checkpoints. 24 documents in batches of 4 are 6 steps an epoch, 18 in all."""
@@ -162,34 +162,33 @@ def kill(phase: str, doom: str, folder: Path, reference: dict[str, object], *, f
     return outcome
 
 
-def flipped(path: Path, places: int = 16) -> Iterator[int]:
-    """Flips one bit of `path` at a time, from its first to its last byte, and puts it back."""
-    whole = path.read_bytes()
-    for place in sorted({round(part * (len(whole) - 1) / max(1, places - 1)) for part in range(places)}):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        yield place
-        path.write_bytes(whole)
+def flipped(folder: Path, path: Path, places: int = 16) -> Iterator[Path]:
+    """Copies of `folder` in which one bit of `path` is another, from its first byte to its last."""
+    content = path.read_bytes()
+    for place in sorted({round(part * (len(content) - 1) / max(1, places - 1)) for part in range(places)}):
+        with tempfile.TemporaryDirectory() as work:  # what is not believed is removed
+            copy = Path(shutil.copytree(folder, Path(work) / folder.name))
+            changed = content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+            (copy / path.relative_to(folder)).write_bytes(changed)
+            yield copy
 
 
 def flips(stored: Path, unfinished: Path) -> list[tuple[str, int, int]]:
     """File, flips, flips that were noticed: of a finished run, and of one that was killed while it wrote summaries."""
     rows = []
-    store = Store(stored)
     for folder in sorted((stored / "runs").iterdir()):
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            noticed = [store.find(folder.name) is None for _ in flipped(path)]
+            noticed = [not intact(copy) for copy in flipped(folder, path)]
             rows.append((f"finished run: {path.relative_to(folder).as_posix()}", len(noticed), sum(noticed)))
     [folder] = (unfinished / "partial").glob("*/")
     whole = len(list(Partial(folder)._checkpoints()))
     for path in sorted(folder.glob("checkpoint-*")):
-        noticed = [len(list(Partial(folder)._checkpoints())) == whole - 1 for _ in flipped(path)]
+        noticed = [len(list(Partial(copy)._checkpoints())) == whole - 1 for copy in flipped(folder, path)]
         rows.append((f"unfinished run: {path.name}", len(noticed), sum(noticed)))
     journal = folder / "summaries.jsonl"
-    content = journal.read_bytes()
-    weights = json.loads(content.splitlines()[0])["body"]["weights"]
-    chunks, noticed = len(Partial(folder).summaries(weights)), []
-    for _ in flipped(journal):
-        noticed.append(len(Partial(folder).summaries(weights)) < chunks)
+    weights = json.loads(journal.read_bytes().splitlines()[0])["body"]["weights"]
+    chunks = len(Partial(folder).summaries(weights))
+    noticed = [len(Partial(copy).summaries(weights)) < chunks for copy in flipped(folder, journal)]
     rows.append((f"unfinished run: {journal.name}", len(noticed), sum(noticed)))
     return rows
 
