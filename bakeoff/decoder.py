@@ -57,18 +57,22 @@ class Weights:
             self.transposed = self.of(sums.lay_transposed, transposed=True)
         outputs, at = len(self.plain[0]), 0
         for thin in beside:
-            self.place(sums, thin.up.t(), thin.scaling, self.transposed[-1], outputs, at, thin.start)
-            self.place(sums, thin.down.t(), 1.0, self.transposed[0], outputs + self.ranks, 0, outputs + at)
+            self.place(sums, thin.up, thin.scaling, self.transposed[-1], outputs, at, thin.start, turned=True)
+            self.place(sums, thin.down, 1.0, self.transposed[0], outputs + self.ranks, 0, outputs + at, turned=True)
             at += len(thin.down)
         return self.transposed
 
     def place(
         self, sums: native.Sums, weight: torch.Tensor, scaling: float, panels: torch.Tensor, inputs: int, row: int,
-        column: int,
+        column: int, turned: bool = False,
     ) -> None:  # fmt: skip
-        """Writes a weight of a thin product times `scaling` into `panels` of so many inputs, from a row and column."""
-        weight = weight.detach().float()
-        sums.place(weight, panels, float(scaling), *weight.shape, *weight.stride(), inputs, row, column)
+        """Writes a weight of a thin product times `scaling` into `panels` of so many inputs, from a row and column.
+
+        `turned`: its transpose.
+        """
+        weight = weight.float()
+        step = -1 if turned else 1
+        sums.place(weight, panels, float(scaling), *weight.shape[::step], *weight.stride()[::step], inputs, row, column)
 
 
 @dataclass
@@ -101,15 +105,16 @@ class Layer:
         return rows, inverse, thin
 
     def enter_backward(
-        self, gradient: torch.Tensor, beside: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, thin: torch.Tensor
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Of x, with what `beside` brings of it, and of A and B of each thin product in fp32."""
+        self, gradient: torch.Tensor, beside: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, thin: torch.Tensor,
+        wanted: bool = True,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
+        """Of x, with what `beside` brings of it, if `wanted`, and of A and B of each thin product in fp32."""
         (tokens, width), outputs, ranks = x.shape, gradient.shape[1], self.weights.ranks
         of_x, of_thin = torch.empty_like(x), x.new_empty(ranks * (outputs + width), dtype=torch.float32)
         panels, *_, up = self.weights.backward(self.sums, self.beside)
         self.sums.enter_backward(
             gradient, beside, x, self.norms[0].weight, inverse, panels, up, thin, of_thin, of_x,
-            tokens, width, outputs, ranks,
+            tokens, width, outputs, ranks, int(wanted),
         )  # fmt: skip
         ups, downs = of_thin[: ranks * outputs].view(ranks, outputs), of_thin[ranks * outputs :].view(ranks, width)
         found, at = [], 0
@@ -261,6 +266,7 @@ class Stack(torch.autograd.Function):
             of_rows = segments.of_rows(layer.sums, rows, cos, sin, layer.key_heads, layer.scaling, logs, of_seen)
             if shared:
                 of_rows = shared.of_row(of_rows)
-            gradient, of_thin = layer.enter_backward(of_rows, beside, x, inverse, thin)
+            needed = bool(ctx.kept) or ctx.needs_input_grad[0]
+            gradient, of_thin = layer.enter_backward(of_rows, beside, x, inverse, thin, needed)
             found = of_thin + found
-        return gradient, None, None, None, None, None, None, *found
+        return gradient if needed else None, None, None, None, None, None, None, *found

@@ -342,19 +342,22 @@ void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin,
 /* ranks x n from two matrices of `rows` rows in strips, of `ranks` and of n columns: the first one's transpose times the
    second. */
 static void outer(const T *a, const T *b, T *turned, T *panel, float *c, int64_t rows, int64_t ranks, int64_t n) {
-    for (int64_t i = 0; i < ranks; i++)
-        for (int64_t r = 0; r < rows; r++) turned[(r / 32 * ranks + i) * 32 + r % 32] = a[(i / 32 * rows + r) * 32 + i % 32];
+    for (int64_t i = 0; i < ranks; i += 32) {
+        to_panel(a + i * rows, 32, panel, rows);
+        for (int64_t r = 0; r < rows; r += 32)
+            transpose((Word *)(panel + r * 32), (Word *)(turned + (r / 32 * ranks + i) * 32), 16, 32);
+    }
     for (int64_t j = 0; j < n; j += 32) {
         to_panel(b + j * rows, 32, panel, rows);
         multiply(turned, panel, 0, c + j, n, ranks, 32, rows, 0);
     }
 }
 
-/* The gradient of x, and what `beside` brings of it, from that of enter's result; panels are of the transposed weights.
-   `of_thin` (ranks x outputs, then ranks x width) is that of the thin products' weights. */
+/* The gradient of x, if it is `wanted`, and what `beside` brings of it, from that of enter's result; panels are of the
+   transposed weights. `of_thin` (ranks x outputs, then ranks x width) is that of the thin products' weights. */
 void enter_backward(const T *given, const T *beside, const T *x, const T *weight, const float *inverse, const T *panels,
                     const T *up, const T *thin, float *of_thin, T *of_x, int64_t tokens, int64_t width, int64_t outputs,
-                    int64_t ranks) {
+                    int64_t ranks, int64_t wanted) {
     int64_t all = outputs + ranks, of_sum = pitch(width);
     int64_t blocks = blocks_of(tokens, 2 * all + 4 * of_sum + 2 * width + 4 * ranks + 192);
     int64_t block = longest_of(blocks, tokens);
@@ -379,9 +382,13 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
             }
             to_strips(given + at * outputs, outputs, in, size, rows, outputs);
             product_strips(in, up, c, in + outputs * rows, rows, ranks, outputs);
-            multiply(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
-            norm_rows_backward(sum, of_sum, x + at * width, weight, inverse + at, beside + at * width,
-                               of_x + at * width, 0, ranks ? normed : 0, size, rows, width);
+            if (wanted) {
+                multiply(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
+                norm_rows_backward(sum, of_sum, x + at * width, weight, inverse + at, beside + at * width,
+                                   of_x + at * width, 0, ranks ? normed : 0, size, rows, width);
+            } else
+                for (int64_t r = 0; r < size; r++)
+                    scale_row(x + (at + r) * width, weight, normed + r * 32, inverse[at + r], rows, width);
             if (!ranks) continue;
             to_strips(thin + at * ranks, ranks, own_thin, size, rows, ranks);
             outer(own_thin, in, turned, panel, parts + b * count, rows, ranks, outputs);

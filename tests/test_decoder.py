@@ -326,6 +326,23 @@ def test_what_a_gradient_needs_may_not_change_before_it(fp32):
         logits.sum().backward()
 
 
+@pytest.mark.parametrize("attach", [lora("q_proj", "v_proj"), lora("k_proj", rank=40)])
+def test_where_nobody_wants_the_gradient_of_the_first_input_the_others_are_the_same(fp32, attach):
+    model = model_of(SIZES[0], attach)
+    machine = dataclasses.replace(fp32, precision="bf16")
+    computed(model, machine, [200, 33])
+    keep = torch.ones(1, 233, dtype=torch.bool)
+    found = []
+    for wanted in (True, False):
+        model.zero_grad()
+        inputs = model.get_input_embeddings()(torch.arange(233).remainder(64)[None]).detach().requires_grad_(wanted)
+        with products_in(machine):
+            logits = forward(model, Documents([200, 33]), [200, 33], keep, inputs_embeds=inputs)
+        logits.float().logsumexp(1).square().sum().backward()
+        found.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    assert found[0] and all(map(torch.equal, *found))
+
+
 def test_a_gradient_is_asked_for_once(fp32):
     bf16, model = dataclasses.replace(fp32, precision="bf16"), model_of(SIZES[0])
     computed(model, bf16, [200])
