@@ -64,15 +64,20 @@ def lora(*targets, rank=6):
     return attach
 
 
-def computed(model, machine, lengths, wanted=None):
-    """Logits of documents, the gradients of embeddings and of what is trained, by the modules as they are replaced."""
+def prepared(model, machine, lengths):
+    """A generator and the tokens of documents; the model's frozen weights are in the run's precision afterwards."""
     if machine.precision == "bf16":
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.bfloat16()
     layers.install(model)
     draw = torch.Generator().manual_seed(3)
-    ids = torch.randint(0, 64, (1, sum(lengths)), generator=draw)
+    return draw, torch.randint(0, 64, (1, sum(lengths)), generator=draw)
+
+
+def computed(model, machine, lengths):
+    """Logits of documents, the gradients of embeddings and of what is trained, by the modules as they are replaced."""
+    draw, ids = prepared(model, machine, lengths)
     inputs = model.get_input_embeddings()(ids).detach().requires_grad_()
     keep = torch.rand(ids.shape, generator=draw) < 0.3
     with products_in(machine):
@@ -107,13 +112,7 @@ def test_logits_and_gradients_are_no_further_from_those_in_fp32_than_torch_s(fp3
 
 def written(model, machine, lengths, new=3):
     """Logits of prompts' last tokens and of `new` tokens behind each, one after another, as summaries are written."""
-    if machine.precision == "bf16":
-        for parameter in model.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.bfloat16()
-    layers.install(model)
-    draw = torch.Generator().manual_seed(3)
-    ids = torch.randint(0, 64, (1, sum(lengths)), generator=draw)
+    draw, ids = prepared(model, machine, lengths)
     tokens = torch.randint(0, 64, (new, 1, len(lengths)), generator=draw)
     keep = torch.zeros(ids.shape, dtype=torch.bool)
     keep[0, torch.tensor(lengths).cumsum(0) - 1] = True
