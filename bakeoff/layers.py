@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers.activations import SiLUActivation
 
 from bakeoff import native
-from bakeoff.attention import Copies, Documents, Segments, Step, packable
+from bakeoff.attention import Documents, Segments, Step, packable
 from bakeoff.decoder import Layer, Stack, layer_of
 from bakeoff.kernels import (
     BLOCK,
@@ -24,6 +24,7 @@ from bakeoff.kernels import (
     turn_keys,
 )
 from bakeoff.linear import group, hooked, stack, stacked, trained_in, untouched
+from bakeoff.shared import Copies
 
 QKV = ("q_proj", "k_proj", "v_proj")
 UNIT = ("gate_proj", "up_proj")

@@ -22,8 +22,8 @@ from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
 ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue",
-         "native", "head", "kernels", "attention", "linear", "decoder", "layers", "ordered", "trunk", "training",
-         "checkpoints", "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
+         "native", "head", "kernels", "shared", "attention", "linear", "decoder", "layers", "ordered", "trunk",
+         "training", "checkpoints", "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

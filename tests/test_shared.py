@@ -11,6 +11,7 @@ from bakeoff.encoding import Encoded, Encoder
 from bakeoff.generation import summarise
 from bakeoff.kernels import BLOCK
 from bakeoff.settings import GenerationSettings, TaskSettings
+from bakeoff.shared import Copies, Shared
 from bakeoff.training import loss_of
 
 METHODS = {entry.name: entry for entry in select(["all"])}
@@ -174,7 +175,7 @@ def test_a_token_in_common_is_not_worth_a_copy_of_the_row(tiny, fp32, tokens):
 def test_another_number_of_tokens_than_the_row_has_is_refused(tiny):
     model, _ = tiny()
     segments = attention.Documents([5, 4])
-    segments.shared = attention.Shared([5, 4], 2, "cpu")
+    segments.shared = Shared([5, 4], 2, "cpu")
     cos = torch.ones(1, 8, 8)
     with pytest.raises(ValueError, match="attention is given 8 tokens, where a row has 7"):
         layers.heads(model.model.layers[0].self_attn, torch.randn(1, 8, 32), (cos, cos), segments)
@@ -212,7 +213,7 @@ def test_other_architectures_write_the_same(tiny, task, fp32, tokens, kind, chan
 
 
 def test_what_documents_add_to_a_shared_tokens_gradient_is_rounded_once():
-    shared = attention.Shared([2] * 300, 1, "cpu")
+    shared = Shared([2] * 300, 1, "cpu")
     row = torch.zeros(301, 1, dtype=torch.bfloat16, requires_grad=True)
-    attention.Copies.apply(row, shared).sum().backward()
+    Copies.apply(row, shared).sum().backward()
     assert row.grad.flatten().tolist() == [300.0] + [1.0] * 300  # one by one, bf16 would stay at 256
