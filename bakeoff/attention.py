@@ -225,25 +225,26 @@ class Documents:
     ) -> torch.Tensor:  # fmt: skip
         """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums.
 
-        `logs` (heads x tokens, fp32) is filled with what a gradient needs.
+        Or heads x tokens x width from (heads + 2 kept) x tokens x width. `logs` (heads x tokens, fp32) is filled with
+        what a gradient needs.
         """
-        width = cos.shape[-1]
-        heads = rows.shape[1] // width - 2 * kept
-        out = rows.new_empty(len(rows), heads, width)
+        width, by_head = cos.shape[-1], rows.dim() == 3
+        heads, tokens = rows.numel() // len(cos) // width - 2 * kept, len(cos)
+        out = rows.new_empty(heads, tokens, width) if by_head else rows.new_empty(tokens, heads, width)
         keys, values, places = self.kept_in(layer, rows.new_empty(kept, 0, width))
         logs = out.new_empty(0) if logs is None else logs
-        facts = len(self.lengths), max(self.lengths), heads, kept, width
+        facts = len(self.lengths), max(self.lengths), heads, kept, width, int(by_head)
         sums.attend(rows, cos, sin, out, logs, self.starts, keys, values, places, keys.shape[2], float(scaling), *facts)
         return out
 
     def of_rows(
         self, sums: native.Sums, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int, scaling: float,
-        logs: torch.Tensor, gradient: torch.Tensor,
+        logs: torch.Tensor, seen: torch.Tensor, gradient: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        """The gradient of `rows` from that of what `from_rows` gives; the softmax is computed again, not kept."""
+        """The gradient of `rows` from that of `seen`, what `from_rows` gave; the softmax is computed again."""
         found = torch.empty_like(rows)
-        facts = len(self.lengths), max(self.lengths), len(logs), kept, cos.shape[-1]
-        sums.attend_backward(rows, cos, sin, gradient, logs, found, self.starts, float(scaling), *facts)
+        facts = len(self.lengths), max(self.lengths), len(logs), kept, cos.shape[-1], int(rows.dim() == 3)
+        sums.attend_backward(rows, cos, sin, seen, gradient, logs, found, self.starts, float(scaling), *facts)
         return found
 
     def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

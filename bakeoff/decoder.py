@@ -90,17 +90,22 @@ class Layer:
     key_heads: int
     scaling: float
     """Of products of queries and keys."""
+    part: int
+    """The width of a head."""
 
     def enter(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys and values (tokens x outputs) of tokens x width; for a gradient its norm's inverse and x A."""
+        """Queries, keys and values (heads x tokens x their width) of tokens x width.
+
+        Beside it, for a gradient, its norm's inverse and x A.
+        """
         (tokens, width), norm = x.shape, self.norms[0]
         outputs, ranks = self.weights.plain[0].shape[0], self.weights.ranks
         inverse, thin = x.new_empty(tokens, dtype=torch.float32), x.new_empty(tokens, ranks)
-        rows = x.new_empty(tokens, outputs)
+        rows = x.new_empty(outputs // self.part, tokens, self.part)
         panels, *_, down = self.weights.forward(self.sums, self.beside)
         self.sums.enter(
             x, norm.weight, panels, down, thin, inverse, rows,
-            float(norm.variance_epsilon), tokens, width, outputs, ranks,
+            float(norm.variance_epsilon), tokens, width, outputs, self.part, ranks,
         )  # fmt: skip
         return rows, inverse, thin
 
@@ -109,12 +114,12 @@ class Layer:
         wanted: bool = True,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
         """Of x, with what `beside` brings of it, if `wanted`, and of A and B of each thin product in fp32."""
-        (tokens, width), outputs, ranks = x.shape, gradient.shape[1], self.weights.ranks
+        (tokens, width), outputs, ranks = x.shape, self.weights.plain[0].shape[0], self.weights.ranks
         of_x, of_thin = torch.empty_like(x), x.new_empty(ranks * (outputs + width), dtype=torch.float32)
         panels, *_, up = self.weights.backward(self.sums, self.beside)
         self.sums.enter_backward(
             gradient, beside, x, self.norms[0].weight, inverse, panels, up, thin, of_thin, of_x,
-            tokens, width, outputs, ranks, int(wanted),
+            tokens, width, outputs, self.part, ranks, int(wanted),
         )  # fmt: skip
         ups, downs = of_thin[: ranks * outputs].view(ranks, outputs), of_thin[ranks * outputs :].view(ranks, width)
         found, at = [], 0
@@ -127,22 +132,21 @@ class Layer:
         return of_x, found
 
     def rest(self, x: torch.Tensor, seen: torch.Tensor, keep: bool) -> tuple[torch.Tensor, ...]:
-        """What the layer returns from tokens x width and what its heads saw of them, tokens x (heads width).
+        """What the layer returns from tokens x width and what its heads saw of them, heads x tokens x their width.
 
         Beside it what a gradient needs, if `keep`: the first sum, its norm's inverse, and the unit's factors.
         """
         (tokens, width), weights, norm = x.shape, self.weights, self.norms[1]
         _, *panels, _ = weights.panels
-        if seen.shape != (tokens, weights.plain[1].shape[1]):
-            raise ValueError(
-                f"heads saw {tuple(seen.shape)} of {tokens} tokens, {weights.plain[1].shape[1]} numbers each"
-            )
+        wide = weights.plain[1].shape[1]
+        if seen.shape != (wide // self.part, tokens, self.part):
+            raise ValueError(f"heads saw {tuple(seen.shape)} of {tokens} tokens, {wide} numbers each")
         inner = weights.plain[3].shape[1]
         out, middle, inverse = torch.empty_like(x), torch.empty_like(x), x.new_empty(tokens, dtype=torch.float32)
         both = x.new_empty(inner // WIDE, tokens if keep else 0, 2 * WIDE)
         self.sums.rest(
             x, seen, panels[0], norm.weight, *panels[1:], middle, inverse, both, out,
-            float(norm.variance_epsilon), tokens, seen.shape[1], width, inner, int(keep),
+            float(norm.variance_epsilon), tokens, wide, self.part, width, inner, int(keep),
         )  # fmt: skip
         return out, middle, inverse, both
 
@@ -153,10 +157,10 @@ class Layer:
         (tokens, width), inner, weights = middle.shape, both.shape[0] * WIDE, self.weights
         _, o, unit, down, _ = weights.backward(self.sums, ())
         wide = weights.plain[1].shape[1]
-        of_x, of_seen = torch.empty_like(middle), middle.new_empty(tokens, wide)
+        of_x, of_seen = torch.empty_like(middle), middle.new_empty(wide // self.part, tokens, self.part)
         self.sums.rest_backward(
             gradient, o, self.norms[1].weight, unit, down, middle, inverse, both, of_x, of_seen,
-            tokens, wide, width, inner,
+            tokens, wide, self.part, width, inner,
         )  # fmt: skip
         return of_x, of_seen
 
@@ -167,8 +171,8 @@ def layer_of(
 ) -> Layer | None:  # fmt: skip
     """The decoder layer `module` of these linear layers and norms, for tokens of `width` numbers, or None.
 
-    layer.c computes it where all but LoRA in front of the heads is frozen, in bf16 and without bias, and all sizes are
-    multiples of WIDE.
+    layer.c computes it where all but LoRA in front of the heads is frozen, in bf16 and without bias, and all sizes, a
+    head's too, are multiples of WIDE.
     """
     found = list(filter(None, groups))
     stacks = [stacked(layers) for layers, _ in found if layers[0].bias is None]
@@ -182,7 +186,8 @@ def layer_of(
     gate, up = (layer.out_features for layer in found[2][0])
     if {qkv[1], o[0], unit[1], down[0], *map(len, scales)} != {width} or not gate == up == down[1]:
         return None
-    if any(size % WIDE for size in (width, qkv[0], o[1], gate)):
+    heads = module.self_attn
+    if any(size % WIDE for size in (width, heads.head_dim, gate)):
         return None
     beside = found[0][1]
     ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
@@ -192,8 +197,8 @@ def layer_of(
     kept = vars(module).get(KEPT)
     if kept is None or kept[0] != made_from:
         kept = vars(module)[KEPT] = made_from, Weights(weights, ranks)
-    heads = module.self_attn
-    return Layer(sums, kept[1], beside, norms, heads.layer_idx, heads.config.num_key_value_heads, heads.scaling)
+    facts = heads.layer_idx, heads.config.num_key_value_heads, heads.scaling, heads.head_dim
+    return Layer(sums, kept[1], beside, norms, *facts)
 
 
 def forget(model: nn.Module) -> None:
@@ -222,21 +227,21 @@ class Stack(torch.autograd.Function):
             x = out
             rows, inverse, thin = layer.enter(x)
             if shared:
-                rows = rows.index_select(0, shared.copies)
-            heads = rows.shape[1] // cos.shape[-1] - 2 * layer.key_heads
-            logs = rows.new_empty(heads, len(rows), dtype=torch.float32) if keep else None
-            seen = segments.from_rows(
-                layer.sums, layer.place, rows, cos, sin, layer.key_heads, layer.scaling, logs
-            ).flatten(1)
+                rows = rows.index_select(1, shared.copies)
+            heads = len(rows) - 2 * layer.key_heads
+            logs = rows.new_empty(heads, rows.shape[1], dtype=torch.float32) if keep else None
+            seen = segments.from_rows(layer.sums, layer.place, rows, cos, sin, layer.key_heads, layer.scaling, logs)
+            if keep:
+                ctx.kept.append((layer, x, inverse, thin, rows, logs, seen))
             if shared:
-                seen = seen.index_select(0, shared.row)
+                seen = seen.index_select(1, shared.row)
             if wanted is not None and layer is layers[-1]:
-                kept, *after = layer.rest(x[wanted], seen[wanted], keep)
-                out = kept.new_zeros(x.shape).index_copy(0, wanted, kept)
+                kept, *after = layer.rest(x[wanted], seen.index_select(1, wanted), keep)
+                out = spread(kept, wanted, len(x))
             else:
                 out, *after = layer.rest(x, seen, keep)
             if keep:
-                ctx.kept.append((layer, x, inverse, thin, rows, logs, after))
+                ctx.kept[-1] += (after,)
         ctx.facts = segments, wanted
         ctx.save_for_backward(first, cos, sin, *trained)  # none of these may change before the gradient
         return out
@@ -251,22 +256,26 @@ class Stack(torch.autograd.Function):
         if not ctx.kept:
             raise RuntimeError("what the layers kept for their gradient was given back: it can be asked for once")
         while ctx.kept:  # what a layer kept is given back as soon as its gradient is there
-            layer, x, inverse, thin, rows, logs, after = ctx.kept.pop()
+            layer, x, inverse, thin, rows, logs, seen, after = ctx.kept.pop()
             gradient = gradient.contiguous()
             if wanted is not None:
                 beside, of_seen = (
-                    part.new_zeros(len(x), part.shape[1]).index_copy(0, wanted, part)
-                    for part in layer.rest_backward(gradient[wanted], *after)
+                    spread(part, wanted, len(x)) for part in layer.rest_backward(gradient[wanted], *after)
                 )
                 wanted = None
             else:
                 beside, of_seen = layer.rest_backward(gradient, *after)
             if shared:
-                of_seen = of_seen.new_zeros(len(rows), of_seen.shape[1]).index_copy(0, shared.row, of_seen)
-            of_rows = segments.of_rows(layer.sums, rows, cos, sin, layer.key_heads, layer.scaling, logs, of_seen)
+                of_seen = spread(of_seen, shared.row, rows.shape[1])
+            of_rows = segments.of_rows(layer.sums, rows, cos, sin, layer.key_heads, layer.scaling, logs, seen, of_seen)
             if shared:
-                of_rows = shared.of_row(of_rows)
+                of_rows = shared.of_row(of_rows, dim=1)
             needed = bool(ctx.kept) or ctx.needs_input_grad[0]
             gradient, of_thin = layer.enter_backward(of_rows, beside, x, inverse, thin, needed)
             found = of_thin + found
         return gradient if needed else None, None, None, None, None, None, None, *found
+
+
+def spread(part: torch.Tensor, places: torch.Tensor, tokens: int) -> torch.Tensor:
+    """... x tokens x width: `part` (... x some x width) at its places, 0 at the others."""
+    return part.new_zeros(*part.shape[:-2], tokens, part.shape[-1]).index_copy(-2, places, part)

@@ -189,18 +189,18 @@ class CompiledAttention(torch.autograd.Function):
     ) -> torch.Tensor:  # fmt: skip
         """tokens x heads x width from tokens x (heads + 2 kept) width."""
         logs = rows.new_empty(rows.shape[1] // cos.shape[-1] - 2 * kept, len(rows), dtype=torch.float32)
-        ctx.save_for_backward(rows, cos, sin, logs)
-        ctx.facts = segments, kept, scaling, sums
         out: torch.Tensor = segments.from_rows(sums, layer, rows, cos, sin, kept, scaling, logs)
+        ctx.save_for_backward(rows, cos, sin, logs, out)
+        ctx.facts = segments, kept, scaling, sums
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Of `rows`."""
-        rows, cos, sin, logs = ctx.saved_tensors
+        rows, cos, sin, logs, out = ctx.saved_tensors
         segments, kept, scaling, sums = ctx.facts
-        found = segments.of_rows(sums, rows, cos, sin, kept, scaling, logs, gradient.contiguous())
+        found = segments.of_rows(sums, rows, cos, sin, kept, scaling, logs, out, gradient.contiguous())
         return found, None, None, None, None, None, None, None
 
 

@@ -120,6 +120,11 @@ static void to_strips(const T *from, int64_t stride, T *to, int64_t size, int64_
                                r < size ? _mm512_loadu_si512(from + r * stride + i) : _mm512_setzero_si512());
 }
 
+/* The same from parts of `part` numbers, each `tokens` rows after the one before. */
+static void parts_to_strips(const T *from, int64_t part, int64_t tokens, T *to, int64_t size, int64_t rows, int64_t width) {
+    for (int64_t i = 0; i < width; i += part) to_strips(from + i * tokens, part, to + i * rows, size, rows, part);
+}
+
 /* x / sqrt(mean(x^2) + eps) * weight of a row, from 1 / sqrt(...), into strips; the quotient is rounded first, as
    transformers does it. */
 static void scale_row(const T *x, const T *weight, T *to, float inverse, int64_t rows, int64_t width) {
@@ -199,10 +204,11 @@ INLINE void finish_rows(const void *work, int64_t row, const float *sums) {
     if (row < rows->size) put(rows->to + row * rows->stride, rounded(sums));
 }
 
-/* The first `size` rows of a product, rounded, n numbers each. */
-static void product_rows(const T *a, const T *panels, float *c, T *to, int64_t size, int64_t rows, int64_t n, int64_t k) {
+/* The first `size` rows of a product, rounded: n numbers in parts of `part`, each `tokens` rows after the one before. */
+static void product_rows(const T *a, const T *panels, float *c, T *to, int64_t part, int64_t tokens, int64_t size,
+                         int64_t rows, int64_t n, int64_t k) {
     for (int64_t j = 0; j < n; j += 32) {
-        Rows into = {to + j, n, size};
+        Rows into = {to + j / part * part * tokens + j % part, part, size};
         multiply_and(a, panels + j * k, 32 * k, c, 32, rows, 32, k, 0, finish_rows, &into);
     }
 }
@@ -238,7 +244,7 @@ INLINE void finish_unit(const void *work, int64_t row, const float *sums) {
         of_gate[half] = _mm512_mul_ps(_mm512_fmadd_ps(of_up[half], _mm512_sub_ps(one, s), s), up);
         found[half] = _mm512_mul_ps(of_up[half], up);
     }
-    if (unit->keep && row < unit->size) { 
+    if (unit->keep && row < unit->size) {
         put(unit->kept + row * 64, both_rounded(of_gate));
         put(unit->kept + row * 64 + 32, both_rounded(of_up));
     }
@@ -309,10 +315,10 @@ void turned(const float *from, float *to, float scaling, int64_t rows, int64_t c
         for (int64_t r = 0; r < rows; r++) to[i * rows + r] = from[r * stride + i] * scaling;
 }
 
-/* tokens x outputs from x (tokens x width): the products of its norm, and the thin ones (through `ranks` numbers a token,
-   `thin`) beside them, if any. */
+/* parts x tokens x part, outputs a token, from x (tokens x width): the products of its norm, and the thin ones (through
+   `ranks` numbers a token, `thin`) beside them, if any. */
 void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin, float *inverse, T *out, float eps,
-           int64_t tokens, int64_t width, int64_t outputs, int64_t ranks) {
+           int64_t tokens, int64_t width, int64_t outputs, int64_t part, int64_t ranks) {
     int64_t all = width + ranks, blocks = blocks_of(tokens, 2 * all + 128), block = longest_of(blocks, tokens);
     fresh(out, tokens * outputs * 2);
 #pragma omp parallel
@@ -331,7 +337,7 @@ void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin,
             for (int64_t r = 0; r < size; r++)
                 for (int64_t i = 0; i < ranks; i += 32)
                     memcpy(thin + (at + r) * ranks + i, in + (width + i) * rows + r * 32, 64);
-            product_rows(in, panels, c, out + at * outputs, size, rows, outputs, all);
+            product_rows(in, panels, c, out + at * part, part, tokens, size, rows, outputs, all);
         }
         _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);
@@ -357,7 +363,7 @@ static void outer(const T *a, const T *b, T *turned, T *panel, float *c, int64_t
    transposed weights. `of_thin` (ranks x outputs, then ranks x width) is that of the thin products' weights. */
 void enter_backward(const T *given, const T *beside, const T *x, const T *weight, const float *inverse, const T *panels,
                     const T *up, const T *thin, float *of_thin, T *of_x, int64_t tokens, int64_t width, int64_t outputs,
-                    int64_t ranks, int64_t wanted) {
+                    int64_t part, int64_t ranks, int64_t wanted) {
     int64_t all = outputs + ranks, of_sum = pitch(width);
     int64_t blocks = blocks_of(tokens, 2 * all + 4 * of_sum + 2 * width + 4 * ranks + 192);
     int64_t block = longest_of(blocks, tokens);
@@ -380,7 +386,7 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
                 memset(parts + b * count, 0, count * 4);
                 continue;
             }
-            to_strips(given + at * outputs, outputs, in, size, rows, outputs);
+            parts_to_strips(given + at * part, part, tokens, in, size, rows, outputs);
             product_strips(in, up, c, in + outputs * rows, rows, ranks, outputs);
             if (wanted) {
                 multiply(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
@@ -407,11 +413,11 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
     leave(&shared);
 }
 
-/* tokens x width, what a layer returns, from its x and what its heads saw (tokens x wide). For the gradient: `middle`, the
+/* tokens x width, what a layer returns, from its x and what its heads saw (heads x tokens x part, wide a token). For the gradient: `middle`, the
    sum after the attention, `inverse` of its norm, and the unit's factors (`both`), by panels, if `keep`. */
 void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_up, const T *down, T *middle,
-          float *inverse, T *both, T *out, float eps, int64_t tokens, int64_t wide, int64_t width, int64_t inner,
-          int64_t keep) {
+          float *inverse, T *both, T *out, float eps, int64_t tokens, int64_t wide, int64_t part, int64_t width,
+          int64_t inner, int64_t keep) {
     int64_t most = wide > width ? wide : width, of_sum = pitch(width);
     int64_t blocks = blocks_of(tokens, 2 * most + 2 * width + 4 * of_sum + 2 * CHUNK + 256);
     int64_t block = longest_of(blocks, tokens);
@@ -430,7 +436,7 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
-            to_strips(seen + at * wide, wide, in, size, rows, wide);
+            parts_to_strips(seen + at * part, part, tokens, in, size, rows, wide);
             multiply(in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
             add_rows(x + at * width, sum, of_sum, own, middle + at * width, size, width);
             norm_rows(own, weight, in, inverse + at, eps, size, rows, width);
@@ -455,7 +461,7 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
 /* The gradients of x and of what the heads saw from that of the layer's result. Panels are of the transposed weights. */
 void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up, const T *down, const T *middle,
                    const float *inverse, const T *both, T *of_x, T *of_seen, int64_t tokens, int64_t wide,
-                   int64_t width, int64_t inner) {
+                   int64_t part, int64_t width, int64_t inner) {
     int64_t of_sum = pitch(width), blocks = blocks_of(tokens, 2 * width + 4 * of_sum + 4 * CHUNK + 128);
     int64_t block = longest_of(blocks, tokens);
 #pragma omp parallel
@@ -483,7 +489,7 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
             }
             norm_rows_backward(sum, of_sum, middle + at * width, weight, inverse + at, given + at * width,
                                of_x + at * width, in, 0, size, rows, width);
-            product_rows(in, o, c, of_seen + at * wide, size, rows, wide, width);
+            product_rows(in, o, c, of_seen + at * part, part, tokens, size, rows, wide, width);
         }
         _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);

@@ -86,14 +86,48 @@ INLINE __m512 powers(__m512 t) {
 
 static inline float sigmoid(float x, float bound) { return 1.0f / (1.0f + exponential(-x, bound)); }
 
-/* Rotary positions with halves paired; `sign` -1 turns back. */
-static inline void turn(const T *from, const T *cos, const T *sin, float sign, T *to, int64_t width) {
-    int64_t half = width / 2;
+#ifdef VECTORS
+/* 16 numbers as fp32, and such ones rounded */
+INLINE __m512 wide(const T *from) {
+    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
+}
+
+INLINE void put_narrow(T *to, __m512 x) { _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x)); }
+#endif
+
+/* Rotary positions with halves paired. */
+static inline void turn(const T *from, const T *cos, const T *sin, T *to, int64_t width) {
+    int64_t half = width / 2, i = 0;
+#ifdef VECTORS
+    for (; i + 16 <= half; i += 16) {
+        __m512 a = wide(from + i), b = wide(from + i + half);
+        put_narrow(to + i, _mm512_fmsub_ps(a, wide(cos + i), _mm512_mul_ps(b, wide(sin + i))));
+        put_narrow(to + i + half, _mm512_fmadd_ps(b, wide(cos + i + half), _mm512_mul_ps(a, wide(sin + i + half))));
+    }
+#endif
 #pragma omp simd
-    for (int64_t i = 0; i < half; i++) {
-        float a = load(from[i]), b = load(from[i + half]);
-        to[i] = narrow(a * load(cos[i]) - sign * b * load(sin[i]));
-        to[i + half] = narrow(b * load(cos[i + half]) + sign * a * load(sin[i + half]));
+    for (int64_t j = i; j < half; j++) {
+        float a = load(from[j]), b = load(from[j + half]);
+        to[j] = narrow(a * load(cos[j]) - b * load(sin[j]));
+        to[j + half] = narrow(b * load(cos[j + half]) + a * load(sin[j + half]));
+    }
+}
+
+/* The gradient of what was turned, from that of the result. */
+static inline void turn_back(const float *from, const T *cos, const T *sin, T *to, int64_t width) {
+    int64_t half = width / 2, i = 0;
+#ifdef VECTORS
+    for (; i + 16 <= half; i += 16) {
+        __m512 a = _mm512_loadu_ps(from + i), b = _mm512_loadu_ps(from + i + half);
+        put_narrow(to + i, _mm512_fmadd_ps(a, wide(cos + i), _mm512_mul_ps(b, wide(sin + i + half))));
+        put_narrow(to + i + half, _mm512_fmsub_ps(b, wide(cos + i + half), _mm512_mul_ps(a, wide(sin + i))));
+    }
+#endif
+#pragma omp simd
+    for (int64_t j = i; j < half; j++) {
+        float a = from[j], b = from[j + half];
+        to[j] = narrow(a * load(cos[j]) + b * load(sin[j + half]));
+        to[j + half] = narrow(b * load(cos[j + half]) - a * load(sin[j]));
     }
 }
 

@@ -1,4 +1,4 @@
-"""The sums of native.c, attention.c and layer.c, compiled once for a store by the machine's own compiler."""
+"""The sums of the C files beside it, compiled once for a store by the machine's own compiler."""
 
 import ctypes
 import hashlib
@@ -19,8 +19,8 @@ from filelock import FileLock
 from bakeoff.disk import write_whole
 from bakeoff.errors import UsageError
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "attention.c", "layer.c"))
-HEADER = Path(__file__).with_name("native.h")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "attention.c", "decoding.c", "layer.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("native.h", "products.h"))
 OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
            "--param=vect-max-peeling-for-alignment=0",  # no order of summation may follow an address
            "-fno-split-loops",  # a condition is a mask, not a loop without vectors
@@ -97,7 +97,7 @@ def build(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     opened = {}
     for kind, defines in KINDS.items():
-        files = b"".join(file.read_bytes() for file in (HEADER, *SOURCES))
+        files = b"".join(file.read_bytes() for file in (*HEADERS, *SOURCES))
         made_from = digest(files + f"{text}{defines}".encode())
         with FileLock(folder / "compiling.lock"):
             there = (file for file in folder.glob(f"{made_from}-*.so") if file.stem.endswith(digest(file.read_bytes())))

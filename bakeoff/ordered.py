@@ -45,7 +45,7 @@ class Ordered:
 
 
 class Panels:
-    """The same in bf16 for a few rows at a time, by attention.c; many rows read the weights as they are."""
+    """The same in bf16 for a few rows at a time, by decoding.c; many rows read the weights as they are."""
 
     def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin], sums: native.Sums) -> None:
         stack = stacked(layers)

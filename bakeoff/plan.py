@@ -162,7 +162,7 @@ def rooms_sha256() -> str:
     """Of the source of every room on a run's way."""
     folder = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    for room in (*(f"{room}.py" for room in ROOMS), "native.h", "native.c", "attention.c", "layer.c"):
+    for room in (*(f"{room}.py" for room in ROOMS), *sorted(file.name for file in folder.glob("*.[ch]"))):
         digest.update((folder / room).read_bytes())
     return digest.hexdigest()
 

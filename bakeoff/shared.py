@@ -38,11 +38,14 @@ class Shared:
         """The places of the shared tokens of each document, where every document has all of its own."""
         self.documents = len(lengths)
 
-    def of_row(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The row's gradient from all documents': what they add to a shared token's is summed in fp32, rounded once."""
-        found = gradient.index_select(0, self.row)
-        fronts = gradient.index_select(0, self.fronts).unflatten(0, (self.documents, -1))
-        found[: fronts.shape[1]] = fronts.sum(0, dtype=torch.float32)
+    def of_row(self, gradient: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        """The row's gradient from all documents', tokens along `dim`.
+
+        What they add to a shared token's is summed in fp32, rounded once.
+        """
+        found = gradient.index_select(dim, self.row)
+        fronts = gradient.index_select(dim, self.fronts).unflatten(dim, (self.documents, -1))
+        found.narrow(dim, 0, fronts.shape[dim + 1]).copy_(fronts.sum(dim, dtype=torch.float32))
         return found
 
 

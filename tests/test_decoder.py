@@ -156,14 +156,15 @@ def test_no_token_depends_on_the_number_of_threads_nor_on_its_block():
             parameter.data = parameter.data.bfloat16()
     layers.install(model)
     module, before = model.get_base_model().model.layers[0], torch.get_num_threads()
-    x, seen, *given = (torch.randn(701, 1024).bfloat16() for _ in range(4))
+    x, *given = (torch.randn(701, 1024).bfloat16() for _ in range(3))
+    seen, of_rows = (torch.randn(heads, 701, 128).bfloat16() for heads in (8, 24))
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         layer = layers.whole(module, x[None])
         rows, *before_it = layer.enter(x)
         out, *after_it = layer.rest(x, seen, True)
-        of_x, of_thin = layer.enter_backward(given[0].repeat(1, 3), given[1], x, *before_it)
+        of_x, of_thin = layer.enter_backward(of_rows, given[0], x, *before_it)
         found.append(((rows, out, of_x, *layer.rest_backward(given[1], *after_it)), of_thin))
     torch.set_num_threads(before)
     for tokens, thin in found[1:]:
