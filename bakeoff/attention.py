@@ -239,10 +239,13 @@ class Documents:
 
     def of_rows(
         self, sums: native.Sums, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int, scaling: float,
-        logs: torch.Tensor, seen: torch.Tensor, gradient: torch.Tensor,
+        logs: torch.Tensor, seen: torch.Tensor, gradient: torch.Tensor, to: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """The gradient of `rows` from that of `seen`, what `from_rows` gave; the softmax is computed again."""
-        found = torch.empty_like(rows)
+        """The gradient of `rows` from that of `seen`, what `from_rows` gave; the softmax is computed again.
+
+        It is written to `to`, which may be `rows`, if given.
+        """
+        found = torch.empty_like(rows) if to is None else to
         facts = len(self.lengths), max(self.lengths), len(logs), kept, cos.shape[-1], int(rows.dim() == 3)
         sums.attend_backward(rows, cos, sin, seen, gradient, logs, found, self.starts, float(scaling), *facts)
         return found

@@ -267,7 +267,8 @@ class Stack(torch.autograd.Function):
                 beside, of_seen = layer.rest_backward(gradient, *after)
             if shared:
                 of_seen = spread(of_seen, shared.row, rows.shape[1])
-            of_rows = segments.of_rows(layer.sums, rows, cos, sin, layer.key_heads, layer.scaling, logs, seen, of_seen)
+            facts = layer.key_heads, layer.scaling, logs, seen, of_seen
+            of_rows = segments.of_rows(layer.sums, rows, cos, sin, *facts, to=rows)  # which nobody needs any more
             if shared:
                 of_rows = shared.of_row(of_rows, dim=1)
             needed = bool(ctx.kept) or ctx.needs_input_grad[0]
@@ -278,4 +279,4 @@ class Stack(torch.autograd.Function):
 
 def spread(part: torch.Tensor, places: torch.Tensor, tokens: int) -> torch.Tensor:
     """... x tokens x width: `part` (... x some x width) at its places, 0 at the others."""
-    return part.new_zeros(*part.shape[:-2], tokens, part.shape[-1]).index_copy(-2, places, part)
+    return part.new_zeros(*part.shape[:-2], tokens, part.shape[-1]).index_copy_(-2, places, part)
