@@ -87,7 +87,7 @@ INLINE void multiply_and(const T *a, const T *panels, int64_t stride, float *c, 
         for (; done < rows; done++) finish(work, done, c + done * 32);
 }
 
-static void multiply(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows, int64_t n,
+static void multiply_strips(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows, int64_t n,
                      int64_t k, int add) {
     multiply_and(a, panels, stride, c, of_c, rows, n, k, add, 0, 0);
 }
@@ -355,7 +355,7 @@ static void outer(const T *a, const T *b, T *turned, T *panel, float *c, int64_t
     }
     for (int64_t j = 0; j < n; j += 32) {
         to_panel(b + j * rows, 32, panel, rows);
-        multiply(turned, panel, 0, c + j, n, ranks, 32, rows, 0);
+        multiply_strips(turned, panel, 0, c + j, n, ranks, 32, rows, 0);
     }
 }
 
@@ -389,7 +389,7 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
             parts_to_strips(given + at * part, part, tokens, in, size, rows, outputs);
             product_strips(in, up, c, in + outputs * rows, rows, ranks, outputs);
             if (wanted) {
-                multiply(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
+                multiply_strips(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
                 norm_rows_backward(sum, of_sum, x + at * width, weight, inverse + at, beside + at * width,
                                    of_x + at * width, 0, ranks ? normed : 0, size, rows, width);
             } else
@@ -437,7 +437,7 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
             parts_to_strips(seen + at * part, part, tokens, in, size, rows, wide);
-            multiply(in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
+            multiply_strips(in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
             add_rows(x + at * width, sum, of_sum, own, middle + at * width, size, width);
             norm_rows(own, weight, in, inverse + at, eps, size, rows, width);
             for (int64_t start = 0; start < inner; start += CHUNK) {
@@ -445,10 +445,10 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
                 for (int64_t j = 0; j < chunk; j += 32) {
                     const T *gates = gate_up + (start + j) * width, *ups = gates + inner * width;
                     Unit unit = {c, both + (start + j) * 2 * tokens + at * 64, h + j * rows, size, keep};
-                    multiply(in, gates, 32 * width, c, 32, rows, 32, width, 0);
+                    multiply_strips(in, gates, 32 * width, c, 32, rows, 32, width, 0);
                     multiply_and(in, ups, 32 * width, c_up, 32, rows, 32, width, 0, finish_unit, &unit);
                 }
-                multiply(h, down + start * 32, 32 * inner, sum, of_sum, rows, width, chunk, start > 0);
+                multiply_strips(h, down + start * 32, 32 * inner, sum, of_sum, rows, width, chunk, start > 0);
             }
             add_rows(own, sum, of_sum, own, out + at * width, size, width);
         }
@@ -484,8 +484,8 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
                     multiply_and(in, down + (start + j) * width, 32 * width, c, 32, rows, 32, width, 0,
                                  finish_unit_backward, &unit);
                 }
-                multiply(of_both, gate_up + start * 32, 64 * inner, sum, of_sum, rows, width, chunk, start > 0);
-                multiply(of_up, gate_up + (inner + start) * 32, 64 * inner, sum, of_sum, rows, width, chunk, 1);
+                multiply_strips(of_both, gate_up + start * 32, 64 * inner, sum, of_sum, rows, width, chunk, start > 0);
+                multiply_strips(of_up, gate_up + (inner + start) * 32, 64 * inner, sum, of_sum, rows, width, chunk, 1);
             }
             norm_rows_backward(sum, of_sum, middle + at * width, weight, inverse + at, given + at * width,
                                of_x + at * width, in, 0, size, rows, width);
@@ -545,7 +545,7 @@ void head_backward(const T *given, const T *weight, T *of_x, int64_t rows, int64
                     to_strips(given + at * outputs + start, outputs, in, size, some, chunk);
                     for (int64_t j = 0; j < own; j += 32) {
                         to_panel(weight + start * width + first + j, width, panel, chunk);
-                        multiply(in, panel, 0, sum + j, of_sum, some, 32, chunk, start > 0);
+                        multiply_strips(in, panel, 0, sum + j, of_sum, some, 32, chunk, start > 0);
                     }
                 }
                 for (int64_t r = 0; r < size; r++)

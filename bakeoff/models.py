@@ -46,8 +46,11 @@ class Source:
     """What a report must say of the weights."""
 
 
-def locate(settings: ModelSettings) -> Source:
-    """The model's files, hashed. Raises UsageError for what is not installed, not there, not reachable or not safe."""
+def locate(settings: ModelSettings, known: str = "") -> Source:
+    """The model's files, hashed. Raises UsageError for what is not installed, not there, not reachable or not safe.
+
+    `known` is taken for the hash of a GGUF file, which is then not read: its conversion will be, or `prepare` reads it.
+    """
     name = settings.name
     if name == "random":
         text = json.dumps(plain(settings.architecture), sort_keys=True)
@@ -57,7 +60,7 @@ def locate(settings: ModelSettings) -> Source:
     if name in KNOWN:
         package, file, sha256, note = KNOWN[name]
         path = package_folder(package, f"the weights of {name}") / package / file
-        found = sha256_of(path)
+        found = known or sha256_of(path)
         if sha256 and found != sha256:
             raise UsageError(
                 f"{path}: its sha256 is {found}, expected {sha256}; "
@@ -68,7 +71,7 @@ def locate(settings: ModelSettings) -> Source:
     if path.suffix == ".gguf":
         if not os.path.isfile(path):
             raise UsageError(f"--model {name}: no such file")
-        return Source("gguf", str(path.resolve()), sha256_of(path), f"weights dequantised from {path.name}")
+        return Source("gguf", str(path.resolve()), known or sha256_of(path), f"weights dequantised from {path.name}")
     if os.path.isdir(path):
         return folder_source(path, name)
     if "/" in name and not name.startswith((".", "/", "~")):
@@ -109,14 +112,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def prepare(source: Source, cache: Path) -> Path | None:
-    """The folder to load from: a GGUF file is converted to safetensors once and kept in `cache` under its hash."""
+def prepare(source: Source, cache: Path, unread: bool = False) -> Path | None:
+    """The folder to load from: a GGUF file is converted to safetensors once and kept in `cache` under its hash.
+
+    `unread`: nobody has read the file for its hash. Raises UsageError where it has to be converted and is another.
+    """
     if source.kind != "gguf":
         return Path(source.path) if source.path else None
-    folder = cache / f"{Path(source.path).stem}-{source.sha256[:16]}"
+    path = Path(source.path)
+    folder = cache / f"{path.stem}-{source.sha256[:16]}"
     if not converted(folder):
+        if unread and sha256_of(path) != source.sha256:
+            raise UsageError(f"{path}: changed since this bake-off was planned; type the same command again")
         shutil.rmtree(folder, ignore_errors=True)
-        convert(Path(source.path), folder)
+        convert(path, folder)
     return folder
 
 
@@ -174,13 +183,21 @@ def convert(gguf: Path, folder: Path) -> None:
 def parsed_once() -> Iterator[None]:
     """Inside, gguf remembers its answers: transformers has a file parsed three times, and a table made for each tensor.
 
-    It parses by a plain array: one that is mapped to a file takes three times as long for each of a million slices.
-    Both are most of a conversion's time.
+    It parses by a plain array: one that is mapped to a file takes three times as long for each of a million slices; and
+    text is given as bytes, which are quicker to read one by one. Both are most of a conversion's time.
     """
     import gguf
     import numpy
 
     class Reader(gguf.GGUFReader):
+        def __init__(self, *place: Any) -> None:
+            super().__init__(*place)
+            for field in self.fields.values():
+                parts: list[Any] = field.parts
+                if field.types[-1:] == [gguf.GGUFValueType.STRING]:
+                    for index in field.data:
+                        parts[index] = parts[index].tobytes()
+
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value.view(numpy.ndarray) if name == "data" else value)
 
@@ -195,12 +212,17 @@ def parsed_once() -> Iterator[None]:
             setattr(gguf, name, function)
 
 
-def load(settings: ModelSettings, source: Source, folder: Path | None, attention: str) -> tuple[Any, Any]:
-    """Model in fp32 on the CPU and tokenizer, with the preset's special tokens added. Raises UsageError."""
+def load(
+    settings: ModelSettings, source: Source, folder: Path | None, attention: str, tokenizer: Any = None
+) -> tuple[Any, Any]:
+    """Model in fp32 on the CPU and tokenizer, with the preset's special tokens added. Raises UsageError.
+
+    A `tokenizer` that was loaded before is not loaded again.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(settings, folder)
+    tokenizer = tokenizer or load_tokenizer(settings, folder)
     if source.kind == "random":
         state = torch.random.get_rng_state()
         torch.manual_seed(0)  # the base model is the same for every seed of a run

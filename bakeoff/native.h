@@ -142,7 +142,7 @@ typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4), may_al
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 /* columns x rows words from rows x columns, multiples of 16: squares of LANES, in which rows trade ever larger parts */
-static inline void transpose(const Word *from, Word *to, int64_t rows, int64_t columns) {
+__attribute__((noinline)) static void transpose(const Word *from, Word *to, int64_t rows, int64_t columns) {
     for (int64_t i = 0; i < rows; i += LANES)
         for (int64_t j = 0; j < columns; j += LANES) {
             Words own[LANES], lane, other;

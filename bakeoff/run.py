@@ -53,7 +53,7 @@ def run(
 
     with clock("setup"):
         where = build(MachineSettings, spec.machine, "run")
-        base = Base(build(ModelSettings, spec.model, "run"), cache, where)
+        base = Base(build(ModelSettings, spec.model, "run"), cache, where, spec.hashes.get("model", ""))
         seed_everything(spec.seed, where)
         memory = partial.memory = Memory(where.device)
         model, tokenizer = base.load()
@@ -144,18 +144,23 @@ def run(
 class Base:
     """The base model of a run, loaded afresh as often as asked."""
 
-    def __init__(self, settings: ModelSettings, cache: Path, where: MachineSettings) -> None:
+    def __init__(self, settings: ModelSettings, cache: Path, where: MachineSettings, known: str = "") -> None:
+        """`known`: the hash of a GGUF file that the plan has read."""
         self.settings, self.where = settings, where
+        self.tokenizer, self.words = None, 0
         if where.compiled:
             native.build(cache.parent / native.PLACE)
         else:
             native.close()
-        self.source = models.locate(settings)
-        self.folder = models.prepare(self.source, cache)
+        self.source = models.locate(settings, known)
+        self.folder = models.prepare(self.source, cache, unread=bool(known))
 
     def load(self) -> tuple[Any, Any]:
-        """Model (fp32, on the CPU) and tokenizer."""
-        return models.load(self.settings, self.source, self.folder, self.where.attention)
+        """Model (fp32, on the CPU) and tokenizer: the one that was loaded before, if nobody gave it a word since."""
+        known = self.tokenizer if self.tokenizer is not None and len(self.tokenizer) == self.words else None
+        found = models.load(self.settings, self.source, self.folder, self.where.attention, known)
+        self.tokenizer, self.words = found[1], len(found[1])
+        return found
 
     def settle(self, model: Any) -> Any:
         """`model` on its device: frozen weights in the run's precision, trained ones in fp32."""

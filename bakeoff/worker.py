@@ -96,7 +96,7 @@ def call(
     with _plain_main():
         process.start()
     theirs.close()
-    phase = "start"
+    phase, ending = "start", None
     end = time.monotonic() + timeout if timeout else None
     try:
         while True:
@@ -112,19 +112,22 @@ def call(
                 phase = value.get("phase", phase)
                 tell(value)
             elif kind == "result":
-                process.join()
+                # It may end in its own time: to give back gigabytes takes the system most of a second.
+                ending = threading.Thread(target=process.join, daemon=True)
+                ending.start()
                 return value
             elif kind == "usage":
                 raise UsageError(value)
             else:
                 raise Died(phase, value)
     finally:
-        if process.is_alive():
-            process.terminate()
-            process.join(PATIENCE)
-        if process.is_alive():
-            process.kill()
-        process.join()
+        if ending is None:
+            if process.is_alive():
+                process.terminate()
+                process.join(PATIENCE)
+            if process.is_alive():
+                process.kill()
+            process.join()
         ours.close()
 
 
@@ -186,7 +189,10 @@ def _child(connection: Connection, job: Callable[..., Any], arguments: tuple[Any
     if DUMP is not None:
         faulthandler.register(DUMP, file=2, all_threads=True)
     try:
-        connection.send(("result", job(*arguments, lambda news: connection.send(("news", news)))))
+        answer = job(*arguments, lambda news: connection.send(("news", news)))
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()  # whoever has the answer may read the log
+        connection.send(("result", answer))
     except UsageError as error:
         connection.send(("usage", str(error)))
     except Diverged as error:

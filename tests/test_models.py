@@ -438,6 +438,21 @@ def test_a_conversion_with_a_changed_or_missing_byte_is_made_again(tmp_path, ggu
             assert file.read_bytes() == whole
 
 
+def test_a_file_that_the_plan_has_read_is_read_again_only_to_be_converted(tmp_path, gguf, monkeypatch):
+    settings, cache, read = ModelSettings(name=gguf.path), tmp_path / "cache", []
+    monkeypatch.setattr(models, "sha256_of", lambda path, plain=models.sha256_of: read.append(path) or plain(path))
+    models.prepare(gguf, cache)
+    source = models.locate(settings, known=gguf.sha256)
+    folder = models.prepare(source, cache, unread=True)
+    assert source == gguf and not read
+    (folder / "config.json").unlink()
+    assert models.prepare(source, cache, unread=True) == folder and len(read) == 1
+    (folder / "config.json").unlink()
+    models.Path(gguf.path).write_bytes(gguf_bytes() + b"\0")
+    with pytest.raises(UsageError, match="changed since this bake-off was planned"):
+        models.prepare(source, cache, unread=True)
+
+
 def test_a_conversion_that_fails_leaves_nothing(tmp_path, gguf, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
