@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import tempfile
+import threading
+import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,8 @@ class Store:
         self.models = root / "models"
         self.logs = root / "logs"
         self.unfinished = root / "partial"
+        self.going: set[Path] = set()
+        """Folders that this process is removing."""
         try:
             for folder in (self.models, self.logs, self.unfinished, root / "runs"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -62,8 +66,14 @@ class Store:
         return self.unfinished / fingerprint
 
     def forget_partial(self, fingerprint: str) -> None:
-        """Drops what an unfinished run kept."""
-        shutil.rmtree(self.partial(fingerprint), ignore_errors=True)
+        """Drops what an unfinished run kept; a disk may take a second for gigabytes, and nobody waits for it."""
+        gone = self.unfinished / f".{fingerprint}-{time.time_ns()}"
+        try:
+            os.rename(self.partial(fingerprint), gone)
+        except FileNotFoundError:
+            return
+        self.going.add(gone)
+        threading.Thread(target=shutil.rmtree, args=(gone, True)).start()
 
     @contextmanager
     def computing(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -78,8 +88,10 @@ class Store:
             waiting()
             lock.acquire()
         try:
-            for left in (self.root / "runs").glob(".*"):  # of a process that was killed: nobody else holds the lock
-                shutil.rmtree(left, ignore_errors=True)
+            # Of a process that was killed: nobody else holds the lock.
+            left = {*(self.root / "runs").glob(".*"), *self.unfinished.glob(".*")} - self.going
+            for folder in left:
+                shutil.rmtree(folder, ignore_errors=True)
             yield
         finally:
             lock.release()

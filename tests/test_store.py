@@ -173,8 +173,11 @@ def test_a_committed_run_needs_what_was_kept_no_more(store):
 def test_what_a_killed_process_left_is_swept_and_finished_runs_stay(store):
     keep(store, result())
     (store.root / "runs" / ".0000-abc" / "adapter").mkdir(parents=True)
+    (store.partial("0000").with_name(".0000-1") / "more").mkdir(parents=True)
+    store.partial("1111").mkdir()
     with store.computing():
         assert [path.name for path in (store.root / "runs").iterdir()] == ["f" * 32]
+        assert [path.name for path in (store.root / "partial").iterdir()] == ["1111"]
     assert store.find("f" * 32) == result()
 
 
