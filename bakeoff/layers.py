@@ -155,7 +155,7 @@ def own(module: nn.Module) -> bool:
 def whole(module: Any, hidden_states: torch.Tensor) -> Layer | None:
     """What the two calls need to know of a decoder layer; None where something in it doesn't compute as replaced."""
     sums = native.sums(hidden_states)
-    if sums is None or not sums.tiles or hidden_states.shape[:-1].numel() <= BLOCK or len(hidden_states) > 1:
+    if sums is None or not sums.tiles or len(hidden_states) > 1:
         return None
     if module.gradient_checkpointing or not replaced(module):
         return None

@@ -136,7 +136,7 @@ def ordered(model: Any, machine: MachineSettings) -> Iterator[None]:
     changed: list[nn.Module] = []
     head: Any = None
     try:
-        prompt = torch.empty(1, BLOCK + 1, model.config.hidden_size, dtype=torch.bfloat16)
+        prompt = torch.empty(1, 1, model.config.hidden_size, dtype=torch.bfloat16)
         for layer in filter(own, model.modules()):
             if found := whole(layer, prompt):
                 one, two, three, four = (Laid(found, place) for place in range(4))

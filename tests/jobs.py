@@ -119,3 +119,21 @@ def orphan(path, log):
 def where(tell):
     """Where a job's process stands, and whether it may ask the hub."""
     return {"folder": os.getcwd(), "offline": os.environ.get("HF_HUB_OFFLINE")}
+
+
+def checked(spec, folder, cache, small, forgetful, tell):
+    """A run whose model stays in memory up to `small` bytes; what its checks found, and how many texts were asked for.
+
+    `forgetful`: saved tensors are not loaded.
+    """
+    from bakeoff import run
+    from bakeoff.resources import Clock
+    from bakeoff.results import RunSpec
+
+    asked, plain = [], run.summarise
+    run.SMALL = small
+    run.summarise = lambda *given, **more: asked.append(len(given[2])) or plain(*given, **more)
+    if forgetful:
+        run.adapters.load = lambda model, folder: None
+    result, _ = run.run(RunSpec(**spec), folder, cache, tell, Clock())
+    return result.evidence, asked

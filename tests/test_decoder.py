@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bakeoff import decoder, head, layers, native, ordered
+from bakeoff import decoder, generation, head, layers, native, ordered
 from bakeoff.attention import Cache, Documents, Prefill, Step, forward, row_logits
 from bakeoff.catalogue import select
 from bakeoff.generation import decoding
@@ -132,11 +132,30 @@ def written(model, machine, lengths, new=3):
 def test_what_is_written_is_no_further_from_that_in_fp32_than_torch_s(fp32, calls, sizes, lengths, attach):
     bf16 = dataclasses.replace(fp32, precision="bf16")
     ours = written(model_of(sizes, attach), bf16, lengths)
-    assert calls == ([sum(lengths)] * 2 + [len(lengths)] if sum(lengths) > 128 else [])
+    assert calls == [sum(lengths)] * 2 + [len(lengths)]
     native.close()
     theirs, exact = (written(model_of(sizes, attach), machine, lengths) for machine in (bf16, fp32))
     # Of four tokens, so that luck counts.
     assert torch.norm(ours - exact) <= 1.4 * torch.norm(theirs - exact) <= 0.3 * torch.norm(exact)
+
+
+@pytest.mark.parametrize("attach", [lora("q_proj", "v_proj"), lambda model: model])
+def test_no_bit_depends_on_what_is_written_together(fp32, monkeypatch, attach):
+    """Prompts are read together, and one by one as rows get free; 40 rows take more than one block of tiles."""
+    bf16, found = dataclasses.replace(fp32, precision="bf16"), []
+    model = model_of(SIZES[0], attach)
+    draw, _ = prepared(model, bf16, [1])
+    prompts = [torch.randint(0, 64, (3 + 5 * number,), generator=draw).tolist() for number in range(48)]
+    plain = generation.highest
+    monkeypatch.setattr(generation, "highest", lambda rows: found.extend(rows.float().numpy()) or plain(rows))
+    seen = []
+    for rows, some in ((40, prompts), (3, prompts[::5]), (1, prompts[7:8])):
+        with decoding(model, bf16):
+            texts = generation.decode(model, some, 5, rows, -1, bf16)
+        seen.append(({row.tobytes() for row in found}, dict(zip(map(tuple, some), texts, strict=True))))
+        found.clear()
+    for logits, texts in seen[1:]:
+        assert logits <= seen[0][0] and texts.items() <= seen[0][1].items()
 
 
 def test_weights_in_panels_refuse_other_numbers(fp32):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import threading
 
+import jobs
 import pytest
 from factories import DOOMED
 
@@ -83,6 +84,23 @@ def test_a_run_leaves_its_evidence(store):
     assert run.truncated["documents"] > 0, "the smoke limits are short, so papers are cut and counted"
     assert run.tokens["training"] > run.tokens["labels"] > 0
     assert {"setup", "training", "validation", "evaluation", "checks"} <= set(run.seconds)
+
+
+def test_a_small_model_writes_its_checked_summaries_twice_only_if_the_reloaded_one_s_differ(store, tmp_path):
+    spec = dataclasses.asdict(bake(store)[0].plan.specs["lora"][0])
+
+    def check(small, forgetful=False):
+        folder = tmp_path / f"{small}-{forgetful}"
+        log = tmp_path / "log"
+        return worker.call(jobs.checked, spec, folder, store.models, small, forgetful, log=log)
+
+    (large, thrice), (small, asked) = check(0), check(2**30)
+    assert thrice == [3, 3, 3] and asked in ([3, 3], [3, 3, 3])
+    for evidence in (large, small):
+        assert [row["again"] for row in evidence["reloaded"]] == [row["summary"] for row in evidence["reloaded"]]
+        assert evidence["trained"] == evidence["reloaded_trained"]
+    lost, _ = check(2**30, forgetful=True)
+    assert lost["trained"] == small["trained"] != lost["reloaded_trained"]
 
 
 def test_special_tokens_grow_the_embeddings_and_are_not_saved_with_an_adapter(store):
