@@ -109,7 +109,9 @@ static void weigh(const float *scores, int64_t keys, float scaling, float limit,
 #pragma omp simd
         for (int64_t i = 0; i < QUERIES; i++) {
             even[i] = exponential(from[i] * scaling - reference[i], limit);
+            even[i] = from[i] == -INFINITY ? 0 : even[i];
             odd[i] = exponential(from[QUERIES + i] * scaling - reference[i], limit);
+            odd[i] = from[QUERIES + i] == -INFINITY ? 0 : odd[i];
             sums[i] += even[i] + odd[i];
         }
         put_pairs(to + j / PAIR * QUERIES, even, odd);

@@ -83,6 +83,7 @@ def run(
         limit = task_settings.max_target_tokens
         tell({"phase": "evaluation", "done": 0, "documents": len(ids)})
         weights = together(adapters.trained_digests(model))
+        small = sum(parameter.nbytes for parameter in model.parameters()) <= SMALL
         with decoding(model, where):
             texts, written = summarise(
                 model, tokenizer, ids, limit, generation, where, tell=tell, done=partial.summaries(weights),
@@ -93,7 +94,6 @@ def run(
             few = [] if entry.control else shortest[:CHECKED]
             asked = [ids[place] for place in few]
             first = {number: texts[place] for number, place in enumerate(few)}
-            small = sum(parameter.nbytes for parameter in model.parameters()) <= SMALL
             if not small:
                 with clock("checks"):
                     first, _ = summarise(model, tokenizer, asked, limit, generation, where)

@@ -72,6 +72,9 @@ class Store:
             os.rename(self.partial(fingerprint), gone)
         except FileNotFoundError:
             return
+        except OSError:  # a file that somebody has open, where a system doesn't rename it then
+            shutil.rmtree(self.partial(fingerprint), ignore_errors=True)
+            return
         self.going.add(gone)
         threading.Thread(target=shutil.rmtree, args=(gone, True)).start()
 

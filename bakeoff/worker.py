@@ -46,6 +46,10 @@ QUIET = {
 }
 
 
+_ending: list[Any] = []
+"""The process that answered last, if it has not been waited for."""
+
+
 class Died(Exception):
     """A process that ended without an answer, with the phase it was in and the cause in one line."""
 
@@ -92,11 +96,15 @@ def call(
     """
     context: Any = multiprocessing.get_context(START)
     ours, theirs = context.Pipe(duplex=False)
+    while _ending:  # nothing else computes, or holds memory, while a run is timed
+        last = _ending.pop()
+        last.join(PATIENCE)
+        _end(last)
     process = context.Process(target=_child, args=(theirs, job, arguments, str(log)), daemon=True)
     with _plain_main():
         process.start()
     theirs.close()
-    phase, ending = "start", None
+    phase, answered = "start", False
     end = time.monotonic() + timeout if timeout else None
     try:
         while True:
@@ -112,23 +120,28 @@ def call(
                 phase = value.get("phase", phase)
                 tell(value)
             elif kind == "result":
-                # It may end in its own time: to give back gigabytes takes the system most of a second.
-                ending = threading.Thread(target=process.join, daemon=True)
-                ending.start()
+                # What it answered is stored while it ends: to give back gigabytes takes the system most of a second.
+                answered = True
+                _ending.append(process)
                 return value
             elif kind == "usage":
                 raise UsageError(value)
             else:
                 raise Died(phase, value)
     finally:
-        if ending is None:
-            if process.is_alive():
-                process.terminate()
-                process.join(PATIENCE)
-            if process.is_alive():
-                process.kill()
-            process.join()
+        if not answered:
+            _end(process)
         ours.close()
+
+
+def _end(process: Any) -> None:
+    """Ends a process, the harder the longer it stays."""
+    if process.is_alive():
+        process.terminate()
+        process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+    process.join()
 
 
 def _stack(process: Any, log: Path) -> str:

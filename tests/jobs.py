@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from bakeoff.errors import Diverged, UsageError
 def answer(value, tell):
     """What it was given, and the process in which it was."""
     return {"value": value, "pid": os.getpid()}
+
+
+def stay(tell):
+    """Its number, and a thread that keeps it from ending."""
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    return os.getpid()
 
 
 def count(tell):

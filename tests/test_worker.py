@@ -51,6 +51,13 @@ def test_a_job_answers_from_a_process_of_its_own_that_then_ends(log):
     assert not alive(found["pid"])
 
 
+def test_a_process_that_stays_after_its_answer_is_ended_before_the_next_one_starts(log):
+    stayed = call(jobs.stay, log=log)
+    assert alive(stayed)
+    assert call(jobs.answer, stayed, log=log)["pid"] != stayed
+    assert not alive(stayed)
+
+
 def test_news_arrive_in_order(log):
     news = []
     assert call(jobs.count, log=log, tell=news.append) == "done"
