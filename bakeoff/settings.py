@@ -129,7 +129,7 @@ class MachineSettings:
     fused: bool = True
     """Layers of Llama's kind in fewer passes over memory, where documents are packed; false: transformers' own."""
     compiled: bool = True
-    """native.c and attention.c where layers are fused, compiled once by the machine's GCC; false: torch's operators."""
+    """The C files where layers are fused, compiled once by the machine's GCC; false: torch's operators."""
     shared_prefix: bool = True
     """Tokens with which all documents of a micro-batch begin, once, where documents are packed; false: in each."""
     reuse_trunk: bool = True
