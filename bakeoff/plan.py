@@ -22,8 +22,8 @@ from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
 ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue",
-         "native", "head", "kernels", "shared", "attention", "linear", "decoder", "layers", "ordered", "trunk",
-         "training", "checkpoints", "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
+         "compiler", "native", "head", "kernels", "shared", "attention", "linear", "decoder", "layers", "ordered",
+         "trunk", "training", "checkpoints", "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,7 @@ def probe(
     from bakeoff import models, native, tasks
     from bakeoff.attention import packable
     from bakeoff.catalogue import load_file
+    from bakeoff.compiler import PLACE, NoCompiler
     from bakeoff.run import attachable
 
     where = machine.resolve(build(MachineSettings, asked, "run"))
@@ -97,14 +98,14 @@ def probe(
     source = models.locate(settings)
     with ThreadPoolExecutor(1) as beside:
         # The C compiler works while Python converts a model.
-        compiled = beside.submit(native.build, Path(cache).parent / native.PLACE) if where.compiled else None
+        compiled = beside.submit(native.build, Path(cache).parent / PLACE) if where.compiled else None
         folder = models.prepare(source, Path(cache))
     tokenizer = models.load_tokenizer(settings, folder)
     compiler, why = "not asked for", ""
     if compiled:
         try:
             compiler = compiled.result()
-        except native.NoCompiler as missing:
+        except NoCompiler as missing:
             compiler, why, where = "none", str(missing), dataclasses.replace(where, compiled=False)
     wanted = where.attention
     # Torch's own kernel takes a quick exp, exact to 20 bits: enough for bf16, and none of what fp32 is asked for.

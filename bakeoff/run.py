@@ -15,6 +15,7 @@ from bakeoff import adapters, layers, machine, models, native, scoring, tasks
 from bakeoff.attention import packable
 from bakeoff.catalogue import Entry, load_file
 from bakeoff.checkpoints import Partial
+from bakeoff.compiler import PLACE
 from bakeoff.encoding import Encoder
 from bakeoff.generation import decoding, summarise
 from bakeoff.parameters import count, shapes_of
@@ -157,11 +158,11 @@ class Base:
         self.settings, self.where = settings, where
         self.tokenizer, self.words = None, 0
         if where.compiled:
-            native.build(cache.parent / native.PLACE)
+            native.build(cache.parent / PLACE)
         else:
             native.close()
         self.source = models.locate(settings, known)
-        self.folder = models.prepare(self.source, cache, unread=bool(known))
+        self.folder = models.prepare(self.source, cache, planned=bool(known))
 
     def load(self) -> tuple[Any, Any]:
         """Model (fp32, on the CPU) and tokenizer: the one that was loaded before, if nobody gave it a word since."""

@@ -1,5 +1,6 @@
 """From command-line options to a session that is ready to run."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from bakeoff import baseline, plan, published, report, settings, worker
+from bakeoff import baseline, compiler, plan, published, report, settings, worker
 from bakeoff.calibration import Loans
 from bakeoff.errors import UsageError
 from bakeoff.keeper import Keeper
@@ -55,22 +56,33 @@ def start(
     """
     chosen = load_settings(options)
     known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": ""}
-    loans, beside = Loans.read(chosen), published.beside(chosen)
+    loans, others = Loans.read(chosen), published.beside(chosen)
     store = Store(Path(options.store))
     worker.start_server(offline=not plan.on_hub(chosen))
-    imports = threading.Thread(target=report.prepare, daemon=True)
-    imports.start()
+    beside = threading.Thread(target=ahead, args=(chosen, store, known["found"] is None), daemon=True)
+    beside.start()
     try:
         planned = plan.make(chosen, options.method or ["all"], store, known["found"])
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
     finally:
-        imports.join()  # nothing else computes while a run is timed
+        beside.join()  # nothing else computes while a run is timed
     progress = Progress(file, live=live, newline=newline)
     if reason := planned.found["no compiler"]:
         progress.note(f"layers are computed by torch's operators, which is slower; native.c is not compiled: {reason}")
     return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
-                   loans=loans, published=beside, run_timeout=options.run_timeout)  # fmt: skip
+                   loans=loans, published=others, run_timeout=options.run_timeout)  # fmt: skip
+
+
+def ahead(chosen: settings.Settings, store: Store, new: bool) -> None:
+    """What needs no torch, while another process imports it: the C compiler for a `new` plan, then what a report needs.
+
+    A compiler that fails here fails again where its reason is wanted.
+    """
+    if new and chosen.machine.compiled and chosen.machine.device != "cuda":
+        with contextlib.suppress(compiler.NoCompiler, OSError):
+            compiler.compile_all(store.root / compiler.PLACE)
+    report.prepare()
 
 
 def baseline_path(options: Namespace, chosen: settings.Settings) -> Path:

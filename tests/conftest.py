@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bakeoff import models, native
+from bakeoff.compiler import NoCompiler
 from bakeoff.encoding import Encoder
 from bakeoff.settings import MachineSettings, ModelSettings, TaskSettings
 from bakeoff.tasks import Example, Examples, Task
@@ -44,7 +45,7 @@ def compiled(libraries):
     def build():
         try:
             native.build(libraries)
-        except native.NoCompiler as missing:
+        except NoCompiler as missing:
             pytest.skip(f"native.c can't be compiled: {missing}")
 
     yield build

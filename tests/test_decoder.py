@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bakeoff import decoder, generation, head, layers, native, ordered
 from bakeoff.attention import Cache, Documents, Prefill, Step, forward, row_logits
 from bakeoff.catalogue import select
+from bakeoff.compiler import NoCompiler
 from bakeoff.generation import decoding
 from bakeoff.training import products_in
 
@@ -26,7 +27,7 @@ def tiles(libraries):
         if not found.tiles:
             pytest.skip("layer.c is for processors with tiles (AMX), which this one has not")
         yield
-    except native.NoCompiler as missing:
+    except NoCompiler as missing:
         pytest.skip(f"layer.c can't be compiled: {missing}")
     finally:
         native.close()

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 import shutil
 import struct
 
@@ -379,6 +380,54 @@ def test_a_conversion_parses_by_plain_arrays_of_the_same_bytes(tmp_path):
     assert numpy.array_equal(data, expected)
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_a_conversion_parses_lists_as_gguf_does(tmp_path, order):
+    import gguf
+    from transformers.integrations.ggml import _gguf_parse_value
+
+    def listed(kind, values, count):
+        return struct.pack(f"{order}IIQ", 9, kind, count) + values
+
+    def worded(content):
+        return struct.pack(f"{order}Q", len(content)) + content
+
+    texts = ["", "a", "zwölf", "Ġthe"]
+    lists = {
+        "texts": listed(8, b"".join(worded(word.encode()) for word in texts), 4),
+        "none": listed(8, b"", 0),
+        "numbers": listed(4, struct.pack(f"{order}3I", 5, 0, 2**31), 3),
+        "truths": listed(7, bytes([1, 0]), 2),
+        "a number": struct.pack(f"{order}II", 4, 7),
+    }
+    head = b"GGUF" + struct.pack(f"{order}IQQ", 3, 0, len(lists))
+    values = b"".join(worded(key.encode()) + value for key, value in lists.items())
+    (tmp_path / "lists.gguf").write_bytes(head + values)
+
+    def read():
+        fields = gguf.GGUFReader(tmp_path / "lists.gguf").fields
+        return {key: ([_gguf_parse_value(field.parts[index], field.types) for index in field.data], field.types)
+                for key, field in fields.items()}  # fmt: skip
+
+    plainly = read()
+    with models.parsed_once():
+        assert read() == plainly
+    assert plainly["texts"][0] == texts and plainly["numbers"][0] == [5, 0, 2**31]
+
+
+@pytest.mark.parametrize("rows", [1, 37, 3000])
+@pytest.mark.parametrize("kind", ["Q4_1", "Q6_K"])
+def test_a_conversion_dequantises_as_gguf_does(kind, rows):
+    import gguf
+    import numpy
+
+    kind = gguf.GGMLQuantizationType[kind]
+    rows = numpy.random.default_rng(0).integers(60, 64, (rows, 4 * gguf.GGML_QUANT_SIZES[kind][1]), dtype=numpy.uint8)
+    plainly = gguf.dequantize(rows, kind)
+    with models.parsed_once():
+        assert numpy.array_equal(gguf.dequantize(rows, kind), plainly)
+    assert numpy.isfinite(plainly).all() and plainly.any()
+
+
 @pytest.mark.parametrize("data", LIES.values(), ids=LIES)
 def test_a_gguf_file_that_lies_about_its_sizes_is_refused_before_it_is_read(tmp_path, monkeypatch, data):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)
@@ -443,14 +492,30 @@ def test_a_file_that_the_plan_has_read_is_read_again_only_to_be_converted(tmp_pa
     monkeypatch.setattr(models, "sha256_of", lambda path, plain=models.sha256_of: read.append(path) or plain(path))
     models.prepare(gguf, cache)
     source = models.locate(settings, known=gguf.sha256)
-    folder = models.prepare(source, cache, unread=True)
+    folder = models.prepare(source, cache, planned=True)
     assert source == gguf and not read
     (folder / "config.json").unlink()
-    assert models.prepare(source, cache, unread=True) == folder and len(read) == 1
+    assert models.prepare(source, cache, planned=True) == folder and len(read) == 1
     (folder / "config.json").unlink()
     models.Path(gguf.path).write_bytes(gguf_bytes() + b"\0")
     with pytest.raises(UsageError, match="changed since this bake-off was planned"):
-        models.prepare(source, cache, unread=True)
+        models.prepare(source, cache, planned=True)
+
+
+def test_a_run_reads_the_conversion_that_its_plan_has_read_only_where_it_was_touched(tmp_path, gguf, monkeypatch):
+    folder, read = models.prepare(gguf, tmp_path), []
+    monkeypatch.setattr(models, "checksum", lambda path, plain=models.checksum: read.append(path) or plain(path))
+    models.prepare(gguf, tmp_path, planned=True)
+    assert not read
+    models.prepare(gguf, tmp_path)
+    assert read
+    read.clear()
+    weights = folder / "model.safetensors"
+    whole, times = weights.read_bytes(), (weights.stat().st_atime_ns, weights.stat().st_mtime_ns)
+    weights.write_bytes(bytes(len(whole)))
+    os.utime(weights, ns=times)  # as a backup might
+    models.prepare(gguf, tmp_path, planned=True)
+    assert read and weights.read_bytes() == whole
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path, gguf, monkeypatch):

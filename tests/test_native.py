@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bakeoff import layers, native, ordered
+from bakeoff import compiler, layers, native, ordered
 from bakeoff.attention import Cache, Documents, Prefill, Step
 from bakeoff.catalogue import select
+from bakeoff.compiler import NoCompiler
 from bakeoff.errors import UsageError
 from bakeoff.head import CrossEntropy
 from bakeoff.kernels import CompiledAttention, Thin
@@ -28,7 +29,7 @@ def compiled(libraries):
     """The sums, compiled once."""
     try:
         yield native.build(libraries)
-    except native.NoCompiler as missing:
+    except NoCompiler as missing:
         pytest.skip(f"native.c can't be compiled: {missing}")
     finally:
         native.close()
@@ -247,25 +248,38 @@ def test_the_threads_are_those_of_torch():
     assert found == {native.threads()}
 
 
-def test_it_is_compiled_once_and_anew_for_another_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "KINDS", {torch.float32: ()})
+@pytest.fixture
+def one_kind(monkeypatch):
+    """Compiles for fp32 alone: half of the seconds."""
+    monkeypatch.setattr(compiler, "KINDS", {"fp32": ()})
 
-    def libraries(folder):
-        return {file.name: file.stat().st_mtime_ns for file in folder.glob("*.so")}
 
+def compiled_in(folder):
+    """Name and time of each file that was compiled or linked."""
+    return {file.name: file.stat().st_mtime_ns for end in ("o", "so") for file in folder.glob(f"*.{end}")}
+
+
+def test_it_is_compiled_once_and_anew_for_another_source(tmp_path, monkeypatch, one_kind):
     native.build(tmp_path)
-    before = libraries(tmp_path)
+    before = compiled_in(tmp_path)
     native.build(tmp_path)
-    assert libraries(tmp_path) == before and len(before) == 1
+    assert compiled_in(tmp_path) == before and len(before) == 2
     for kind in ("HEADERS", "SOURCES"):
-        files = getattr(native, kind)
-        monkeypatch.setattr(native, kind, tuple(Path(shutil.copy(file, tmp_path)) for file in files))
-    for number, file in enumerate((native.HEADERS[-1], native.SOURCES[-1])):
+        files = getattr(compiler, kind)
+        monkeypatch.setattr(compiler, kind, tuple(Path(shutil.copy(file, tmp_path)) for file in files))
+    for number, file in enumerate((compiler.HEADERS[-1], compiler.SOURCES[-1])):
         file.write_bytes(file.read_bytes() + b"\n")
         native.build(tmp_path / str(number))
-        after = libraries(tmp_path / str(number))
+        after = compiled_in(tmp_path / str(number))
         assert not after.keys() & before.keys()
         before |= after
+
+
+def test_what_was_compiled_ahead_is_only_linked(tmp_path, one_kind):
+    compiler.compile_all(tmp_path)
+    [part] = before = compiled_in(tmp_path)
+    native.build(tmp_path)
+    assert compiled_in(tmp_path)[part] == before[part]
 
 
 @pytest.mark.parametrize(
@@ -273,31 +287,30 @@ def test_it_is_compiled_once_and_anew_for_another_source(tmp_path, monkeypatch):
     [
         ("false", "false: "),
         ("no-such-compiler", "no-such-compiler: FileNotFoundError"),
-        ("echo", "echo: wrote no library"),
+        ("echo", "echo: wrote no file"),
     ],
 )
 def test_without_a_compiler_the_reason_is_one_line(tmp_path, monkeypatch, command, reason):
     monkeypatch.setenv("CC", command)
-    with pytest.raises(native.NoCompiler, match=reason) as found:
+    with pytest.raises(NoCompiler, match=reason) as found:
         native.build(tmp_path)
     assert isinstance(found.value, UsageError) and "\n" not in str(found.value)
 
 
 def test_a_compiler_that_refuses_the_source_is_named_with_its_first_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "OPTIONS", ("-fPIC",))  # without OpenMP
-    with pytest.raises(native.NoCompiler, match="expected GCC with OpenMP"):
+    monkeypatch.setattr(compiler, "OPTIONS", ("-fPIC",))  # without OpenMP
+    with pytest.raises(NoCompiler, match="expected GCC with OpenMP"):
         native.build(tmp_path)
 
 
-def test_a_damaged_library_is_compiled_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "KINDS", {torch.float32: ()})
+def test_what_was_compiled_and_is_damaged_is_made_anew(tmp_path, one_kind):
     native.build(tmp_path / "whole")
-    wanted = {file.name: file.read_bytes() for file in (tmp_path / "whole").glob("*.so")}
+    wanted = {name: (tmp_path / "whole" / name).read_bytes() for name in compiled_in(tmp_path / "whole")}
     (tmp_path / "torn").mkdir()
     for name, data in wanted.items():
         (tmp_path / "torn" / name).write_bytes(data[:1000])
     native.build(tmp_path / "torn")
-    assert {file.name: file.read_bytes() for file in (tmp_path / "torn").glob("*.so")} == wanted
+    assert {name: (tmp_path / "torn" / name).read_bytes() for name in compiled_in(tmp_path / "torn")} == wanted
 
 
 def test_each_argument_has_the_width_of_the_source():

@@ -9,7 +9,7 @@ import jobs
 import pytest
 from factories import DOOMED
 
-from bakeoff import models, native, plan, settings, worker
+from bakeoff import compiler, models, native, plan, report, settings, start, worker
 from bakeoff.errors import UsageError
 from bakeoff.progress import Progress
 from bakeoff.session import Session
@@ -170,3 +170,21 @@ def test_the_compiler_works_while_a_model_is_prepared(tmp_path, monkeypatch):
     chosen = settings.load("smoke", changes=["machine.device=cpu", "machine.attention=eager"])
     asked = (settings.plain(part) for part in (chosen.model, chosen.task, chosen.machine))
     assert plan.probe(*asked, [], str(tmp_path / "models"), print)["compiler"] == "gcc 0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "new", "compiles"),
+    [([], True, True), ([], False, False), (["machine.compiled=false"], True, False),
+     (["machine.device=cuda"], True, False)],
+)  # fmt: skip
+def test_the_compiler_works_ahead_of_a_new_plan_that_may_want_it(store, monkeypatch, changes, new, compiles):
+    asked = []
+
+    def missing(folder):
+        asked.append(folder)
+        raise compiler.NoCompiler("no gcc")
+
+    monkeypatch.setattr(compiler, "compile_all", missing)
+    monkeypatch.setattr(report, "prepare", lambda: asked.append("report"))
+    start.ahead(settings.load("smoke", changes=changes), store, new)
+    assert asked == [*([store.root / "native"] if compiles else []), "report"]
