@@ -21,9 +21,6 @@ PACKED = "bakeoff_packed"
 PLAIN = ("llama", "qwen2", "qwen3", "mistral")
 """Architectures whose attention is causal softmax attention and nothing else."""
 
-WORTH = 0.02
-"""Share of a row's tokens that must fall away for it to be copied: a start token in common is not worth it."""
-
 
 class Segments(Protocol):
     """Which tokens of a row may see which: called by every attention layer."""
@@ -150,13 +147,13 @@ def row_logits(
     lengths: Sequence[int],
     keep: torch.Tensor,
     segments: Callable[[Sequence[int]], Segments],
-    share: Callable[[], bool] | None = None,
+    share: Callable[[int, int], bool] | None = None,
 ) -> torch.Tensor:
     """Logits (kept x vocabulary) of documents of `lengths` tokens that stand in one row `ids` (1 x tokens).
 
     `keep` (1 x tokens, bool) is True where logits are wanted. PEFT's virtual tokens are put in front of each document,
-    with False columns of their own; `segments` gets the lengths with them. Where `share` says so, the tokens with which
-    all documents begin stand in the row once; it is asked if there are enough of them.
+    with False columns of their own; `segments` gets the lengths with them. The tokens with which all documents begin
+    stand in the row once where `share` says so, which is asked how many of how many tokens may fall away.
     """
     inner, inputs, name = model, ids, "input_ids"
     count = common(ids, lengths, keep) if share and len(lengths) > 1 else 0
@@ -168,7 +165,7 @@ def row_logits(
         lengths = [length + virtual for length in lengths]
         count += virtual if share else 0
     places, found = positions(lengths, ids.device), segments(lengths)
-    if share and count * (len(lengths) - 1) >= WORTH * sum(lengths) and share():
+    if share and share(count * (len(lengths) - 1), sum(lengths)):
         found.shared = Shared(lengths, count, ids.device)
         inputs, keep, places = (part.index_select(1, found.shared.row) for part in (inputs, keep, places))
     return forward(inner, found, lengths, keep, places, **{name: inputs})

@@ -1,7 +1,6 @@
 """summarise: greedy, batched decoding on a schedule that the run fixes."""
 
 import contextlib
-import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from transformers import GenerationConfig
 
 from bakeoff.attention import Cache, Prefill, Step, forward, packable, row_logits, virtual_tokens
 from bakeoff.checkpoints import Chunk
-from bakeoff.layers import tokens_alone
+from bakeoff.layers import sharing
 from bakeoff.ordered import ordered
 from bakeoff.settings import GenerationSettings, MachineSettings
 from bakeoff.training import products_in
@@ -130,7 +129,7 @@ def prefill(
     lengths = [len(prompt) for prompt in prompts]
     keep = torch.zeros(ids.shape, dtype=torch.bool, device=device)
     keep[0, torch.tensor(lengths, device=device).cumsum(0) - 1] = True
-    share = functools.partial(tokens_alone, model) if machine.shared_prefix else None
+    share = sharing(model, machine)
     logits = row_logits(model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows, flash), share)
     return highest(logits)
 

@@ -1,6 +1,5 @@
 """fine_tune: the one training loop, for every method."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ from bakeoff.decoder import forget
 from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
 from bakeoff.errors import Diverged
 from bakeoff.head import CrossEntropy
-from bakeoff.layers import tokens_alone
+from bakeoff.layers import sharing
 from bakeoff.linear import passed_by, plain_head
 from bakeoff.resources import Clock
 from bakeoff.settings import MachineSettings, TrainingSettings
@@ -200,7 +199,7 @@ def label_logits(
     """label tokens x vocabulary; inside `passed_by(head)` x hidden size."""
     with products_in(machine), head or nullcontext():
         if batch.lengths:
-            share = functools.partial(tokens_alone, model) if machine.shared_prefix else None
+            share = sharing(model, machine)
             return row_logits(model, batch.input_ids, batch.lengths, batch.predicts, documents(machine), share)
         keep = with_virtual(model, batch.predicts)
         logits: torch.Tensor = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False).logits

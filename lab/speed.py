@@ -167,7 +167,9 @@ class Lab:
             self.agree(what, "tokens generated", gap)
 
     def switched(self, shape: str, kind: str, method: str, switch: str) -> None:
-        """Bakeoff with one speed-up switched off, against Bakeoff as it comes."""
+        """Bakeoff with one speed-up switched off, against Bakeoff as it comes, which must have it there."""
+        if switch == "shared_prefix" and self.precision == "bf16":
+            return  # a soft prompt is too small a part of a row
         if self.seconds(kind, shape, method, ["bakeoff"]) and self.spec(shape, method)["machine"][switch]:
             found = {"adapter": str(self.adapter(shape, method))} if kind == "generate" else {}
             self.arm(kind, shape, method, f"without {switch}", **found)

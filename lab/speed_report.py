@@ -28,7 +28,7 @@ summaries, and bytes of memory above the level after loading. Both train the sam
 same effective batch, micro-batch, optimizer and schedule, and evaluate one document before the first and after every
 epoch. Epochs: EPOCHS.
 Each arm runs in a process of its own, arms take turns, two threads. Bakeoff's filling of caches is inside its seconds;
-loading a model is outside of both, and so are native.c and attention.c, compiled once in seconds. `trainer` gets
+loading a model is outside of both, and so are the C files, compiled once in seconds. `trainer` gets
 Bakeoff's order of documents, `trainer-grouped` its own group_by_length; the one that is slower with LoRA runs with no
 other method and in no other round. Trainer's frozen weights are fp32, as it comes. `generate-N` decodes N prompts of
 similar length at a time, LoRA merged into the weights before. Where Bakeoff computes in bf16, the fp32 row is Trainer

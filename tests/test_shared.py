@@ -172,6 +172,20 @@ def test_a_token_in_common_is_not_worth_a_copy_of_the_row(tiny, fp32, tokens):
     assert tokens == [200]
 
 
+@pytest.mark.parametrize(("precision", "compiled", "copied"), [
+    ("fp32", True, True), ("bf16", False, True), ("bf16", True, False),
+])  # fmt: skip
+def test_where_a_step_is_quick_a_tenth_of_it_is_not_worth_a_copy(tiny, fp32, tokens, precision, compiled, copied):
+    some = [Encoded([*range(20), *range(number, number + 99)], 50) for number in (100, 101)]
+    machine = dataclasses.replace(fp32, precision=precision, compiled=compiled)
+    loss_of(attached(tiny, "lora", "plain"), some, 256, machine)
+    assert tokens == [238 - 20 * copied]
+    tokens.clear()
+    some = [Encoded([*example.ids[:20] * 10, *example.ids[20:]], 250) for example in some]
+    loss_of(attached(tiny, "lora", "plain"), some, 256, machine)
+    assert tokens == [598 - 200]
+
+
 def test_another_number_of_tokens_than_the_row_has_is_refused(tiny):
     model, _ = tiny()
     segments = attention.Documents([5, 4])
@@ -182,7 +196,8 @@ def test_another_number_of_tokens_than_the_row_has_is_refused(tiny):
 
 
 @pytest.mark.parametrize("name", ["lora", "soft-prompt"])
-def test_in_bf16_the_gradient_is_as_near_to_that_of_fp32(tiny, alike, fp32, kind, name):
+def test_in_bf16_the_gradient_is_as_near_to_that_of_fp32(tiny, alike, fp32, tokens, monkeypatch, kind, name):
+    monkeypatch.setattr(layers, "WORTH", dict.fromkeys(layers.WORTH, 0.02))
     model = attached(tiny, name, kind)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     for parameter in frozen:
@@ -196,6 +211,7 @@ def test_in_bf16_the_gradient_is_as_near_to_that_of_fp32(tiny, alike, fp32, kind
         for shared in (True, False)
     )
     assert ours < 1.5 * theirs < 0.05 * torch.norm(exact)
+    assert tokens[-2] < tokens[-1]  # shared, and not
 
 
 @pytest.mark.parametrize("changes", [{"model_type": "qwen3"}, {"attention_bias": True}], ids=["qwen3", "bias"])
