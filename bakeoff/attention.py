@@ -322,6 +322,8 @@ class Step:
     def __init__(self, cache: Cache, lengths: Sequence[int], device: Any) -> None:
         """`lengths` are tokens in the cache before this step."""
         self.cache = cache
+        self.computed: set[Any] = set()
+        """Decoder layers that one in front of them has taken with it."""
         self.at = torch.tensor(lengths, device=device)
         self.rows = torch.arange(len(lengths), device=device)
         self.longest = max(lengths) + 1
@@ -345,13 +347,7 @@ class Step:
         scaling: float,
     ) -> torch.Tensor:  # fmt: skip
         """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums."""
-        keys, values = self.cache.layers[layer]
-        if self.longest > keys.shape[2] or len(rows) > len(keys):
-            raise ValueError(
-                f"{len(rows)} rows of {self.longest} tokens don't fit into {len(keys)} of {keys.shape[2]} of the cache"
-            )
-        if keys.dtype != rows.dtype:
-            raise TypeError(f"the cache holds {keys.dtype}, a step brings {rows.dtype}")
+        keys, values = self.kept_in(layer, rows)
         width = cos.shape[-1]
         heads = rows.shape[1] // width - 2 * kept
         out = rows.new_empty(len(rows), heads, width)
@@ -359,3 +355,14 @@ class Step:
             rows, cos, sin, keys, values, self.at, out, float(scaling), len(rows), heads, kept, width, keys.shape[2]
         )
         return out
+
+    def kept_in(self, layer: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the compiled sums keep keys and values. Raises ValueError or TypeError where `rows` don't fit there."""
+        keys, values = self.cache.layers[layer]
+        if self.longest > keys.shape[2] or len(rows) > len(keys):
+            raise ValueError(
+                f"{len(rows)} rows of {self.longest} tokens don't fit into {len(keys)} of {keys.shape[2]} of the cache"
+            )
+        if keys.dtype != rows.dtype:
+            raise TypeError(f"the cache holds {keys.dtype}, a step brings {rows.dtype}")
+        return keys, values

@@ -1,4 +1,5 @@
-"""Decoder layers in two calls of layer.c around their attention, where weights are frozen and there are tiles."""
+"""Decoder layers in two calls of layer.c around their attention, and steps of decoding in one call, where weights are
+frozen and there are tiles."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from bakeoff import native
-from bakeoff.attention import Documents
+from bakeoff.attention import Documents, Step
 from bakeoff.kernels import Thin
 from bakeoff.linear import WIDE, stacked
 
@@ -163,6 +164,42 @@ class Layer:
             tokens, wide, self.part, width, inner,
         )  # fmt: skip
         return of_x, of_seen
+
+
+class Steps:
+    """Decoder layers, one after another, as decoding.c takes a step through all of them in one call."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = layers
+        self.sums = layers[0].sums
+        self.kept = [layer.weights.forward(layer.sums, layer.beside) for layer in layers]
+        """What the table points to."""
+        table, facts = [], []
+        for layer, (enter, leave, unit, down, thin) in zip(layers, self.kept, strict=True):
+            before, after = layer.norms
+            weights = before.weight, enter, thin, leave, after.weight, unit, down
+            heads, inner = (layer.weights.plain[place].shape[1] for place in (1, 3))
+            table.append([*(weight.data_ptr() for weight in weights),
+                          layer.weights.ranks, heads // layer.part, layer.key_heads, inner])  # fmt: skip
+            facts.append([before.variance_epsilon, after.variance_epsilon, layer.scaling])
+        self.table, self.facts = torch.tensor(table), torch.tensor(facts, dtype=torch.float32)
+
+    def __call__(self, x: torch.Tensor, step: Step, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """tokens x width from tokens x width, a token for each of the first rows of the step's cache."""
+        cache = [step.kept_in(layer.place, x) for layer in self.layers]
+        (tokens, width), part = x.shape, self.layers[0].part
+        if (
+            width != len(self.layers[0].norms[0].weight)
+            or not cos.numel() == sin.numel() == len(step.rows) * part == tokens * part
+        ):
+            raise ValueError(f"layers are given {tokens} tokens of {width} numbers, positions {tuple(cos.shape)}")
+        out, capacity = x.clone(memory_format=torch.contiguous_format), cache[0][0].shape[2]
+        places = torch.tensor([[keys.data_ptr(), values.data_ptr()] for keys, values in cache])
+        self.sums.steps(
+            self.table, self.facts, places, out, cos.contiguous(), sin.contiguous(), step.at,
+            len(self.layers), tokens, width, part, capacity,
+        )  # fmt: skip
+        return out
 
 
 def layer_of(

@@ -13,6 +13,18 @@ int able(void) { return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM *
 int able(void) { return 1; }
 #endif
 
+/* x / sqrt(mean(x^2) + eps) * weight of rows, each `stride` after the one before; rounded as `norm_forward` does it. */
+static void norm_rows_to(const T *x, const T *weight, T *to, int64_t stride, float eps, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; r++, x += width, to += stride) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < width; i++) sum += load(x[i]) * load(x[i]);
+        float scale = 1.0f / sqrtf(sum / (float)width + eps);
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) to[i] = narrow(load(narrow(load(x[i]) * scale)) * load(weight[i]));
+    }
+}
+
 /* e^((score - highest) scaling) of the first `seen` scores, narrowed, and 0 up to `edge`, a multiple of 32; `sum` is theirs
    before. Returns the highest. The scores are overwritten. */
 static float soften(float *score, int64_t seen, int64_t edge, float scaling, float limit, T *to, float *sum) {
@@ -42,59 +54,83 @@ static float soften(float *score, int64_t seen, int64_t edge, float scaling, flo
     return highest;
 }
 
-/* One new token for each of `count` rows of the cache: its key and value go to place `at`, and it sees its row so far.
-   What a row has from there to the next multiple of 32 is 0, and `capacity` is such a multiple. */
+/* What a thread needs for the heads of a layer: `group` heads share keys and values, `capacity` is a multiple of 32. */
+typedef struct {
+    int64_t group, columns, full, width, capacity;
+    float limit, *scores, *sums, *row, *share;
+    T *query, *copy, *weights;
+    Word *queries, *room;
+} Heads;
+
+static Heads heads_of(Memory *memory, int64_t group, int64_t width, int64_t capacity) {
+    int64_t columns = (group + 15) / 16 * 16, full = padded(width);
+    Heads own = {.group = group, .columns = columns, .full = full, .width = width, .capacity = capacity, .limit = bound()};
+    own.query = take(memory, columns * full, sizeof(T));
+    own.copy = take(memory, 2 * capacity * full, sizeof(T));
+    own.queries = take(memory, columns * full, sizeof(T));
+    own.room = take(memory, capacity * full, sizeof(T));
+    own.scores = take(memory, capacity * columns, 4);
+    own.sums = take(memory, columns * full, 4);
+    own.row = take(memory, capacity, 4);
+    own.share = take(memory, group, 4);
+    own.weights = take(memory, columns * capacity, sizeof(T));
+    memset(own.query, 0, columns * full * sizeof(T));
+    return own;
+}
+
+/* What the heads of a new token see that share `key` and `value`, a row of the cache: its own, `new_key` and `new_value`, go
+   to place `last` there. What the row has from there to the next multiple of 32 is 0. */
+static void look(const Heads *own, const T *queries, const T *new_key, const T *new_value, const T *cos, const T *sin,
+                 T *key, T *value, int64_t last, T *out, float scaling) {
+    int64_t group = own->group, columns = own->columns, full = own->full, width = own->width, size = padded(last + 1);
+    if (last % 32 == 0) {
+        memset(key + last * width, 0, 32 * width * sizeof(T));
+        memset(value + last * width, 0, 32 * width * sizeof(T));
+    }
+    turn(new_key, cos, sin, key + last * width, width);
+    memcpy(value + last * width, new_value, width * sizeof(T));
+    for (int64_t g = 0; g < group; g++) turn(queries + g * width, cos, sin, own->query + g * full, width);
+    transpose((Word *)own->query, own->queries, columns, full / PAIR);
+    const T *seen_keys = key, *seen_values = value;
+    if (full > width) {
+        gather(key, width, 0, 0, own->copy, 0, size, size, width, full);
+        gather(value, width, 0, 0, own->copy + own->capacity * full, 0, size, size, width, full);
+        seen_keys = own->copy, seen_values = own->copy + own->capacity * full;
+    }
+    multiply((Word *)seen_keys, full / PAIR, own->queries, columns, own->scores, columns, size, columns, full / PAIR, 0);
+    for (int64_t g = 0; g < columns; g++) {
+        if (g >= group) {
+            memset(own->weights + g * size, 0, size * sizeof(T));
+            continue;
+        }
+        float sum;
+        for (int64_t j = 0; j < size; j++) own->row[j] = own->scores[j * columns + g];
+        soften(own->row, last + 1, size, scaling, own->limit, own->weights + g * size, &sum);
+        own->share[g] = 1.0f / sum;
+    }
+    const Word *pairs = paired(seen_values, own->room, size, full);
+    multiply((Word *)own->weights, size / PAIR, pairs, full, own->sums, full, columns, full, size / PAIR, 0);
+    for (int64_t g = 0; g < group; g++)
+        for (int64_t i = 0; i < width; i++) out[g * width + i] = narrow(own->sums[g * full + i] * own->share[g]);
+}
+
+/* One new token for each of `count` rows of the cache: its key and value go to place `at`, and it sees its row so far. */
 void step(const T *rows, const T *cos, const T *sin, T *keys, T *values, const int64_t *at, T *out, float scaling,
           int64_t count, int64_t heads, int64_t kept, int64_t width, int64_t capacity) {
-    int64_t group = heads / kept, columns = (group + 15) / 16 * 16, full = padded(width);
-    float limit = bound();
+    int64_t group = heads / kept;
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *query = take(&memory, columns * full, sizeof(T)), *copy = take(&memory, 2 * capacity * full, sizeof(T));
-        Word *queries = take(&memory, columns * full, sizeof(T)), *room = take(&memory, capacity * full, sizeof(T));
-        float *scores = take(&memory, capacity * columns, 4), *sums = take(&memory, columns * full, 4);
-        float *row = take(&memory, capacity, 4), *share = take(&memory, group, 4);
-        T *weights = take(&memory, columns * capacity, sizeof(T));
-        memset(query, 0, columns * full * sizeof(T));
+        Heads own = heads_of(&memory, group, width, capacity);
         begin(tiles);
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < count * kept; job++) {
-            int64_t place = job / kept, head = job % kept, last = at[place], size = padded(last + 1);
-            const T *own = rows + place * (heads + 2 * kept) * width, *c = cos + place * width, *s = sin + place * width;
-            T *key = keys + job * capacity * width, *value = values + job * capacity * width;
-            if (last % 32 == 0) {
-                memset(key + last * width, 0, 32 * width * sizeof(T));
-                memset(value + last * width, 0, 32 * width * sizeof(T));
-            }
-            turn(own + (heads + head) * width, c, s, key + last * width, width);
-            memcpy(value + last * width, own + (heads + kept + head) * width, width * sizeof(T));
-            for (int64_t g = 0; g < group; g++)
-                turn(own + (head * group + g) * width, c, s, query + g * full, width);
-            transpose((Word *)query, queries, columns, full / PAIR);
-            const T *seen_keys = key, *seen_values = value;
-            if (full > width) {
-                gather(key, width, 0, 0, copy, 0, size, size, width, full);
-                gather(value, width, 0, 0, copy + capacity * full, 0, size, size, width, full);
-                seen_keys = copy, seen_values = copy + capacity * full;
-            }
-            multiply((Word *)seen_keys, full / PAIR, queries, columns, scores, columns, size, columns, full / PAIR, 0);
-            for (int64_t g = 0; g < columns; g++) {
-                if (g >= group) {
-                    memset(weights + g * size, 0, size * sizeof(T));
-                    continue;
-                }
-                float sum;
-                for (int64_t j = 0; j < size; j++) row[j] = scores[j * columns + g];
-                soften(row, last + 1, size, scaling, limit, weights + g * size, &sum);
-                share[g] = 1.0f / sum;
-            }
-            const Word *pairs = paired(seen_values, room, size, full);
-            multiply((Word *)weights, size / PAIR, pairs, full, sums, full, columns, full, size / PAIR, 0);
-            for (int64_t g = 0; g < group; g++)
-                for (int64_t i = 0; i < width; i++)
-                    out[(job * group + g) * width + i] = narrow(sums[g * full + i] * share[g]);
+            int64_t place = job / kept, head = job % kept;
+            const T *row = rows + place * (heads + 2 * kept) * width, *key = row + (heads + head) * width;
+            look(&own, row + head * group * width, key, key + kept * width, cos + place * width, sin + place * width,
+                 keys + job * capacity * width, values + job * capacity * width, at[place], out + job * group * width,
+                 scaling);
         }
         end(tiles);
         leave(&memory);
@@ -130,4 +166,98 @@ void product(const T *x, const T *weight, T *out, int64_t rows, int64_t inputs, 
         end(tiles);
         leave(&memory);
     }
+}
+
+/* A decoder layer of Llama's kind: weights in panels, those of queries, keys and values with `ranks` inputs more, which
+   `thin` makes of the others; gate and up one after the other. */
+typedef struct {
+    const T *norm, *enter, *thin, *leave, *after, *unit, *down;
+    int64_t ranks, heads, kept, inner;
+} Layer;
+
+typedef struct {
+    float eps, eps_after, scaling;
+} Facts;
+
+/* `count` rows of 32 numbers, rounded, each `stride` after the one before; where `add`, what was there is added then. */
+static void put_rows(const float *sums, T *to, int64_t stride, int64_t count, int add) {
+    for (int64_t r = 0; r < count; r++, sums += 32, to += stride)
+        for (int64_t i = 0; i < 32; i++) to[i] = add ? narrow(load(to[i]) + load(narrow(sums[i]))) : narrow(sums[i]);
+}
+
+/* What `layers` decoder layers make of `x`, one new token (`width` numbers) for each of `count` rows of the cache, in
+   place: `step` and `product` of all of them, in one call, because a call takes as long as a layer's smaller products.
+   `cache` are each layer's keys and values. Its rows depend neither on each other nor on the number of threads. */
+void steps(const Layer *layer, const Facts *facts, T **cache, T *x, const T *cos, const T *sin, const int64_t *at,
+           int64_t layers, int64_t count, int64_t width, int64_t part, int64_t capacity) {
+    int64_t many = (count + 15) / 16 * 16, ranks = 0, inner = 0, outputs = 0, group = 0;
+    for (int64_t l = 0; l < layers; l++) {
+        int64_t all = (layer[l].heads + 2 * layer[l].kept) * part;
+        ranks = layer[l].ranks > ranks ? layer[l].ranks : ranks;
+        inner = layer[l].inner > inner ? layer[l].inner : inner;
+        outputs = all > outputs ? all : outputs;
+        group = layer[l].heads / layer[l].kept > group ? layer[l].heads / layer[l].kept : group;
+    }
+    Memory shared = {.count = 0};
+    T *rows = take(&shared, count * outputs, sizeof(T)), *seen = take(&shared, many * outputs, sizeof(T));
+    T *unit = take(&shared, many * inner, sizeof(T));
+#pragma omp parallel
+    {
+        uint8_t tiles[64];
+        Memory memory = {.count = 0};
+        Heads own = heads_of(&memory, group, part, capacity);
+        T *normed = take(&memory, many * (width + ranks), sizeof(T));
+        float *sums = take(&memory, many * 32, 4), *beside = take(&memory, many * 32, 4);
+        begin(tiles);
+        for (int64_t l = 0; l < layers; l++) {
+            const Layer one = layer[l];
+            int64_t long_row = width + one.ranks, all = (one.heads + 2 * one.kept) * part, wide = one.heads * part;
+            own.group = one.heads / one.kept;
+            own.columns = (own.group + 15) / 16 * 16;
+            /* Each thread makes these few numbers for itself: to wait for each other would take longer. */
+            norm_rows_to(x, one.norm, normed, long_row, facts[l].eps, count, width);
+            for (int64_t j = 0; j < one.ranks; j += 32) {
+                multiply((Word *)normed, long_row / PAIR, (Word *)(one.thin + j * width), 32, sums, 32, many, 32, width / PAIR, 0);
+                put_rows(sums, normed + width + j, long_row, count, 0);
+            }
+#pragma omp for schedule(static)
+            for (int64_t j = 0; j < all; j += 32) {
+                multiply((Word *)normed, long_row / PAIR, (Word *)(one.enter + j * long_row), 32, sums, 32, many, 32, long_row / PAIR, 0);
+                put_rows(sums, rows + j, all, count, 0);
+            }
+#pragma omp for schedule(static)
+            for (int64_t job = 0; job < count * one.kept; job++) {
+                int64_t place = job / one.kept, head = job % one.kept, start = job * capacity * part;
+                const T *row = rows + place * all, *key = row + (one.heads + head) * part;
+                look(&own, row + head * own.group * part, key, key + one.kept * part, cos + place * part, sin + place * part,
+                     cache[2 * l] + start, cache[2 * l + 1] + start, at[place], seen + job * own.group * part, facts[l].scaling);
+            }
+#pragma omp for schedule(static)
+            for (int64_t j = 0; j < width; j += 32) {
+                multiply((Word *)seen, wide / PAIR, (Word *)(one.leave + j * wide), 32, sums, 32, many, 32, wide / PAIR, 0);
+                put_rows(sums, x + j, width, count, 1);
+            }
+            norm_rows_to(x, one.after, normed, width, facts[l].eps_after, count, width);
+#pragma omp for schedule(static)
+            for (int64_t j = 0; j < one.inner; j += 32) {
+                multiply((Word *)normed, width / PAIR, (Word *)(one.unit + j * width), 32, sums, 32, many, 32, width / PAIR, 0);
+                multiply((Word *)normed, width / PAIR, (Word *)(one.unit + (one.inner + j) * width), 32, beside, 32, many, 32,
+                         width / PAIR, 0);
+                for (int64_t r = 0; r < count; r++)
+                    for (int64_t i = 0; i < 32; i++) {
+                        float gate = load(narrow(sums[r * 32 + i])), up = load(narrow(beside[r * 32 + i]));
+                        unit[r * one.inner + j + i] = narrow(gate * sigmoid(gate, own.limit) * up);
+                    }
+            }
+#pragma omp for schedule(static)
+            for (int64_t j = 0; j < width; j += 32) {
+                multiply((Word *)unit, one.inner / PAIR, (Word *)(one.down + j * one.inner), 32, sums, 32, many, 32,
+                         one.inner / PAIR, 0);
+                put_rows(sums, x + j, width, count, 1);
+            }
+        }
+        end(tiles);
+        leave(&memory);
+    }
+    leave(&shared);
 }

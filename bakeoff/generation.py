@@ -21,6 +21,9 @@ REFILL = 4
 PREFILL = 2048
 """Tokens of prompts that are read at once, if there is more than one prompt: what is larger is no faster."""
 
+TOGETHER = 4
+"""Prompts wait until this part of the rows is free, a fourth: some are read together in little more time than one."""
+
 READY = "_bakeoff_decoding"
 """The attribute of a model whose weights are as decoding wants them."""
 
@@ -82,8 +85,8 @@ def decode(
 ) -> list[list[int]]:
     """New tokens of each prompt, at most `limit`, the end token included; `rows` prompts are decoded at a time.
 
-    Prompts are read without padding, keys and values are kept in place, and a row that ends makes room for the next
-    prompt; when none is waiting, the last row moves into its place.
+    Prompts are read without padding, keys and values are kept in place, and rows that end make room for the next
+    prompts; meanwhile, and when none is waiting, the last row moves into the place of one that ended.
     """
     device, virtual = machine.device, virtual_tokens(model)
     inner = model.base_model if virtual else model
@@ -93,7 +96,7 @@ def decode(
     active: list[int] = []  # row of the cache -> prompt
     while waiting or active:
         free = list(range(len(active), cache.rows))[: len(waiting)]
-        if free:
+        if free and len(free) >= min(len(waiting), cache.rows // TOGETHER):
             fresh = [waiting.popleft()]
             while len(fresh) < len(free) and sum(len(prompts[p]) for p in (*fresh, waiting[0])) <= PREFILL:
                 fresh.append(waiting.popleft())

@@ -38,6 +38,8 @@ PARTS = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
 """What a decoder layer is made of."""
 ORDERED = "bakeoff_ordered"
 """Attribute of a module, while it decodes: its products with weights in the order that the processor likes."""
+STEPS = "bakeoff_steps"
+"""Attribute of a decoder layer, while it decodes: what takes a step through it and those behind it, and these."""
 
 WORTH = {False: 0.02, True: 0.3}
 """Share of a row's tokens that must fall away for it to be copied, which costs the more of a step the quicker the rest
@@ -125,31 +127,42 @@ def decoder_layer(
     others.
     """
     out: torch.Tensor
-    run: list[Layer] = []
+    found: dict[Any, Layer] = {}
+    if module in getattr(segments, "computed", ()):
+        segments.computed.remove(module)
+        return hidden_states
     if isinstance(segments, Documents):
-        if module in segments.computed:
-            segments.computed.remove(module)
-            return hidden_states
         tokens = len(segments.shared.row) if segments.shared else sum(segments.lengths)
         fits = hidden_states.shape[:-1].numel() == position_embeddings[0].shape[:-1].numel() == tokens
-        ends = None
-        for one in behind(module, trunk) if fits else []:
-            layer = whole(one, hidden_states) if one is module or own(one) else None
-            if layer is None:
-                break
-            run.append(layer)
-            ends = one
-            if one is not module:
-                segments.computed.add(one)
-    if not run:
+        found = run(module, trunk, hidden_states) if fits else {}
+        segments.computed.update(one for one in found if one is not module)
+    elif isinstance(segments, Step) and STEPS in vars(module):
+        steps, others_behind = vars(module)[STEPS]
+        if native.sums(hidden_states) is steps.sums:
+            segments.computed.update(others_behind)
+            cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
+            out = steps(hidden_states.squeeze(0), segments, cos, sin)
+            return out.unsqueeze(0)
+    if not found:
         out = plain(hidden_states, position_embeddings=position_embeddings, segments=segments, **others)
         return out
     cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
-    wanted = segments.wanted if ends is last else None
-    trained = [tensor for layer in run for tensor in trained_in(layer.beside)]
+    wanted = segments.wanted if last in found else None
+    trained = [tensor for layer in found.values() for tensor in trained_in(layer.beside)]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (hidden_states, *trained))
-    out = Stack.apply(hidden_states.squeeze(0), run, segments, cos, sin, wanted, keep, *trained)
+    out = Stack.apply(hidden_states.squeeze(0), [*found.values()], segments, cos, sin, wanted, keep, *trained)
     return out.unsqueeze(0)
+
+
+def run(module: Any, trunk: Any, hidden_states: torch.Tensor) -> dict[Any, Layer]:
+    """The decoder layer `module` and those behind it that layer.c computes one after another; empty without itself."""
+    found: dict[Any, Layer] = {}
+    for one in behind(module, trunk):
+        layer = whole(one, hidden_states) if one is module or own(one) else None
+        if layer is None:
+            break
+        found[one] = layer
+    return found
 
 
 def own(module: nn.Module) -> bool:

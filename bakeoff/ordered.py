@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 from bakeoff import native
-from bakeoff.decoder import Layer, forget
+from bakeoff.decoder import Steps, forget
 from bakeoff.kernels import BLOCK, Thin, joined
-from bakeoff.layers import ORDERED, PRODUCTS, QKV, UNIT, own, whole
+from bakeoff.layers import ORDERED, PRODUCTS, STEPS, own, plain_trunk, run
 from bakeoff.linear import WIDE, group, in_panels, plain_head, stacked
 from bakeoff.machine import has_bf16
 from bakeoff.settings import MachineSettings
@@ -84,26 +84,6 @@ class Panels:
         return rows
 
 
-class Laid:
-    """The same for any number of rows, by the panels in which weights of a decoder layer stand for layer.c."""
-
-    def __init__(self, layer: Layer, place: int) -> None:
-        """`place`: 0 the weights of queries, keys and values, 1 of the output, 2 of gate and up, 3 of down."""
-        panels = layer.weights.forward(layer.sums, layer.beside)
-        self.sums, self.panels, self.down = layer.sums, panels[place], panels[-1]
-        self.outputs, self.inputs = layer.weights.plain[place].shape
-        self.ranks = 0 if place else layer.weights.ranks
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """... x outputs from ... x inputs."""
-        x = x.contiguous()
-        if x.shape[-1] != self.inputs or native.sums(x) is not self.sums:
-            raise RuntimeError(f"weights of {self.inputs} inputs in bf16 are given {x.shape[-1]} in {x.dtype}")
-        if self.ranks:
-            x = torch.cat([x, by_panels(self.sums, x, self.down, self.ranks)], dim=-1)
-        return by_panels(self.sums, x, self.panels, self.outputs)
-
-
 def by_panels(sums: native.Sums, x: torch.Tensor, panels: torch.Tensor, outputs: int) -> torch.Tensor:
     """... x outputs from ... x inputs, by `panels`."""
     out = x.new_empty(*x.shape[:-1], outputs)
@@ -134,17 +114,17 @@ def ordered(model: Any, machine: MachineSettings) -> Iterator[None]:
         yield
         return
     changed: list[nn.Module] = []
+    at_once: list[Any] = []
     head: Any = None
     try:
-        prompt = torch.empty(1, 1, model.config.hidden_size, dtype=torch.bfloat16)
+        prompt, trunk = torch.empty(1, 1, model.config.hidden_size, dtype=torch.bfloat16), plain_trunk(model)
         for layer in filter(own, model.modules()):
-            if found := whole(layer, prompt):
-                one, two, three, four = (Laid(found, place) for place in range(4))
-                vars(layer.self_attn)[ORDERED] = {QKV[0]: one, "o_proj": two}
-                vars(layer.mlp)[ORDERED] = {UNIT[0]: three, "down_proj": four}
-                changed += [layer.self_attn, layer.mlp]
+            if layer not in at_once and (found := run(layer, trunk, prompt)):
+                vars(layer)[STEPS] = Steps([*found.values()]), [one for one in found if one is not layer]
+                at_once += found
+        inside = {part for layer in at_once for part in (layer.self_attn, layer.mlp)}
         for module in model.modules():
-            if ORDERED in vars(module):
+            if module in inside:
                 continue
             replaced = vars(module).get("forward")
             names = PRODUCTS.get(getattr(replaced, "func", None), ())
@@ -152,7 +132,7 @@ def ordered(model: Any, machine: MachineSettings) -> Iterator[None]:
             if names and all(parts.values()):
                 vars(module)[ORDERED] = {name: for_decoding(*found) for name, found in parts.items() if found}
                 changed.append(module)
-        if changed:
+        if changed or at_once:
             head = plain_head(model)
         if head is not None:
             head.forward = for_decoding([head], [])
@@ -160,6 +140,8 @@ def ordered(model: Any, machine: MachineSettings) -> Iterator[None]:
     finally:
         for module in changed:
             vars(module).pop(ORDERED, None)
+        for layer in at_once:
+            vars(layer).pop(STEPS, None)
         forget(model)
         if head is not None:
             vars(head).pop("forward", None)

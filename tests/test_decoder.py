@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bakeoff import decoder, generation, head, layers, native, ordered
+from bakeoff import decoder, generation, head, layers, native
 from bakeoff.attention import Cache, Documents, Prefill, Step, forward, row_logits
 from bakeoff.catalogue import select
 from bakeoff.compiler import NoCompiler
@@ -159,45 +159,6 @@ def test_no_bit_depends_on_what_is_written_together(fp32, monkeypatch, attach):
         assert logits <= seen[0][0] and texts.items() <= seen[0][1].items()
 
 
-def test_weights_in_panels_refuse_other_numbers(fp32):
-    model = model_of(SIZES[0]).bfloat16()
-    layers.install(model)
-    product = ordered.Laid(layers.whole(model.model.layers[0], torch.zeros(1, 200, 96).bfloat16()), 0)
-    assert product(torch.zeros(7, 96).bfloat16()).shape == (7, 160)
-    for other in (torch.zeros(7, 96), torch.zeros(7, 64).bfloat16()):
-        with pytest.raises(RuntimeError, match="weights of 96 inputs in bf16 are given"):
-            product(other)
-
-
-def test_no_token_depends_on_the_number_of_threads_nor_on_its_block():
-    model = model_of(SIZES[2], lora("q_proj", "v_proj"))
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.bfloat16()
-    layers.install(model)
-    module, before = model.get_base_model().model.layers[0], torch.get_num_threads()
-    x, *given = (torch.randn(701, 1024).bfloat16() for _ in range(3))
-    seen, of_rows = (torch.randn(heads, 701, 128).bfloat16() for heads in (8, 24))
-    found = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        layer = layers.whole(module, x[None])
-        rows, *before_it = layer.enter(x)
-        out, *after_it = layer.rest(x, seen, True)
-        of_x, of_thin = layer.enter_backward(of_rows, given[0], x, *before_it)
-        found.append(((rows, out, of_x, *layer.rest_backward(given[1], *after_it)), of_thin))
-    torch.set_num_threads(before)
-    for tokens, thin in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(tokens, found[0][0], strict=True))
-        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-3) for a, b in zip(thin, found[0][1], strict=True))
-
-
-def test_the_same_again_is_bit_identical(fp32):
-    bf16 = dataclasses.replace(fp32, precision="bf16")
-    first, second = (computed(model_of(SIZES[0], lora("q_proj", "v_proj")), bf16, [300, 401]) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 def trained_norm(model):
     model.model.layers[1].input_layernorm.weight.requires_grad_()
     return model
@@ -234,6 +195,106 @@ def stretched(model):
     for name, outputs, inputs in (("gate_proj", 40, 96), ("up_proj", 40, 96), ("down_proj", 96, 40)):
         setattr(unit, name, nn.Linear(inputs, outputs, bias=False).requires_grad_(False))
     return model
+
+
+def stepped(model, groups, x, lengths, threads=1):
+    """What layers make of a token for each row of a cache that holds other tokens, so many layers in a call."""
+    modules, at = model.get_submodule("base_model.model.model" if hasattr(model, "peft_config") else "model").layers, 0
+    width, heads = modules[0].self_attn.head_dim, model.config.num_key_value_heads
+    cache = Cache(len(lengths), max(lengths) + 1)
+    for place in range(len(modules)):
+        for tensor in cache.of(place, x.new_empty(heads, 0, width)):
+            for row, length in enumerate(lengths):
+                draw = torch.Generator().manual_seed(99 * place + row)
+                tensor[row, :, :length] = torch.randn(heads, length, width, generator=draw)
+    turns = torch.rand(len(lengths), 2, 1, width, generator=torch.Generator().manual_seed(4)).bfloat16()
+    cos, sin = (part.contiguous() for part in turns.unbind(1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    for size in groups:
+        run = [layers.whole(module, x[None]) for module in modules[at : at + size]]
+        x, at = decoder.Steps(run)(x, Step(cache, lengths, "cpu"), cos, sin), at + size
+    torch.set_num_threads(before)
+    return x, torch.cat([tensor.flatten() for layer in cache.layers.values() for tensor in layer])
+
+
+@pytest.mark.parametrize("attach", [lora("q_proj", "v_proj"), lora("k_proj", rank=40), lambda model: model])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_step_through_all_layers_is_that_through_one_after_another_whatever_the_threads(fp32, sizes, attach):
+    model = model_of(sizes, attach)
+    prepared(model, dataclasses.replace(fp32, precision="bf16"), [1])
+    lengths = [0, 31, 32, 70, *range(40)]
+    x = torch.randn(len(lengths), sizes["hidden_size"], generator=torch.Generator().manual_seed(2)).bfloat16()
+    at_once = stepped(model, [3], x, lengths)
+    for groups, threads in (([1, 1, 1], 1), ([1, 2], 2), ([3], 3)):
+        assert all(map(torch.equal, stepped(model, groups, x, lengths, threads), at_once))
+    few = stepped(model, [3], x[:5], lengths[:5])
+    assert torch.equal(few[0], at_once[0][:5]) and not torch.equal(few[0], x[:5])
+
+
+@pytest.mark.parametrize("attach", [hooked, biased, lambda model: model], ids=["hooked", "biased", "plain"])
+def test_a_step_is_taken_in_one_call_through_layers_that_compute_as_replaced(fp32, monkeypatch, attach):
+    taken, plain = [], decoder.Steps.__call__
+    monkeypatch.setattr(
+        decoder.Steps, "__call__", lambda own, *given: taken.append(len(own.layers)) or plain(own, *given)
+    )
+    model = model_of(SIZES[0], attach)
+    written(model, dataclasses.replace(fp32, precision="bf16"), [20, 3], new=2)
+    assert taken == ([3] * 2 if attach not in (hooked, biased) else [1] * 4)
+    assert not any(layers.STEPS in vars(module) for module in model.modules())
+
+
+def test_a_step_refuses_other_numbers(fp32):
+    model = model_of(SIZES[0])
+    prepared(model, dataclasses.replace(fp32, precision="bf16"), [1])
+    x, cache = torch.zeros(2, 96).bfloat16(), Cache(2, 8)
+    for place in range(3):
+        cache.of(place, x.new_empty(1, 0, 32))
+    steps = decoder.Steps([layers.whole(module, x[None]) for module in model.model.layers])
+    turn = torch.ones(2, 1, 32).bfloat16()
+    step = Step(cache, [3, 4], "cpu")
+    assert steps(x, step, turn, turn).shape == x.shape
+    for rows, some, turns in (
+        (x[:1], step, turn),
+        (x[:, :64], step, turn),
+        (x, step, turn[:1]),
+        (x, step, turn[..., :16]),
+    ):
+        with pytest.raises(ValueError, match="layers are given"):
+            steps(rows, some, turns, turns)
+    with pytest.raises(ValueError, match="don't fit"):
+        steps(x, Step(cache, [3, 32], "cpu"), turn, turn)
+    with pytest.raises(TypeError, match=r"a step brings torch.float32"):
+        steps(x.float(), step, turn, turn)
+
+
+def test_no_token_depends_on_the_number_of_threads_nor_on_its_block():
+    model = model_of(SIZES[2], lora("q_proj", "v_proj"))
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    layers.install(model)
+    module, before = model.get_base_model().model.layers[0], torch.get_num_threads()
+    x, *given = (torch.randn(701, 1024).bfloat16() for _ in range(3))
+    seen, of_rows = (torch.randn(heads, 701, 128).bfloat16() for heads in (8, 24))
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        layer = layers.whole(module, x[None])
+        rows, *before_it = layer.enter(x)
+        out, *after_it = layer.rest(x, seen, True)
+        of_x, of_thin = layer.enter_backward(of_rows, given[0], x, *before_it)
+        found.append(((rows, out, of_x, *layer.rest_backward(given[1], *after_it)), of_thin))
+    torch.set_num_threads(before)
+    for tokens, thin in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(tokens, found[0][0], strict=True))
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-3) for a, b in zip(thin, found[0][1], strict=True))
+
+
+def test_the_same_again_is_bit_identical(fp32):
+    bf16 = dataclasses.replace(fp32, precision="bf16")
+    first, second = (computed(model_of(SIZES[0], lora("q_proj", "v_proj")), bf16, [300, 401]) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(

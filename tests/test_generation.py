@@ -60,6 +60,27 @@ def test_the_schedule_holds_each_prompt_once_longest_first():
     assert schedule(prompts, 2) == [[1, 3], [4, 0], [2]]
 
 
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_prompts_wait_for_a_fourth_of_the_rows(tiny, prompts, fp32, monkeypatch, rows):
+    model, _ = tiny()
+    read, free, plain = [], [], generation.prefill
+    ends = iter(range(10**6))
+    # Every third token ends a summary, whatever the model says: rows get free at different steps.
+    monkeypatch.setattr(generation, "highest", lambda logits: [7 if next(ends) % 3 else 9 for _ in logits])
+
+    def spy(model, some, cache, places, machine):
+        read.append(len(some))
+        free.append(cache.rows - places[0])
+        return plain(model, some, cache, places, machine)
+
+    monkeypatch.setattr(generation, "prefill", spy)
+    texts = generation.decode(model, prompts * 4, 20, rows, 9, fp32)
+    assert sum(read) == len(texts) == len(prompts) * 4
+    assert all(some >= max(1, rows // 4) for some in read[:-1]) and read[0] == rows
+    assert all(text[-1] == 9 and 9 not in text[:-1] for text in texts)
+    assert read[:-1] == free[:-1]
+
+
 def test_padding_stands_on_the_left_and_is_masked():
     ids, mask = pad_left([[1, 2, 3], [4]], pad=9, device="cpu")
     assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
