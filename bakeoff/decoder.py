@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from bakeoff import native
 from bakeoff.attention import Documents, Step
 from bakeoff.kernels import Thin
-from bakeoff.linear import WIDE, stacked
+from bakeoff.linear import WIDE, side_by_side
 
 KEPT = "bakeoff_weights"
 """Attribute of a decoder layer: its weights in panels, and what they were made from."""
@@ -208,18 +208,19 @@ def layer_of(
 ) -> Layer | None:  # fmt: skip
     """The decoder layer `module` of these linear layers and norms, for tokens of `width` numbers, or None.
 
-    layer.c computes it where all but LoRA in front of the heads is frozen, in bf16 and without bias, and all sizes, a
-    head's too, are multiples of WIDE.
+    layer.c computes it where all but LoRA in front of the heads is frozen, or nothing learns, in bf16 and without bias,
+    and all sizes, a head's too, are multiples of WIDE.
     """
-    found = list(filter(None, groups))
-    stacks = [stacked(layers) for layers, _ in found if layers[0].bias is None]
-    weights = [weight for weight in stacks if weight is not None]
-    if len(weights) < 4 or any(beside for _, beside in found[1:]):
+    found, learns = list(filter(None, groups)), torch.is_grad_enabled()
+    if len(found) < 4 or any(beside for _, beside in found[1:]):
         return None
-    scales = [norm.weight for norm in norms]
-    if any(scale.requires_grad for scale in scales) or any(t.dtype != torch.bfloat16 for t in (*weights, *scales)):
+    owners, scales = [layer for layers, _ in found for layer in layers], [norm.weight for norm in norms]
+    weights = [layer.weight for layer in owners]
+    if any(layer.bias is not None for layer in owners) or any(
+        tensor.dtype != torch.bfloat16 or (learns and tensor.requires_grad) for tensor in (*weights, *scales)
+    ):
         return None
-    qkv, o, unit, down = (weight.shape for weight in weights)
+    qkv, o, unit, down = ((sum(layer.out_features for layer in layers), layers[0].in_features) for layers, _ in found)
     gate, up = (layer.out_features for layer in found[2][0])
     if {qkv[1], o[0], unit[1], down[0], *map(len, scales)} != {width} or not gate == up == down[1]:
         return None
@@ -228,12 +229,12 @@ def layer_of(
         return None
     beside = found[0][1]
     ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
-    owners = [layer.weight for layers, _ in found for layer in layers]
     places = [(thin.start, thin.up.shape) for thin in beside]
-    made_from = ranks, *places, *((weight.data_ptr(), weight._version) for weight in owners)
+    made_from = ranks, *places, *((weight.data_ptr(), weight._version) for weight in weights)
     kept = vars(module).get(KEPT)
     if kept is None or kept[0] != made_from:
-        kept = vars(module)[KEPT] = made_from, Weights(weights, ranks)
+        plain = [side_by_side(layers) for layers, _ in found]
+        kept = vars(module)[KEPT] = made_from, Weights(plain, ranks)
     facts = heads.layer_idx, heads.config.num_key_value_heads, heads.scaling, heads.head_dim
     return Layer(sums, kept[1], beside, norms, *facts)
 

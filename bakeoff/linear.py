@@ -95,6 +95,15 @@ def stacked(layers: Sequence[nn.Linear]) -> torch.Tensor | None:
     return first.detach().as_strided((rows, first.shape[1]), (first.shape[1], 1))
 
 
+def side_by_side(layers: Sequence[nn.Linear]) -> torch.Tensor:
+    """The weights of `layers` as one matrix that doesn't learn: as they stand, else a copy."""
+    found = stacked(layers)
+    if found is not None:
+        return found
+    weights = [layer.weight.detach() for layer in layers]
+    return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+
 def in_panels(weight: torch.Tensor) -> torch.Tensor:
     """outputs x inputs, in bf16: for each WIDE outputs, two inputs of each of them after another."""
     return weight.unflatten(0, (-1, WIDE)).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()

@@ -119,7 +119,9 @@ def ordered(model: Any, machine: MachineSettings) -> Iterator[None]:
     try:
         prompt, trunk = torch.empty(1, 1, model.config.hidden_size, dtype=torch.bfloat16), plain_trunk(model)
         for layer in filter(own, model.modules()):
-            if layer not in at_once and (found := run(layer, trunk, prompt)):
+            with torch.no_grad():
+                found = {} if layer in at_once else run(layer, trunk, prompt)
+            if found:
                 vars(layer)[STEPS] = Steps([*found.values()]), [one for one in found if one is not layer]
                 at_once += found
         inside = {part for layer in at_once for part in (layer.self_attn, layer.mlp)}

@@ -65,6 +65,11 @@ def lora(*targets, rank=6):
     return attach
 
 
+def learning(model):
+    """All of it, as `full` has it."""
+    return model.requires_grad_(True)
+
+
 def prepared(model, machine, lengths):
     """A generator and the tokens of documents; the model's frozen weights are in the run's precision afterwards."""
     if machine.precision == "bf16":
@@ -127,7 +132,7 @@ def written(model, machine, lengths, new=3):
     return torch.cat(found).float()
 
 
-@pytest.mark.parametrize("attach", [lora("q_proj", "v_proj"), lora("k_proj", rank=40), lambda model: model])
+@pytest.mark.parametrize("attach", [lora("q_proj", "v_proj"), lora("k_proj", rank=40), lambda model: model, learning])
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("lengths", [[129], [40, 300, 1, 77], [60, 3]])
 def test_what_is_written_is_no_further_from_that_in_fp32_than_torch_s(fp32, calls, sizes, lengths, attach):
@@ -140,7 +145,7 @@ def test_what_is_written_is_no_further_from_that_in_fp32_than_torch_s(fp32, call
     assert torch.norm(ours - exact) <= 1.4 * torch.norm(theirs - exact) <= 0.3 * torch.norm(exact)
 
 
-@pytest.mark.parametrize("attach", [lora("q_proj", "v_proj"), lambda model: model])
+@pytest.mark.parametrize("attach", [lora("q_proj", "v_proj"), lambda model: model, learning])
 def test_no_bit_depends_on_what_is_written_together(fp32, monkeypatch, attach):
     """Prompts are read together, and one by one as rows get free; 40 rows take more than one block of tiles."""
     bf16, found = dataclasses.replace(fp32, precision="bf16"), []
@@ -232,7 +237,9 @@ def test_a_step_through_all_layers_is_that_through_one_after_another_whatever_th
     assert torch.equal(few[0], at_once[0][:5]) and not torch.equal(few[0], x[:5])
 
 
-@pytest.mark.parametrize("attach", [hooked, biased, lambda model: model], ids=["hooked", "biased", "plain"])
+@pytest.mark.parametrize(
+    "attach", [hooked, biased, learning, lambda model: model], ids=["hooked", "biased", "learning", "plain"]
+)
 def test_a_step_is_taken_in_one_call_through_layers_that_compute_as_replaced(fp32, monkeypatch, attach):
     taken, plain = [], decoder.Steps.__call__
     monkeypatch.setattr(
