@@ -8,6 +8,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 @contextmanager
 def parsed_once() -> Iterator[None]:
-    """Inside, gguf remembers its answers: transformers has a file parsed three times, and a table made for each tensor.
+    """Inside, gguf remembers its answers: transformers has a file parsed twice, and a table made for each tensor.
 
     A list is parsed at once, by a plain array: one number or text after another, from an array that is mapped to a
     file, takes twenty times as long. Weights are dequantised 2^17 at a time, not 16 rows. Both were most of a
@@ -198,6 +199,7 @@ def parsed_once() -> Iterator[None]:
     import gguf
     import numpy
     from gguf import quants
+    from transformers import modeling_gguf_pytorch_utils as reading
 
     kinds = gguf.GGUFValueType
 
@@ -225,20 +227,28 @@ def parsed_once() -> Iterator[None]:
         rows = arr.reshape(-1, arr.shape[-1])
         out = numpy.empty((len(rows), oshape[-1]), otype)
         step = max(1, 2**17 // oshape[-1])
-        for start in range(0, len(rows), step):
+
+        def some(start: int) -> None:
             out[start : start + step] = func(rows[start : start + step])
+
+        list(beside.map(some, range(0, len(rows), step)))
         return out.reshape(oshape)
+
+    def value_of(part: Any, types: list[int], plain: Any = reading._gguf_parse_value) -> Any:
+        return part.decode() if isinstance(part, bytes) else plain(part, types)
 
     changes: list[tuple[Any, str, Any]] = [
         (gguf, "GGUFReader", functools.cache(Reader)),
         (gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)),
         (quants, "_apply_over_grouped_rows", over_rows),
+        (reading, "_gguf_parse_value", value_of),
     ]
     before = [getattr(module, name) for module, name, _ in changes]
     try:
         for module, name, new in changes:
             setattr(module, name, new)
-        yield
+        with ThreadPoolExecutor(2) as beside:
+            yield
     finally:
         for (module, name, _), old in zip(changes, before, strict=True):
             setattr(module, name, old)

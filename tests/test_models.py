@@ -357,15 +357,20 @@ LIES = {
 }
 
 
-def test_a_conversion_parses_its_file_once_and_leaves_gguf_as_it_was(tmp_path):
+def test_a_conversion_parses_its_file_once_and_leaves_libraries_as_they_were(tmp_path):
     import gguf
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    def all_of_them():
+        return [dict(vars(module)) for module in (gguf, gguf.quants, reading)]
 
     (tmp_path / "empty.gguf").write_bytes(gguf_bytes())
-    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    before = all_of_them()
     with pytest.raises(KeyError), models.parsed_once():
         assert gguf.GGUFReader(tmp_path / "empty.gguf") is gguf.GGUFReader(tmp_path / "empty.gguf")
+        assert all_of_them() != before
         raise KeyError
-    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+    assert all_of_them() == before
 
 
 def test_a_conversion_parses_by_plain_arrays_of_the_same_bytes(tmp_path):
@@ -383,7 +388,7 @@ def test_a_conversion_parses_by_plain_arrays_of_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("order", "<>")
 def test_a_conversion_parses_lists_as_gguf_does(tmp_path, order):
     import gguf
-    from transformers.integrations.ggml import _gguf_parse_value
+    from transformers import modeling_gguf_pytorch_utils as reading
 
     def listed(kind, values, count):
         return struct.pack(f"{order}IIQ", 9, kind, count) + values
@@ -404,8 +409,8 @@ def test_a_conversion_parses_lists_as_gguf_does(tmp_path, order):
     (tmp_path / "lists.gguf").write_bytes(head + values)
 
     def read():
-        fields = gguf.GGUFReader(tmp_path / "lists.gguf").fields
-        return {key: ([_gguf_parse_value(field.parts[index], field.types) for index in field.data], field.types)
+        fields, parse = gguf.GGUFReader(tmp_path / "lists.gguf").fields, reading._gguf_parse_value
+        return {key: ([parse(field.parts[index], field.types) for index in field.data], field.types)
                 for key, field in fields.items()}  # fmt: skip
 
     plainly = read()
