@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from bakeoff.errors import UsageError
+from bakeoff.errors import UsageError, first_line
 from bakeoff.settings import ROOT
 
 
@@ -121,7 +121,7 @@ def parameters(options: argparse.Namespace) -> str:
             expected = method.expected_parameters(shapes)
             attached = count(method.attach(model, None), shapes)
         except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
-            reason = f"{type(error).__name__}: {models.first_line(error)}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise UsageError(f"method {entry.name!r} can't attach to {chosen.model.name}: {reason}") from None
         if attached != expected:
             raise UsageError(

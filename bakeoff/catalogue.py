@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.errors import UsageError, nearest
+from bakeoff.errors import UsageError, first_line, nearest
 from bakeoff.settings import Settings, TrainingSettings, at, build, show
 
 METHODS = Path(__file__).resolve().parent.parent / "methods"
@@ -64,7 +64,7 @@ def load_file(path: Path) -> list[Entry]:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the author's file: whatever it raises, its first line helps most
         line = getattr(error, "lineno", None) or _line_in(error, path)
-        raise UsageError(f"--method {path}:{line}: {type(error).__name__}: {_first_line(error)}") from None
+        raise UsageError(f"--method {path}:{line}: {type(error).__name__}: {first_line(error)}") from None
     kinds: dict[str, type] = {}
     for kind in vars(module).values():
         if (
@@ -103,7 +103,7 @@ def contract(kind: type, path: Path) -> None:
         typing.get_type_hints(kind)
         kind()
     except Exception as error:
-        raise UsageError(f"{where}: {_first_line(error)}; every field needs a type and a default") from None
+        raise UsageError(f"{where}: {first_line(error)}; every field needs a type and a default") from None
     if not hasattr(kind, "attach") and not hasattr(kind, "summarise"):
         raise UsageError(f"{where}: expected attach(model, tokenizer), or summarise(examples) for a control")
     if hasattr(kind, "attach") and not hasattr(kind, "expected_parameters"):
@@ -129,10 +129,6 @@ def _line_in(error: BaseException, path: Path) -> int:
             line = step.tb_lineno
         step = step.tb_next
     return line
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def shipped() -> dict[str, Entry]:

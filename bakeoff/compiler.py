@@ -39,7 +39,10 @@ def command() -> tuple[list[str], str]:
     """The C compiler's command ($CC, else gcc) and what it says of its version. Raises NoCompiler."""
     if sys.platform != "linux":
         raise NoCompiler(f"not on {sys.platform}: GCC and torch don't share their threads there")
-    found = shlex.split(os.environ.get("CC", "")) or list(filter(shutil.which, ("gcc", "cc")))[:1]
+    try:
+        found = shlex.split(os.environ.get("CC", "")) or list(filter(shutil.which, ("gcc", "cc")))[:1]
+    except ValueError as error:
+        raise NoCompiler(f"$CC is no command: {error}") from None
     if not found:
         raise NoCompiler("no C compiler (gcc) on the PATH")
     return found, answer([*found, "--version"]).splitlines()[0]

@@ -1,5 +1,5 @@
-"""Decoder layers in two calls of layer.c around their attention, and steps of decoding in one call, where weights are
-frozen and there are tiles."""
+"""Decoder layers in two calls of layer.c around their attention, and steps of decoding in one call of all, where there
+are tiles and no weight of them learns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,31 +21,34 @@ KEPT = "bakeoff_weights"
 class Weights:
     """Frozen weights of a decoder layer in panels, with room for LoRA; those for the gradient once it asks."""
 
-    def __init__(self, plain: Sequence[torch.Tensor], ranks: int) -> None:
-        """`plain`: of queries, keys and values, of the output, of gate and up, and of down, outputs x inputs each.
+    def __init__(self, groups: Sequence[Sequence[nn.Linear]], ranks: int) -> None:
+        """`groups`: the layers of queries, keys and values, of the output, of gate and up, and of down.
 
         `ranks` is what thin products bring beside the first, up to the next multiple of WIDE.
         """
-        self.plain, self.ranks = plain, ranks
+        self.groups, self.ranks = groups, ranks
+        self.shapes = [(sum(len(layer.weight) for layer in group), group[0].weight.shape[1]) for group in groups]
+        """Outputs and inputs of each group."""
         self.panels: tuple[torch.Tensor, ...] = ()
         self.transposed: tuple[torch.Tensor, ...] = ()
 
     def of(self, lay: Callable[..., None], transposed: bool) -> tuple[torch.Tensor, ...]:
         """Their panels, with zeros for thin products beside those of the first, and the thin ones' own."""
         found = []
-        with torch.inference_mode(False):  # what is made inside may not be written to outside
-            for weight, room in zip(self.plain, (self.ranks, 0, 0, 0), strict=True):
-                outputs, inputs = weight.shape[::-1] if transposed else weight.shape
+        with torch.inference_mode(False), torch.no_grad():  # what is made inside may not be written to outside
+            for group, shape, room in zip(self.groups, self.shapes, (self.ranks, 0, 0, 0), strict=True):
+                weight = side_by_side(group)
+                outputs, inputs = shape[::-1] if transposed else shape
                 panels = (weight.new_zeros if room else weight.new_empty)(outputs * (inputs + room))
-                lay(weight, panels, *weight.shape, room)
+                lay(weight, panels, *shape, room)
                 found.append(panels)
-            return *found, self.plain[0].new_zeros(self.ranks * self.plain[0].shape[0 if transposed else 1])
+            return *found, found[0].new_zeros(self.ranks * self.shapes[0][0 if transposed else 1])
 
     def forward(self, sums: native.Sums, beside: Sequence[Thin]) -> tuple[torch.Tensor, ...]:
         """The panels for the layer, with what A and B are now; the last are of all A."""
         if not self.panels:
             self.panels = self.of(sums.lay, transposed=False)
-        width, at = self.plain[0].shape[1], 0
+        width, at = self.shapes[0][1], 0
         for thin in beside:
             self.place(sums, thin.down, 1.0, self.panels[-1], width, at, 0)
             self.place(sums, thin.up, thin.scaling, self.panels[0], width + self.ranks, thin.start, width + at)
@@ -56,7 +59,7 @@ class Weights:
         """The same of the transposed weights, for the gradient; the last are of all B."""
         if not self.transposed:
             self.transposed = self.of(sums.lay_transposed, transposed=True)
-        outputs, at = len(self.plain[0]), 0
+        outputs, at = self.shapes[0][0], 0
         for thin in beside:
             self.place(sums, thin.up, thin.scaling, self.transposed[-1], outputs, at, thin.start, turned=True)
             self.place(sums, thin.down, 1.0, self.transposed[0], outputs + self.ranks, 0, outputs + at, turned=True)
@@ -100,7 +103,7 @@ class Layer:
         Beside it, for a gradient, its norm's inverse and x A.
         """
         (tokens, width), norm = x.shape, self.norms[0]
-        outputs, ranks = self.weights.plain[0].shape[0], self.weights.ranks
+        outputs, ranks = self.weights.shapes[0][0], self.weights.ranks
         inverse, thin = x.new_empty(tokens, dtype=torch.float32), x.new_empty(tokens, ranks)
         rows = x.new_empty(outputs // self.part, tokens, self.part)
         panels, *_, down = self.weights.forward(self.sums, self.beside)
@@ -115,7 +118,7 @@ class Layer:
         wanted: bool = True,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
         """Of x, with what `beside` brings of it, if `wanted`, and of A and B of each thin product in fp32."""
-        (tokens, width), outputs, ranks = x.shape, self.weights.plain[0].shape[0], self.weights.ranks
+        (tokens, width), outputs, ranks = x.shape, self.weights.shapes[0][0], self.weights.ranks
         of_x, of_thin = torch.empty_like(x), x.new_empty(ranks * (outputs + width), dtype=torch.float32)
         panels, *_, up = self.weights.backward(self.sums, self.beside)
         self.sums.enter_backward(
@@ -139,10 +142,10 @@ class Layer:
         """
         (tokens, width), weights, norm = x.shape, self.weights, self.norms[1]
         _, *panels, _ = weights.panels
-        wide = weights.plain[1].shape[1]
+        wide = weights.shapes[1][1]
         if seen.shape != (wide // self.part, tokens, self.part):
             raise ValueError(f"heads saw {tuple(seen.shape)} of {tokens} tokens, {wide} numbers each")
-        inner = weights.plain[3].shape[1]
+        inner = weights.shapes[3][1]
         out, middle, inverse = torch.empty_like(x), torch.empty_like(x), x.new_empty(tokens, dtype=torch.float32)
         both = x.new_empty(inner // WIDE, tokens if keep else 0, 2 * WIDE)
         self.sums.rest(
@@ -157,7 +160,7 @@ class Layer:
         """Of x and of what the heads saw."""
         (tokens, width), inner, weights = middle.shape, both.shape[0] * WIDE, self.weights
         _, o, unit, down, _ = weights.backward(self.sums, ())
-        wide = weights.plain[1].shape[1]
+        wide = weights.shapes[1][1]
         of_x, of_seen = torch.empty_like(middle), middle.new_empty(wide // self.part, tokens, self.part)
         self.sums.rest_backward(
             gradient, o, self.norms[1].weight, unit, down, middle, inverse, both, of_x, of_seen,
@@ -178,7 +181,7 @@ class Steps:
         for layer, (enter, leave, unit, down, thin) in zip(layers, self.kept, strict=True):
             before, after = layer.norms
             weights = before.weight, enter, thin, leave, after.weight, unit, down
-            heads, inner = (layer.weights.plain[place].shape[1] for place in (1, 3))
+            heads, inner = (layer.weights.shapes[place][1] for place in (1, 3))
             table.append([*(weight.data_ptr() for weight in weights),
                           layer.weights.ranks, heads // layer.part, layer.key_heads, inner])  # fmt: skip
             facts.append([before.variance_epsilon, after.variance_epsilon, layer.scaling])
@@ -220,22 +223,23 @@ def layer_of(
         tensor.dtype != torch.bfloat16 or (learns and tensor.requires_grad) for tensor in (*weights, *scales)
     ):
         return None
-    qkv, o, unit, down = ((sum(layer.out_features for layer in layers), layers[0].in_features) for layers, _ in found)
-    gate, up = (layer.out_features for layer in found[2][0])
+    beside = found[0][1]
+    ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
+    of_layers = Weights([layers for layers, _ in found], ranks)
+    qkv, o, unit, down = of_layers.shapes
+    gate, up = (len(layer.weight) for layer in found[2][0])
     if {qkv[1], o[0], unit[1], down[0], *map(len, scales)} != {width} or not gate == up == down[1]:
         return None
     heads = module.self_attn
-    if any(size % WIDE for size in (width, heads.head_dim, gate)):
+    kept_heads = heads.config.num_key_value_heads
+    if any(size % WIDE for size in (width, heads.head_dim, gate)) or qkv[0] != o[1] + 2 * kept_heads * heads.head_dim:
         return None
-    beside = found[0][1]
-    ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
     places = [(thin.start, thin.up.shape) for thin in beside]
     made_from = ranks, *places, *((weight.data_ptr(), weight._version) for weight in weights)
     kept = vars(module).get(KEPT)
     if kept is None or kept[0] != made_from:
-        plain = [side_by_side(layers) for layers, _ in found]
-        kept = vars(module)[KEPT] = made_from, Weights(plain, ranks)
-    facts = heads.layer_idx, heads.config.num_key_value_heads, heads.scaling, heads.head_dim
+        kept = vars(module)[KEPT] = made_from, of_layers
+    facts = heads.layer_idx, kept_heads, heads.scaling, heads.head_dim
     return Layer(sums, kept[1], beside, norms, *facts)
 
 

@@ -33,6 +33,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else "known: " + (", ".join(names) or "none")
 
 
+def first_line(error: BaseException) -> str:
+    """Of an error's text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+
+
 def one_line(text: str) -> str:
     """`text` on one line: line breaks, control and bidirectional characters as escapes (`\\n`, `\\x1b`, `\\u202e`).
 

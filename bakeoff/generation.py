@@ -94,9 +94,11 @@ def decode(
     written: list[list[int]] = [[] for _ in prompts]
     waiting = deque(range(len(prompts)))
     active: list[int] = []  # row of the cache -> prompt
+    filling = False  # until no row is free: prompts may be too long to be read at once
     while waiting or active:
         free = list(range(len(active), cache.rows))[: len(waiting)]
-        if free and len(free) >= min(len(waiting), cache.rows // TOGETHER):
+        filling = bool(free) and (filling or len(free) >= min(len(waiting), cache.rows // TOGETHER))
+        if filling:
             fresh = [waiting.popleft()]
             while len(fresh) < len(free) and sum(len(prompts[p]) for p in (*fresh, waiting[0])) <= PREFILL:
                 fresh.append(waiting.popleft())

@@ -59,7 +59,7 @@ def group(module: nn.Module, names: Sequence[str]) -> tuple[list[nn.Linear], lis
             thin.start = start
             beside.append(thin)
         layers.append(layer)
-        start += layer.out_features
+        start += len(layer.weight)
     if len({layer.bias is None for layer in layers}) > 1:
         return None
     return layers, beside
@@ -85,7 +85,7 @@ def stacked(layers: Sequence[nn.Linear]) -> torch.Tensor | None:
     first, rows = layers[0].weight, 0
     for layer in layers:
         weight = layer.weight
-        if weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad):
+        if weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad) or not weight.is_contiguous():
             return None
         if weight.data_ptr() != first.data_ptr() + rows * first.shape[1] * first.itemsize:
             return None
@@ -96,12 +96,10 @@ def stacked(layers: Sequence[nn.Linear]) -> torch.Tensor | None:
 
 
 def side_by_side(layers: Sequence[nn.Linear]) -> torch.Tensor:
-    """The weights of `layers` as one matrix that doesn't learn: as they stand, else a copy."""
+    """The weights of `layers` as one matrix in memory, row after row: as they stand, else a copy."""
     found = stacked(layers)
-    if found is not None:
-        return found
     weights = [layer.weight.detach() for layer in layers]
-    return weights[0] if len(weights) == 1 else torch.cat(weights)
+    return found if found is not None else weights[0].contiguous() if len(weights) == 1 else torch.cat(weights)
 
 
 def in_panels(weight: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 /* The memory-bound sums of a Llama layer, each in one pass: what torch's operators would write down in between stays in
    registers. T is float, or bf16 as its 16 bits; arithmetic is fp32, and a result is rounded to T once. A row never
-   depends on its neighbours nor on the number of threads. native.py compiles this file on the machine that runs it,
-   once for each T. */
+   depends on its neighbours nor on the number of threads. compiler.py compiles this file on the machine that runs
+   it, once for each T. */
 
 #include "native.h"
 

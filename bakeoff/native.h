@@ -1,4 +1,4 @@
-/* What the files of native.py share. T is float, or bf16 as its 16 bits; arithmetic is fp32, and what is
+/* What the files of compiler.py share. T is float, or bf16 as its 16 bits; arithmetic is fp32, and what is
    written is rounded to T. Each file is compiled once for each T. */
 
 #pragma once

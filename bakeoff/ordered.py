@@ -63,7 +63,7 @@ class Panels:
     @staticmethod
     def able(layers: Sequence[nn.Linear]) -> native.Sums | None:
         """The compiled sums, if these weights are of a kind and size that they read."""
-        weight, outputs = layers[0].weight, sum(layer.out_features for layer in layers)
+        weight, outputs = layers[0].weight, sum(len(layer.weight) for layer in layers)
         fits = weight.dtype == torch.bfloat16 and layers[0].bias is None and not (outputs | weight.shape[1]) % WIDE
         return native.sums(weight) if fits else None
 

@@ -16,14 +16,15 @@ from bakeoff.catalogue import Entry, configure, refuse_unread, select
 from bakeoff.disk import write_whole
 from bakeoff.errors import UsageError
 from bakeoff.results import RunSpec
-from bakeoff.settings import MachineSettings, ModelSettings, Settings, TaskSettings, build, plain
+from bakeoff.settings import MachineSettings, ModelSettings, Settings, TaskSettings, TrainingSettings, build, plain
 from bakeoff.store import Store
 from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
-ROOMS = ("results", "settings", "machine", "shelf", "tasks", "models", "encoding", "parameters", "catalogue",
-         "compiler", "native", "head", "kernels", "shared", "attention", "linear", "decoder", "layers", "ordered",
-         "trunk", "training", "checkpoints", "generation", "scoring", "resources", "adapters", "run")  # fmt: skip
+ROOMS = ("results", "settings", "machine", "shelf", "tasks", "conversion", "models", "encoding", "parameters",
+         "catalogue", "compiler", "native", "head", "kernels", "shared", "attention", "linear", "decoder", "layers",
+         "ordered", "trunk", "training", "checkpoints", "generation", "scoring", "resources", "adapters",
+         "run")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +44,8 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
 
     `found` is what another process's plan found, which is then not checked again.
     """
-    entries = select(asked)
-    refuse_unread(settings, entries)
-    configured = {entry.name: configure(entry, settings) for entry in entries}
-    methods = [(entry.name, str(entry.file), plain(configured[entry.name][0])) for entry in entries]
+    chosen = configured(settings, asked)
+    methods = [(entry.name, str(entry.file), plain(method)) for entry, (method, _) in chosen]
     found = found or worker.call(
         probe, plain(settings.model), plain(settings.task), plain(settings.machine), methods, str(store.models),
         log=store.logs / "prepare.log",
@@ -54,8 +53,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
     hashes = {"model": found["model"], "data": found["data"], "rooms": rooms_sha256()}
     versions = {**machine.versions(), "compiler": found["compiler"]}
     specs = {}
-    for entry in entries:
-        method, recipe = configured[entry.name]
+    for entry, (method, recipe) in chosen:
         seeds = settings.seeds[:1] if entry.control else settings.seeds
         specs[entry.name] = tuple(
             RunSpec(
@@ -74,7 +72,14 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
             )
             for seed in seeds
         )
-    return Plan(settings, tuple(entries), specs, found)
+    return Plan(settings, tuple(entry for entry, _ in chosen), specs, found)
+
+
+def configured(settings: Settings, asked: Sequence[str]) -> list[tuple[Entry, tuple[Any, TrainingSettings]]]:
+    """The methods of `--method asked`, each with its hyperparameters and recipe. Raises UsageError."""
+    entries = select(asked)
+    refuse_unread(settings, entries)
+    return [(entry, configure(entry, settings)) for entry in entries]
 
 
 def probe(

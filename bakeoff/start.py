@@ -58,6 +58,7 @@ def start(
     known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": ""}
     loans, others = Loans.read(chosen), published.beside(chosen)
     store = Store(Path(options.store))
+    plan.configured(chosen, options.method or ["all"])  # what it refuses needs no second of waiting
     worker.start_server(offline=not plan.on_hub(chosen))
     beside = threading.Thread(target=ahead, args=(chosen, store, known["found"] is None), daemon=True)
     beside.start()
@@ -75,14 +76,16 @@ def start(
 
 
 def ahead(chosen: settings.Settings, store: Store, new: bool) -> None:
-    """What needs no torch, while another process imports it: the C compiler for a `new` plan, then what a report needs.
+    """What needs no torch, while another process imports it: what a report needs, then the C compiler for a `new` plan.
 
-    A compiler that fails here fails again where its reason is wanted.
+    In this order nothing else computes when the plan, which waits for the compiler, times what it decides by time. A
+    compiler that fails here fails again where its reason is wanted.
     """
-    if new and chosen.machine.compiled and chosen.machine.device != "cuda":
+    report.prepare()
+    machine = chosen.machine
+    if new and machine.compiled and machine.fused and machine.packing and machine.device != "cuda":
         with contextlib.suppress(compiler.NoCompiler, OSError):
             compiler.compile_all(store.root / compiler.PLACE)
-    report.prepare()
 
 
 def baseline_path(options: Namespace, chosen: settings.Settings) -> Path:

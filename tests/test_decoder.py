@@ -202,6 +202,23 @@ def stretched(model):
     return model
 
 
+def pruned(model):
+    """A unit with fewer rows and columns of its weights than its layers say."""
+    unit = model.model.layers[1].mlp
+    for layer in (unit.gate_proj, unit.up_proj):
+        layer.weight = nn.Parameter(layer.weight[:500].clone(), requires_grad=False)
+    unit.down_proj.weight = nn.Parameter(unit.down_proj.weight[:, :500].clone(), requires_grad=False)
+    return model
+
+
+def turned(model):
+    """A learning weight whose columns stand one after another."""
+    model.requires_grad_(True)
+    weight = model.model.layers[1].self_attn.o_proj.weight
+    weight.data = weight.data.t().contiguous().t()
+    return model
+
+
 def stepped(model, groups, x, lengths, threads=1):
     """What layers make of a token for each row of a cache that holds other tokens, so many layers in a call."""
     modules, at = model.get_submodule("base_model.model.model" if hasattr(model, "peft_config") else "model").layers, 0
@@ -304,9 +321,10 @@ def test_the_same_again_is_bit_identical(fp32):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize(
-    "attach", [trained_norm, trained_weight, hooked, patched, biased, stretched], ids=lambda attach: attach.__name__
-)
+OTHERS = [trained_norm, trained_weight, hooked, patched, biased, stretched, pruned]
+
+
+@pytest.mark.parametrize("attach", OTHERS, ids=lambda attach: attach.__name__)
 def test_a_layer_in_which_a_method_computes_is_left_to_its_modules_and_the_others_are_not(fp32, calls, attach):
     bf16 = dataclasses.replace(fp32, precision="bf16")
     ours = computed(model_of(SIZES[0], attach), bf16, [200])
@@ -383,7 +401,7 @@ def sharing(model):
     model.model.layers[1].mlp = model.model.layers[0].mlp
 
 
-@pytest.mark.parametrize("change", [unscaled, sharing], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("change", [unscaled, sharing, pruned, turned], ids=lambda change: change.__name__)
 def test_what_a_method_made_of_a_layer_is_written_with(fp32, change):
     def attach(model):
         change(model)

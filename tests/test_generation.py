@@ -61,24 +61,34 @@ def test_the_schedule_holds_each_prompt_once_longest_first():
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
-def test_prompts_wait_for_a_fourth_of_the_rows(tiny, prompts, fp32, monkeypatch, rows):
+@pytest.mark.parametrize("at_once", [40, 4000])
+def test_prompts_wait_for_a_fourth_of_the_rows_and_fill_them_all(tiny, prompts, fp32, monkeypatch, rows, at_once):
     model, _ = tiny()
-    read, free, plain = [], [], generation.prefill
-    ends = iter(range(10**6))
+    monkeypatch.setattr(generation, "PREFILL", at_once)
+    events, ends, prefill, forward = [], iter(range(10**6)), generation.prefill, generation.forward
     # Every third token ends a summary, whatever the model says: rows get free at different steps.
     monkeypatch.setattr(generation, "highest", lambda logits: [7 if next(ends) % 3 else 9 for _ in logits])
 
-    def spy(model, some, cache, places, machine):
-        read.append(len(some))
-        free.append(cache.rows - places[0])
-        return plain(model, some, cache, places, machine)
+    def read(model, some, cache, places, machine):
+        events.append(("read", cache.rows - places[0], len(some)))
+        return prefill(model, some, cache, places, machine)
 
-    monkeypatch.setattr(generation, "prefill", spy)
+    def step(model, segments, lengths, *given, **inputs):
+        events.append(("step", len(lengths), 0))
+        return forward(model, segments, lengths, *given, **inputs)
+
+    monkeypatch.setattr(generation, "prefill", read)
+    monkeypatch.setattr(generation, "forward", step)
     texts = generation.decode(model, prompts * 4, 20, rows, 9, fp32)
-    assert sum(read) == len(texts) == len(prompts) * 4
-    assert all(some >= max(1, rows // 4) for some in read[:-1]) and read[0] == rows
     assert all(text[-1] == 9 and 9 not in text[:-1] for text in texts)
-    assert read[:-1] == free[:-1]
+    waiting, before = len(texts), "step"
+    for what, number, taken in events:
+        if what == "read" and before == "step":
+            assert number >= min(waiting, rows // 4)
+        if what == "step" and before == "read":
+            assert number == rows or not waiting  # prompts that are read in parts leave no row free
+        waiting, before = waiting - taken, what
+    assert waiting == 0 and max(taken for *_, taken in events) <= (rows if at_once > 40 else 1)
 
 
 def test_padding_stands_on_the_left_and_is_masked():

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import time
 
 import huggingface_hub
 import pytest
@@ -13,9 +14,10 @@ import safetensors.torch
 import torch
 import transformers
 
-from bakeoff import models, settings
+from bakeoff import conversion, models, settings
 from bakeoff import weights as weights_file
 from bakeoff.errors import UsageError
+from bakeoff.parameters import shapes_of
 from bakeoff.settings import ModelSettings
 
 HUGE = 2**62
@@ -111,9 +113,7 @@ def test_tied_heads_stay_tied_and_untied_ones_untied(tmp_path, tiny, tied, speci
     model, tokenizer = load(tmp_path, special_tokens=special_tokens)
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
     assert len(model.get_output_embeddings().weight) == len(tokenizer)
-    assert models.shapes_of(model) == models.shapes_of(
-        models.meta_model(ModelSettings(name=str(tmp_path)), None, len(tokenizer))
-    )
+    assert shapes_of(model) == shapes_of(models.meta_model(ModelSettings(name=str(tmp_path)), None, len(tokenizer)))
 
 
 def test_a_token_that_is_there_already_grows_nothing(saved):
@@ -366,7 +366,7 @@ def test_a_conversion_parses_its_file_once_and_leaves_libraries_as_they_were(tmp
 
     (tmp_path / "empty.gguf").write_bytes(gguf_bytes())
     before = all_of_them()
-    with pytest.raises(KeyError), models.parsed_once():
+    with pytest.raises(KeyError), conversion.parsed_once():
         assert gguf.GGUFReader(tmp_path / "empty.gguf") is gguf.GGUFReader(tmp_path / "empty.gguf")
         assert all_of_them() != before
         raise KeyError
@@ -379,7 +379,7 @@ def test_a_conversion_parses_by_plain_arrays_of_the_same_bytes(tmp_path):
 
     (tmp_path / "one.gguf").write_bytes(gguf_bytes([struct.pack("<II", 4, 7)]))
     expected = gguf.GGUFReader(tmp_path / "one.gguf").data
-    with models.parsed_once():
+    with conversion.parsed_once():
         data = gguf.GGUFReader(tmp_path / "one.gguf").data
     assert type(data) is numpy.ndarray
     assert numpy.array_equal(data, expected)
@@ -414,7 +414,7 @@ def test_a_conversion_parses_lists_as_gguf_does(tmp_path, order):
                 for key, field in fields.items()}  # fmt: skip
 
     plainly = read()
-    with models.parsed_once():
+    with conversion.parsed_once():
         assert read() == plainly
     assert plainly["texts"][0] == texts and plainly["numbers"][0] == [5, 0, 2**31]
 
@@ -428,7 +428,7 @@ def test_a_conversion_dequantises_as_gguf_does(kind, rows):
     kind = gguf.GGMLQuantizationType[kind]
     rows = numpy.random.default_rng(0).integers(60, 64, (rows, 4 * gguf.GGML_QUANT_SIZES[kind][1]), dtype=numpy.uint8)
     plainly = gguf.dequantize(rows, kind)
-    with models.parsed_once():
+    with conversion.parsed_once():
         assert numpy.array_equal(gguf.dequantize(rows, kind), plainly)
     assert numpy.isfinite(plainly).all() and plainly.any()
 
@@ -508,8 +508,8 @@ def test_a_file_that_the_plan_has_read_is_read_again_only_to_be_converted(tmp_pa
 
 
 def test_a_run_reads_the_conversion_that_its_plan_has_read_only_where_it_was_touched(tmp_path, gguf, monkeypatch):
-    folder, read = models.prepare(gguf, tmp_path), []
-    monkeypatch.setattr(models, "checksum", lambda path, plain=models.checksum: read.append(path) or plain(path))
+    folder, read, plain = models.prepare(gguf, tmp_path), [], conversion.checksum
+    monkeypatch.setattr(conversion, "checksum", lambda path: read.append(path) or plain(path))
     models.prepare(gguf, tmp_path, planned=True)
     assert not read
     models.prepare(gguf, tmp_path)
@@ -517,6 +517,7 @@ def test_a_run_reads_the_conversion_that_its_plan_has_read_only_where_it_was_tou
     read.clear()
     weights = folder / "model.safetensors"
     whole, times = weights.read_bytes(), (weights.stat().st_atime_ns, weights.stat().st_mtime_ns)
+    time.sleep(0.05)  # a file system's clock ticks every few milliseconds
     weights.write_bytes(bytes(len(whole)))
     os.utime(weights, ns=times)  # as a backup might
     models.prepare(gguf, tmp_path, planned=True)

@@ -288,6 +288,7 @@ def test_what_was_compiled_ahead_is_only_linked(tmp_path, one_kind):
         ("false", "false: "),
         ("no-such-compiler", "no-such-compiler: FileNotFoundError"),
         ("echo", "echo: wrote no file"),
+        ("gcc 'half", r"\$CC is no command: No closing quotation"),
     ],
 )
 def test_without_a_compiler_the_reason_is_one_line(tmp_path, monkeypatch, command, reason):

@@ -175,6 +175,7 @@ def test_the_compiler_works_while_a_model_is_prepared(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "new", "compiles"),
     [([], True, True), ([], False, False), (["machine.compiled=false"], True, False),
+     (["machine.fused=false"], True, False), (["machine.packing=false"], True, False),
      (["machine.device=cuda"], True, False)],
 )  # fmt: skip
 def test_the_compiler_works_ahead_of_a_new_plan_that_may_want_it(store, monkeypatch, changes, new, compiles):
@@ -187,4 +188,4 @@ def test_the_compiler_works_ahead_of_a_new_plan_that_may_want_it(store, monkeypa
     monkeypatch.setattr(compiler, "compile_all", missing)
     monkeypatch.setattr(report, "prepare", lambda: asked.append("report"))
     start.ahead(settings.load("smoke", changes=changes), store, new)
-    assert asked == [*([store.root / "native"] if compiles else []), "report"]
+    assert asked == ["report", *([store.root / "native"] if compiles else [])]
