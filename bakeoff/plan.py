@@ -25,6 +25,8 @@ ROOMS = ("results", "settings", "machine", "shelf", "tasks", "conversion", "mode
          "catalogue", "compiler", "native", "head", "kernels", "shared", "attention", "linear", "decoder", "layers",
          "ordered", "trunk", "training", "checkpoints", "generation", "scoring", "resources", "adapters",
          "run")  # fmt: skip
+MACHINE = "machine.json"
+"""What was timed of this machine, in a store. Who holds its lock computes something else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,7 @@ def probe(
         and where.precision == "bf16"
         and packable(models.meta_model(settings, folder))
     ):
-        wanted = remembered(Path(cache).parent / "machine.json", where)
+        wanted = remembered(Path(cache).parent / MACHINE, where)
     chosen = models.attention(settings, folder, wanted, forced=asked["attention"] != "auto")
     for name, file, hyperparameters in methods:
         entry = next(entry for entry in load_file(Path(file)) if entry.name == name)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from filelock import FileLock
+
 from bakeoff import baseline, compiler, plan, published, report, settings, worker
 from bakeoff.calibration import Loans
 from bakeoff.errors import UsageError
@@ -76,16 +78,16 @@ def start(
 
 
 def ahead(chosen: settings.Settings, store: Store, new: bool) -> None:
-    """What needs no torch, while another process imports it: what a report needs, then the C compiler for a `new` plan.
+    """What needs no torch, while another process imports it: the C compiler for a `new` plan, then what a report needs.
 
-    In this order nothing else computes when the plan, which waits for the compiler, times what it decides by time. A
-    compiler that fails here fails again where its reason is wanted.
+    A compiler that fails here fails again where its reason is wanted. What the plan decides by time waits for the lock.
     """
-    report.prepare()
     machine = chosen.machine
-    if new and machine.compiled and machine.fused and machine.packing and machine.device != "cuda":
-        with contextlib.suppress(compiler.NoCompiler, OSError):
-            compiler.compile_all(store.root / compiler.PLACE)
+    with FileLock((store.root / plan.MACHINE).with_suffix(".lock")):
+        if new and machine.compiled and machine.fused and machine.packing and machine.device != "cuda":
+            with contextlib.suppress(compiler.NoCompiler, OSError):
+                compiler.compile_all(store.root / compiler.PLACE)
+        report.prepare()
 
 
 def baseline_path(options: Namespace, chosen: settings.Settings) -> Path:

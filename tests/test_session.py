@@ -9,7 +9,7 @@ import jobs
 import pytest
 from factories import DOOMED
 
-from bakeoff import compiler, models, native, plan, report, settings, start, worker
+from bakeoff import attention, compiler, models, native, plan, report, settings, start, worker
 from bakeoff.errors import UsageError
 from bakeoff.progress import Progress
 from bakeoff.session import Session
@@ -188,4 +188,29 @@ def test_the_compiler_works_ahead_of_a_new_plan_that_may_want_it(store, monkeypa
     monkeypatch.setattr(compiler, "compile_all", missing)
     monkeypatch.setattr(report, "prepare", lambda: asked.append("report"))
     start.ahead(settings.load("smoke", changes=changes), store, new)
-    assert asked == ["report", *([store.root / "native"] if compiles else [])]
+    assert asked == [*([store.root / "native"] if compiles else []), "report"]
+
+
+def test_nothing_is_timed_while_the_compiler_works(store, tmp_path, monkeypatch):
+    place, order, timing = Store(tmp_path / "store"), [], threading.Event()
+
+    def report_needs():
+        timing.wait(0.5)
+        order.append("imported")
+
+    def quicker(where):
+        timing.set()
+        order.append("timed")
+        return "eager", {}
+
+    monkeypatch.setattr(compiler, "compile_all", lambda folder: order.append("compiled"))
+    monkeypatch.setattr(report, "prepare", report_needs)
+    monkeypatch.setattr(attention, "quicker", quicker)
+    beside = threading.Thread(target=start.ahead, args=(settings.load("smoke"), place, True))
+    beside.start()
+    while not order:
+        pass
+    where = settings.MachineSettings(precision="bf16", threads=1)
+    assert plan.remembered(place.root / plan.MACHINE, where) == "eager"
+    beside.join()
+    assert order == ["compiled", "imported", "timed"]
