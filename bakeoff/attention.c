@@ -1,7 +1,7 @@
 /* Causal attention of documents that stand one after another in a row, with rotary positions, forward and backward. A
-   job is a document and one of its key heads, the last document, often the longest, first. Scores stand keys x queries, so
-   many at a time that they stay in the nearest cache: a vector is a key's scores for 16 queries, and what goes along the
-   keys is done from vector to vector. No job depends on another nor on the number of threads. */
+   job is a document and one of its key heads, the last document, often the longest, first. Scores stand keys x queries,
+   so many at a time that they stay in the nearest cache: a vector is a key's scores for 16 queries, and what goes along
+   the keys is done from vector to vector. No job depends on another nor on the number of threads. */
 
 #include "products.h"
 
@@ -32,8 +32,8 @@ static Shape shape_of(int64_t tokens, int64_t longest, int64_t heads, int64_t ke
 /* How many of so many keys are seen at a time from place `first` on. */
 static inline int64_t some_of(int64_t keys, int64_t first) { return keys - first < KEYS ? keys - first : KEYS; }
 
-/* Scores (keys x QUERIES) of keys from place `first` that come after their queries, which are from place `start` on, don't
-   count. */
+/* Scores (keys x QUERIES) of keys from place `first` that come after their queries, which are from place `start` on,
+   don't count. */
 static void hide(float *scores, int64_t first, int64_t keys, int64_t start) {
     for (int64_t j = start > first ? start - first : 0; j < keys; j++)
 #pragma omp simd
@@ -44,8 +44,8 @@ static void hide(float *scores, int64_t first, int64_t keys, int64_t start) {
 #ifdef VECTORS
 /* Two bf16 to a word: 16 of an even row, and of the odd one after it. */
 INLINE void put_pairs(Word *to, __m512 even, __m512 odd) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
-                                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even)));
 }
 #else
@@ -62,9 +62,9 @@ static inline void put_pairs(Word *to, const float *even, const float *odd) {
 }
 #endif
 
-/* e^(score scaling - reference) of keys x QUERIES scores, PAIR keys interleaved, and added to `sums`. The reference is what
-   was highest once. Where a score is so much higher that its power could leave the range, it takes its place, and `sums` and
-   `across` (width x QUERIES), which are by the one before, are scaled. */
+/* e^(score scaling - reference) of keys x QUERIES scores, PAIR keys interleaved, and added to `sums`. The reference is
+   what was highest once. Where a score is so much higher that its power could leave the range, it takes its place, and
+   `sums` and `across` (width x QUERIES), which are by the one before, are scaled. */
 static void weigh(const float *scores, int64_t keys, float scaling, float limit, float *reference, float *sums,
                   float *across, int64_t width, Word *to) {
     float highest[QUERIES], factor[QUERIES];
@@ -119,10 +119,10 @@ static void weigh(const float *scores, int64_t keys, float scaling, float limit,
 #endif
 }
 
-/* Shares p = e^(score scaling - log) of keys x QUERIES scores, and the gradient of these, p (g - along) scaling, from g, that
-   of the shares: rows of `stride` numbers, and the gradient with PAIR keys interleaved, too. */
-static void weigh_backward(const float *scores, const float *g, int64_t keys, float scaling, float limit, const float *log,
-                           const float *along, T *shares, T *of_shares, int64_t stride, Word *pairs) {
+/* Shares p = e^(score scaling - log) of keys x QUERIES scores, and the gradient of these, p (g - along) scaling, from
+   g, that of the shares: rows of `stride` numbers, and the gradient with PAIR keys interleaved, too. */
+static void weigh_backward(const float *scores, const float *g, int64_t keys, float scaling, float limit,
+                           const float *log, const float *along, T *shares, T *of_shares, int64_t stride, Word *pairs) {
 #ifdef VECTORS
     const __m512 by = _mm512_set1_ps(scaling * LOG2_E), scale = _mm512_set1_ps(scaling);
     __m512 less[2], middle[2], p[2], of[2][2];
@@ -149,7 +149,8 @@ static void weigh_backward(const float *scores, const float *g, int64_t keys, fl
 #pragma omp simd
         for (int64_t i = 0; i < QUERIES; i++) {
             float score = scores[j * QUERIES + i], share = exponential(score * scaling - log[i], limit);
-            share = score == -INFINITY ? 0 : share; /* products of what is left of it would be denormal, which is slow */
+            /* products of what is left of it would be denormal, which is slow */
+            share = score == -INFINITY ? 0 : share;
             of[j % 2][i] = share * (g[j * QUERIES + i] - along[i]) * scaling;
             shares[j * stride + i] = narrow(share);
             of_shares[j * stride + i] = narrow(of[j % 2][i]);
@@ -179,9 +180,10 @@ static void turn_parts(const T *from, Word *room, Word *to, int64_t size, int64_
     }
 }
 
-/* tokens x heads x width from tokens x (heads + 2 kept) x width before their positions, or with tokens second, if `by_head`.
-   `starts` are the documents' first tokens and the end. `logs` (heads x tokens), if any, are for the gradient: the logarithms
-   of the softmax's sums. The turned keys and the values go to row `places[document]` of the cache, if there is one. */
+/* tokens x heads x width from tokens x (heads + 2 kept) x width before their positions, or with tokens second, if
+   `by_head`. `starts` are the documents' first tokens and the end. `logs` (heads x tokens), if any, are for the
+   gradient: the logarithms of the softmax's sums. The turned keys and the values go to row `places[document]` of the
+   cache, if there is one. */
 void attend(const T *rows, const T *cos, const T *sin, T *out, float *logs, const int64_t *starts, T *keys, T *values,
             const int64_t *places, int64_t capacity, float scaling, int64_t documents, int64_t longest, int64_t heads,
             int64_t kept, int64_t width, int64_t by_head) {
@@ -216,18 +218,20 @@ void attend(const T *rows, const T *cos, const T *sin, T *out, float *logs, cons
             }
             turn_parts(value, room, turned, size, full);
             for (int64_t block = 0; block < size / QUERIES * is.group; block++) {
-                int64_t start = block / is.group * QUERIES, end = start + QUERIES, own = head * is.group + block % is.group;
+                int64_t start = block / is.group * QUERIES, end = start + QUERIES,
+                        own = head * is.group + block % is.group;
                 gather(row + own * is.apart, is.stride, c, s, query, start, QUERIES, length, width, full);
                 transpose((Word *)query, queries, QUERIES, deep);
                 memset(across, 0, all * 4);
                 for (int64_t i = 0; i < QUERIES; i++) reference[i] = -INFINITY, sums[i] = 0;
                 for (int64_t first = 0; first < end; first += KEYS) {
                     int64_t some = some_of(end, first);
-                    multiply((Word *)key + first * deep, deep, queries, QUERIES, scores, QUERIES, some, QUERIES, deep, 0);
+                    multiply((Word *)key + first * deep, deep, queries, QUERIES, scores, QUERIES, some, QUERIES, deep,
+                             0);
                     if (first + some == end) hide(scores, first, some, start);
                     weigh(scores, some, scaling, limit, reference, sums, across, full, weights);
-                    multiply(turned + first / PAIR * full, some_of(size, first) / PAIR, weights, QUERIES, across, QUERIES, full,
-                             QUERIES, some / PAIR, 1);
+                    multiply(turned + first / PAIR * full, some_of(size, first) / PAIR, weights, QUERIES, across,
+                             QUERIES, full, QUERIES, some / PAIR, 1);
                 }
                 transpose((Word *)across, (Word *)back, full, QUERIES);
                 for (int64_t i = 0; i < QUERIES && start + i < length; i++) {
@@ -244,11 +248,11 @@ void attend(const T *rows, const T *cos, const T *sin, T *out, float *logs, cons
     }
 }
 
-/* The gradient of `rows` from that of `out`, `given`. What a query's shares times their gradients come to is taken from `out`
-   (Dao et al. 2022, arXiv:2205.14135, section 3.1), so that no more than KEYS of them are needed at a time. */
-void attend_backward(const T *rows, const T *cos, const T *sin, const T *out, const T *given, const float *logs, T *of_rows,
-                     const int64_t *starts, float scaling, int64_t documents, int64_t longest, int64_t heads, int64_t kept,
-                     int64_t width, int64_t by_head) {
+/* The gradient of `rows` from that of `out`, `given`. What a query's shares times their gradients come to is taken from
+   `out` (Dao et al. 2022, arXiv:2205.14135, section 3.1), so that no more than KEYS of them are needed at a time. */
+void attend_backward(const T *rows, const T *cos, const T *sin, const T *out, const T *given, const float *logs,
+                     T *of_rows, const int64_t *starts, float scaling, int64_t documents, int64_t longest,
+                     int64_t heads, int64_t kept, int64_t width, int64_t by_head) {
     const Shape is = shape_of(starts[documents], longest, heads, kept, width, by_head);
     const int64_t full = is.full, deep = full / PAIR, all = QUERIES * full, some_all = is.many * full;
     float limit = bound();
@@ -301,22 +305,24 @@ void attend_backward(const T *rows, const T *cos, const T *sin, const T *out, co
                     int64_t some = some_of(end, first);
                     for (int64_t g = 0; g < is.group; g++)
                         for (int64_t j = 0, place = first; j < some; j += 32, place += 32) {
-                            multiply((Word *)key + place * deep, deep, queries + g * QUERIES * deep, QUERIES, scores, QUERIES,
-                                     32, QUERIES, deep, 0);
-                            multiply((Word *)value + place * deep, deep, outwards + g * QUERIES * deep, QUERIES, of_scores,
+                            multiply((Word *)key + place * deep, deep, queries + g * QUERIES * deep, QUERIES, scores,
                                      QUERIES, 32, QUERIES, deep, 0);
+                            multiply((Word *)value + place * deep, deep, outwards + g * QUERIES * deep, QUERIES,
+                                     of_scores, QUERIES, 32, QUERIES, deep, 0);
                             if (place + 32 == end) hide(scores, place, 32, start);
                             int64_t to = j * is.many + g * QUERIES;
-                            weigh_backward(scores, of_scores, 32, scaling, limit, log + g * QUERIES, along + g * QUERIES,
-                                           shares + to, of_shares + to, is.many, pairs + (g * KEYS + j) / PAIR * QUERIES);
+                            weigh_backward(scores, of_scores, 32, scaling, limit, log + g * QUERIES,
+                                           along + g * QUERIES, shares + to, of_shares + to, is.many,
+                                           pairs + (g * KEYS + j) / PAIR * QUERIES);
                         }
                     for (int64_t g = 0; g < is.group; g++)
-                        multiply(turned + first / PAIR * full, some_of(size, first) / PAIR, pairs + g * KEYS / PAIR * QUERIES,
-                                 QUERIES, of_query + g * all, QUERIES, full, QUERIES, some / PAIR, first > 0);
-                    multiply((Word *)of_shares, is.many / PAIR, two_queries, full, of_key + first * full, full, some, full,
-                             is.many / PAIR, 1);
-                    multiply((Word *)shares, is.many / PAIR, two_outward, full, of_value + first * full, full, some, full,
-                             is.many / PAIR, 1);
+                        multiply(turned + first / PAIR * full, some_of(size, first) / PAIR,
+                                 pairs + g * KEYS / PAIR * QUERIES, QUERIES, of_query + g * all, QUERIES, full,
+                                 QUERIES, some / PAIR, first > 0);
+                    multiply((Word *)of_shares, is.many / PAIR, two_queries, full, of_key + first * full, full, some,
+                             full, is.many / PAIR, 1);
+                    multiply((Word *)shares, is.many / PAIR, two_outward, full, of_value + first * full, full, some,
+                             full, is.many / PAIR, 1);
                 }
                 for (int64_t g = 0; g < is.group; g++) {
                     transpose((Word *)(of_query + g * all), (Word *)back, full, QUERIES);

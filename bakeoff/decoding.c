@@ -1,5 +1,5 @@
-/* What a step of decoding computes: attention of one new token for each row of a cache, and products of a few rows. No row
-   depends on another nor on the number of threads. */
+/* What a step of decoding computes: attention of one new token for each row of a cache, products of a few rows, and all
+   decoder layers at once. No row depends on another nor on the number of threads. */
 
 #include "products.h"
 
@@ -25,8 +25,8 @@ static void norm_rows_to(const T *x, const T *weight, T *to, int64_t stride, flo
     }
 }
 
-/* e^((score - highest) scaling) of the first `seen` scores, narrowed, and 0 up to `edge`, a multiple of 32; `sum` is theirs
-   before. Returns the highest. The scores are overwritten. */
+/* e^((score - highest) scaling) of the first `seen` scores, narrowed, and 0 up to `edge`, a multiple of 32; `sum` is
+   theirs before. Returns the highest. The scores are overwritten. */
 static float soften(float *score, int64_t seen, int64_t edge, float scaling, float limit, T *to, float *sum) {
     int64_t whole = padded(seen); /* so that no loop has a rest */
     float highest = -INFINITY, total = 0;
@@ -57,14 +57,15 @@ static float soften(float *score, int64_t seen, int64_t edge, float scaling, flo
 /* What a thread needs for the heads of a layer: `group` heads share keys and values, `capacity` is a multiple of 32. */
 typedef struct {
     int64_t group, columns, full, width, capacity;
-    float limit, *scores, *sums, *row, *share;
+    float limit;
+    float *scores, *sums, *row, *share;
     T *query, *copy, *weights;
     Word *queries, *room;
 } Heads;
 
 static Heads heads_of(Memory *memory, int64_t group, int64_t width, int64_t capacity) {
     int64_t columns = (group + 15) / 16 * 16, full = padded(width);
-    Heads own = {.group = group, .columns = columns, .full = full, .width = width, .capacity = capacity, .limit = bound()};
+    Heads own = {group, columns, full, width, capacity, bound()};
     own.query = take(memory, columns * full, sizeof(T));
     own.copy = take(memory, 2 * capacity * full, sizeof(T));
     own.queries = take(memory, columns * full, sizeof(T));
@@ -78,8 +79,8 @@ static Heads heads_of(Memory *memory, int64_t group, int64_t width, int64_t capa
     return own;
 }
 
-/* What the heads of a new token see that share `key` and `value`, a row of the cache: its own, `new_key` and `new_value`, go
-   to place `last` there. What the row has from there to the next multiple of 32 is 0. */
+/* What the heads of a new token see that share `key` and `value`, a row of the cache: its own, `new_key` and
+   `new_value`, go to place `last` there. What the row has from there to the next multiple of 32 is 0. */
 static void look(const Heads *own, const T *queries, const T *new_key, const T *new_value, const T *cos, const T *sin,
                  T *key, T *value, int64_t last, T *out, float scaling) {
     int64_t group = own->group, columns = own->columns, full = own->full, width = own->width, size = padded(last + 1);
@@ -97,7 +98,8 @@ static void look(const Heads *own, const T *queries, const T *new_key, const T *
         gather(value, width, 0, 0, own->copy + own->capacity * full, 0, size, size, width, full);
         seen_keys = own->copy, seen_values = own->copy + own->capacity * full;
     }
-    multiply((Word *)seen_keys, full / PAIR, own->queries, columns, own->scores, columns, size, columns, full / PAIR, 0);
+    multiply((Word *)seen_keys, full / PAIR, own->queries, columns, own->scores, columns, size, columns, full / PAIR,
+             0);
     for (int64_t g = 0; g < columns; g++) {
         if (g >= group) {
             memset(own->weights + g * size, 0, size * sizeof(T));
@@ -114,7 +116,7 @@ static void look(const Heads *own, const T *queries, const T *new_key, const T *
         for (int64_t i = 0; i < width; i++) out[g * width + i] = narrow(own->sums[g * full + i] * own->share[g]);
 }
 
-/* One new token for each of `count` rows of the cache: its key and value go to place `at`, and it sees its row so far. */
+/* One new token for each of `count` rows of the cache: its key and value go to place `at`, and it sees its row. */
 void step(const T *rows, const T *cos, const T *sin, T *keys, T *values, const int64_t *at, T *out, float scaling,
           int64_t count, int64_t heads, int64_t kept, int64_t width, int64_t capacity) {
     int64_t group = heads / kept;
@@ -137,8 +139,14 @@ void step(const T *rows, const T *cos, const T *sin, T *keys, T *values, const i
     }
 }
 
-/* rows x outputs, or what is added to it, from rows x inputs, by weights in panels: for each 32 outputs inputs / PAIR words
-   of each of them, side by side, so that a few rows read them from memory as fast as it gives them. */
+/* rows x 32 from rows of `inputs` numbers, each `stride` after the one before, a multiple of 16, by a panel of weights:
+   `inputs` / PAIR words of each of 32 outputs, side by side, so that a few rows read them as fast as memory gives
+   them. */
+static void by_panel(const T *rows, int64_t stride, const T *panel, float *sums, int64_t many, int64_t inputs) {
+    multiply((Word *)rows, stride / PAIR, (Word *)panel, 32, sums, 32, many, 32, inputs / PAIR, 0);
+}
+
+/* rows x outputs, or what is added to it, from rows x inputs, by weights in panels */
 void product(const T *x, const T *weight, T *out, int64_t rows, int64_t inputs, int64_t outputs, int64_t add) {
     int64_t many = (rows + 15) / 16 * 16;
 #pragma omp parallel
@@ -154,8 +162,7 @@ void product(const T *x, const T *weight, T *out, int64_t rows, int64_t inputs, 
         begin(tiles);
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < outputs / 32; panel++) {
-            multiply((Word *)(many > rows ? own : x), inputs / PAIR, (Word *)(weight + panel * inputs * 32), 32, sums, 32,
-                     many, 32, inputs / PAIR, 0);
+            by_panel(many > rows ? own : x, inputs, weight + panel * inputs * 32, sums, many, inputs);
             for (int64_t r = 0; r < rows; r++) {
                 T *to = out + r * outputs + panel * 32;
                 if (add)
@@ -179,7 +186,7 @@ typedef struct {
     float eps, eps_after, scaling;
 } Facts;
 
-/* `count` rows of 32 numbers, rounded, each `stride` after the one before; where `add`, what was there is added then. */
+/* `count` rows of 32 numbers, rounded, each `stride` after the one before; where `add`, they are added to it. */
 static void put_rows(const float *sums, T *to, int64_t stride, int64_t count, int add) {
     for (int64_t r = 0; r < count; r++, sums += 32, to += stride)
         for (int64_t i = 0; i < 32; i++) to[i] = add ? narrow(load(to[i]) + load(narrow(sums[i]))) : narrow(sums[i]);
@@ -187,7 +194,7 @@ static void put_rows(const float *sums, T *to, int64_t stride, int64_t count, in
 
 /* What `layers` decoder layers make of `x`, one new token (`width` numbers) for each of `count` rows of the cache, in
    place: `step` and `product` of all of them, in one call, because a call takes as long as a layer's smaller products.
-   `cache` are each layer's keys and values. Its rows depend neither on each other nor on the number of threads. */
+   `cache` are each layer's keys and values, `part` is the width of a head. */
 void steps(const Layer *layer, const Facts *facts, T **cache, T *x, const T *cos, const T *sin, const int64_t *at,
            int64_t layers, int64_t count, int64_t width, int64_t part, int64_t capacity) {
     int64_t many = (count + 15) / 16 * 16, ranks = 0, inner = 0, outputs = 0, group = 0;
@@ -217,32 +224,32 @@ void steps(const Layer *layer, const Facts *facts, T **cache, T *x, const T *cos
             /* Each thread makes these few numbers for itself: to wait for each other would take longer. */
             norm_rows_to(x, one.norm, normed, long_row, facts[l].eps, count, width);
             for (int64_t j = 0; j < one.ranks; j += 32) {
-                multiply((Word *)normed, long_row / PAIR, (Word *)(one.thin + j * width), 32, sums, 32, many, 32, width / PAIR, 0);
+                by_panel(normed, long_row, one.thin + j * width, sums, many, width);
                 put_rows(sums, normed + width + j, long_row, count, 0);
             }
 #pragma omp for schedule(static)
             for (int64_t j = 0; j < all; j += 32) {
-                multiply((Word *)normed, long_row / PAIR, (Word *)(one.enter + j * long_row), 32, sums, 32, many, 32, long_row / PAIR, 0);
+                by_panel(normed, long_row, one.enter + j * long_row, sums, many, long_row);
                 put_rows(sums, rows + j, all, count, 0);
             }
 #pragma omp for schedule(static)
             for (int64_t job = 0; job < count * one.kept; job++) {
                 int64_t place = job / one.kept, head = job % one.kept, start = job * capacity * part;
                 const T *row = rows + place * all, *key = row + (one.heads + head) * part;
-                look(&own, row + head * own.group * part, key, key + one.kept * part, cos + place * part, sin + place * part,
-                     cache[2 * l] + start, cache[2 * l + 1] + start, at[place], seen + job * own.group * part, facts[l].scaling);
+                look(&own, row + head * own.group * part, key, key + one.kept * part, cos + place * part,
+                     sin + place * part, cache[2 * l] + start, cache[2 * l + 1] + start, at[place],
+                     seen + job * own.group * part, facts[l].scaling);
             }
 #pragma omp for schedule(static)
             for (int64_t j = 0; j < width; j += 32) {
-                multiply((Word *)seen, wide / PAIR, (Word *)(one.leave + j * wide), 32, sums, 32, many, 32, wide / PAIR, 0);
+                by_panel(seen, wide, one.leave + j * wide, sums, many, wide);
                 put_rows(sums, x + j, width, count, 1);
             }
             norm_rows_to(x, one.after, normed, width, facts[l].eps_after, count, width);
 #pragma omp for schedule(static)
             for (int64_t j = 0; j < one.inner; j += 32) {
-                multiply((Word *)normed, width / PAIR, (Word *)(one.unit + j * width), 32, sums, 32, many, 32, width / PAIR, 0);
-                multiply((Word *)normed, width / PAIR, (Word *)(one.unit + (one.inner + j) * width), 32, beside, 32, many, 32,
-                         width / PAIR, 0);
+                by_panel(normed, width, one.unit + j * width, sums, many, width);
+                by_panel(normed, width, one.unit + (one.inner + j) * width, beside, many, width);
                 for (int64_t r = 0; r < count; r++)
                     for (int64_t i = 0; i < 32; i++) {
                         float gate = load(narrow(sums[r * 32 + i])), up = load(narrow(beside[r * 32 + i]));
@@ -251,8 +258,7 @@ void steps(const Layer *layer, const Facts *facts, T **cache, T *x, const T *cos
             }
 #pragma omp for schedule(static)
             for (int64_t j = 0; j < width; j += 32) {
-                multiply((Word *)unit, one.inner / PAIR, (Word *)(one.down + j * one.inner), 32, sums, 32, many, 32,
-                         one.inner / PAIR, 0);
+                by_panel(unit, one.inner, one.down + j * one.inner, sums, many, one.inner);
                 put_rows(sums, x + j, width, count, 1);
             }
         }

@@ -38,7 +38,8 @@ static inline int64_t longest_of(int64_t blocks, int64_t tokens) {
 typedef void Finish(const void *work, int64_t row, const float *sums);
 
 /* C (rows x n), or what is added to it, is A (rows x k, in strips) times panels of `stride` numbers; rows, n and k are
-   multiples of 32, and n is 32 where rows are finished. A is read past the nearest cache, which is left to the panel. */
+   multiples of 32, and n is 32 where rows are finished. A is read past the nearest cache, which is left to the
+   panel. */
 INLINE void multiply_and(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows, int64_t n,
                          int64_t k, int add, Finish *finish, const void *work) {
     int64_t ahead = 1024 / rows < 8 ? 1024 / rows : 8; /* cache lines of what comes next for each 32 of k */
@@ -87,8 +88,8 @@ INLINE void multiply_and(const T *a, const T *panels, int64_t stride, float *c, 
         for (; done < rows; done++) finish(work, done, c + done * 32);
 }
 
-static void multiply_strips(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows, int64_t n,
-                     int64_t k, int add) {
+static void multiply_strips(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows,
+                            int64_t n, int64_t k, int add) {
     multiply_and(a, panels, stride, c, of_c, rows, n, k, add, 0, 0);
 }
 
@@ -121,7 +122,8 @@ static void to_strips(const T *from, int64_t stride, T *to, int64_t size, int64_
 }
 
 /* The same from parts of `part` numbers, each `tokens` rows after the one before. */
-static void parts_to_strips(const T *from, int64_t part, int64_t tokens, T *to, int64_t size, int64_t rows, int64_t width) {
+static void parts_to_strips(const T *from, int64_t part, int64_t tokens, T *to, int64_t size, int64_t rows,
+                            int64_t width) {
     for (int64_t i = 0; i < width; i += part) to_strips(from + i * tokens, part, to + i * rows, size, rows, part);
 }
 
@@ -204,7 +206,8 @@ INLINE void finish_rows(const void *work, int64_t row, const float *sums) {
     if (row < rows->size) put(rows->to + row * rows->stride, rounded(sums));
 }
 
-/* The first `size` rows of a product, rounded: n numbers in parts of `part`, each `tokens` rows after the one before. */
+/* The first `size` rows of a product, rounded: n numbers in parts of `part`, each `tokens` rows after the one
+   before. */
 static void product_rows(const T *a, const T *panels, float *c, T *to, int64_t part, int64_t tokens, int64_t size,
                          int64_t rows, int64_t n, int64_t k) {
     for (int64_t j = 0; j < n; j += 32) {
@@ -231,8 +234,8 @@ typedef struct {
     int64_t size, keep;
 } Unit;
 
-/* silu(z) u of 32 numbers, z the gate and u up. Kept for the gradient are its factors for z and for u, with s the sigmoid
-   of z: u (s + z s (1 - s)) and z s. */
+/* silu(z) u of 32 numbers, z the gate and u up. Kept for the gradient are its factors for z and for u, with s the
+   sigmoid of z: u (s + z s (1 - s)) and z s. */
 INLINE void finish_unit(const void *work, int64_t row, const float *sums) {
     const Unit *unit = work;
     const __m512 one = _mm512_set1_ps(1.0f);
@@ -295,10 +298,10 @@ void lay_transposed(const T *weight, T *panels, int64_t outputs, int64_t inputs,
     for (int64_t j = 0; j < inputs; j += 32) to_panel(weight + j, inputs, panels + j * (outputs + room), outputs);
 }
 
-/* A matrix in fp32 times `scaling`, rounded, into panels of `inputs` inputs, from output `row` and input `column` on. It is
-   small: to share it out would take longer. */
-void place(const float *from, T *panels, float scaling, int64_t rows, int64_t columns, int64_t of_row, int64_t of_column,
-           int64_t inputs, int64_t row, int64_t column) {
+/* A matrix in fp32 times `scaling`, rounded, into panels of `inputs` inputs, from output `row` and input `column` on.
+   It is small: to share it out would take longer. */
+void place(const float *from, T *panels, float scaling, int64_t rows, int64_t columns, int64_t of_row,
+           int64_t of_column, int64_t inputs, int64_t row, int64_t column) {
     for (int64_t o = row, end; o < row + rows; o = end) {
         end = (o / 32 + 1) * 32 < row + rows ? (o / 32 + 1) * 32 : row + rows;
         for (int64_t i = 0; i < columns; i++) {
@@ -345,8 +348,8 @@ void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin,
     }
 }
 
-/* ranks x n from two matrices of `rows` rows in strips, of `ranks` and of n columns: the first one's transpose times the
-   second. */
+/* ranks x n from two matrices of `rows` rows in strips, of `ranks` and of n columns: the first one's transpose times
+   the second. */
 static void outer(const T *a, const T *b, T *turned, T *panel, float *c, int64_t rows, int64_t ranks, int64_t n) {
     for (int64_t i = 0; i < ranks; i += 32) {
         to_panel(a + i * rows, 32, panel, rows);
@@ -413,8 +416,9 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
     leave(&shared);
 }
 
-/* tokens x width, what a layer returns, from its x and what its heads saw (heads x tokens x part, wide a token). For the gradient: `middle`, the
-   sum after the attention, `inverse` of its norm, and the unit's factors (`both`), by panels, if `keep`. */
+/* tokens x width, what a layer returns, from its x and what its heads saw (heads x tokens x part, wide a token). For
+   the gradient: `middle`, the sum after the attention, `inverse` of its norm, and the unit's factors (`both`), by
+   panels, if `keep`. */
 void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_up, const T *down, T *middle,
           float *inverse, T *both, T *out, float eps, int64_t tokens, int64_t wide, int64_t part, int64_t width,
           int64_t inner, int64_t keep) {
@@ -458,7 +462,8 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
     }
 }
 
-/* The gradients of x and of what the heads saw from that of the layer's result. Panels are of the transposed weights. */
+/* The gradients of x and of what the heads saw from that of the layer's result. Panels are of the transposed
+   weights. */
 void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up, const T *down, const T *middle,
                    const float *inverse, const T *both, T *of_x, T *of_seen, int64_t tokens, int64_t wide,
                    int64_t part, int64_t width, int64_t inner) {
@@ -497,7 +502,8 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
     }
 }
 
-/* rows x outputs from x (rows x width) and weights (outputs x width) as they stand, in panels only while they are used */
+/* rows x outputs from x (rows x width) and weights (outputs x width) as they stand, in panels only while they are
+   used */
 void head(const T *x, const T *weight, T *out, int64_t rows, int64_t width, int64_t outputs) {
     int64_t most = most_of(2 * width + 128);
     fresh(out, rows * outputs * 2);
@@ -515,7 +521,8 @@ void head(const T *x, const T *weight, T *out, int64_t rows, int64_t width, int6
             for (int64_t j = 0; j < outputs; j += 32) {
                 Rows into = {out + at * outputs + j, outputs, size};
                 transpose((const Word *)(weight + j * width), (Word *)panel, 32, width / 2);
-                multiply_and(in, panel, weight + (j + 32) * width - panel, c, 32, some, 32, width, 0, finish_rows, &into);
+                multiply_and(in, panel, weight + (j + 32) * width - panel, c, 32, some, 32, width, 0, finish_rows,
+                             &into);
             }
         }
         _mm_sfence();

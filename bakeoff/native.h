@@ -72,7 +72,8 @@ static inline float exponential(float x, float bound) {
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* 2^t for what is rounded to bf16 next: 2^n, n whole, times a polynomial of t - n, the best of its degree (2.6e-6 off) */
+/* 2^t for what is rounded to bf16 next: 2^n, n whole, times a polynomial of t - n, the best of its degree (2.6e-6
+   off) */
 #ifdef VECTORS
 INLINE __m512 powers(__m512 t) {
     __m512 r = _mm512_reduce_ps(t, 1), p = _mm512_set1_ps(0.0135341799f);
@@ -206,7 +207,8 @@ static inline void leave(Memory *memory) {
 static inline void narrow_all(const float *from, T *to, int64_t size) {
 #if defined(BF16) && defined(__AVX512BF16__)
     for (int64_t i = 0; i < size; i += 32)
-        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)));
+        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16),
+                                                                 _mm512_loadu_ps(from + i)));
 #else
 #pragma omp simd
     for (int64_t i = 0; i < size; i++) to[i] = narrow(from[i]);

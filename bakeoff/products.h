@@ -1,6 +1,6 @@
-/* Products of small matrices, by tiles, bf16 dot products or plain vectors: what attention and decoding share. They take A
-   row after row and B with PAIR rows interleaved, as the processor's instructions want them: a Word is so many numbers
-   along the inner dimension, two bf16 or one float. Sums are fp32. */
+/* Products of small matrices, by tiles, bf16 dot products or plain vectors: what attention and decoding share. They
+   take A row after row and B with PAIR rows interleaved, as the processor's instructions want them: a Word is so many
+   numbers along the inner dimension, two bf16 or one float. Sums are fp32. */
 
 #pragma once
 
