@@ -98,8 +98,7 @@ def stacked(layers: Sequence[nn.Linear]) -> torch.Tensor | None:
 def side_by_side(layers: Sequence[nn.Linear]) -> torch.Tensor:
     """The weights of `layers` as one matrix in memory, row after row: as they stand, else a copy."""
     found = stacked(layers)
-    weights = [layer.weight.detach() for layer in layers]
-    return found if found is not None else weights[0].contiguous() if len(weights) == 1 else torch.cat(weights)
+    return torch.cat([layer.weight.detach() for layer in layers]) if found is None else found
 
 
 def in_panels(weight: torch.Tensor) -> torch.Tensor:
