@@ -126,6 +126,8 @@ class MachineSettings:
     a CPU the quicker of sdpa and eager, timed once a machine, for packed documents in bf16, else eager."""
     packing: bool = True
     """Documents of a micro-batch in one row without padding, on a CPU and where the model allows; false: padded."""
+    labels_only: bool = True
+    """Logits of positions that predict a label token; false: of every position, as a model gives them by itself."""
     fused: bool = True
     """Layers of Llama's kind in fewer passes over memory, where documents are packed; false: transformers' own."""
     compiled: bool = True

@@ -185,8 +185,8 @@ def with_trunk(model: Any, examples: Sequence[Encoded], machine: MachineSettings
 
 
 def loss_sum(model: Any, batch: Batch, machine: MachineSettings) -> torch.Tensor:
-    """Cross-entropy in nats, summed over the batch's label tokens; logits of no other position are computed."""
-    head = plain_head(model) if machine.fused and batch.lengths else None
+    """Cross-entropy in nats, summed over the batch's label tokens."""
+    head = plain_head(model) if machine.fused and machine.labels_only and batch.lengths else None
     if head is None:
         logits = label_logits(model, batch, machine)
         return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
@@ -197,13 +197,16 @@ def label_logits(
     model: Any, batch: Batch, machine: MachineSettings, head: AbstractContextManager[Any] | None = None
 ) -> torch.Tensor:
     """label tokens x vocabulary; inside `passed_by(head)` x hidden size."""
+    keep = batch.predicts if machine.labels_only else torch.ones_like(batch.predicts)
+    logits: torch.Tensor
     with products_in(machine), head or nullcontext():
         if batch.lengths:
             share = sharing(model, machine)
-            return row_logits(model, batch.input_ids, batch.lengths, batch.predicts, documents(machine), share)
-        keep = with_virtual(model, batch.predicts)
-        logits: torch.Tensor = model(input_ids=batch.input_ids, logits_to_keep=keep, use_cache=False).logits
-        return logits.flatten(0, -2)
+            logits = row_logits(model, batch.input_ids, batch.lengths, keep, documents(machine), share)
+        else:
+            wanted = with_virtual(model, keep)
+            logits = model(input_ids=batch.input_ids, logits_to_keep=wanted, use_cache=False).logits.flatten(0, -2)
+    return logits if machine.labels_only else logits[batch.predicts.flatten()]
 
 
 def entropy(model: Any, hidden: torch.Tensor, labels: torch.Tensor, machine: MachineSettings) -> torch.Tensor:

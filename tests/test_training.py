@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import dataclasses
 import itertools
 import math
 
@@ -177,3 +178,19 @@ def test_every_second_is_booked_once():
     with clock("validation"):
         sum(range(200_000))
     assert clock.seconds["training"] == before and clock.seconds["validation"] > 0
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("name", ["lora", "soft-prompt", "full"])
+def test_logits_of_labelled_positions_give_the_loss_and_gradient_of_all(tiny, encoded, fp32, packed, name):
+    model = attached(tiny, name)
+    sizes, found = [], []
+    model.get_output_embeddings().register_forward_hook(lambda module, given, out: sizes.append(out[..., 0].numel()))
+    batch = collate(encoded, 256, packed=packed)
+    for labels_only in (True, False):
+        model.zero_grad()
+        loss = loss_sum(model, batch, dataclasses.replace(fp32, fused=False, labels_only=labels_only))
+        loss.backward()
+        found.append((loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)))
+    assert sizes == [len(batch.labels), batch.predicts.numel()]
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
