@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from bakeoff.errors import UsageError, first_line
+from bakeoff.errors import UsageError
 from bakeoff.settings import ROOT
 
 
@@ -101,33 +101,29 @@ def compare(options: argparse.Namespace) -> tuple[str, int]:
 
 def parameters(options: argparse.Namespace) -> str:
     """The parameter table of the selected methods, counted from the configuration alone."""
-    from bakeoff import models
+    from transformers.utils import logging
+
+    from bakeoff import blueprint, models
+    from bakeoff.attaching import fitted
     from bakeoff.catalogue import configure, refuse_unread, select
-    from bakeoff.parameters import count, shapes_of
     from bakeoff.start import load_settings
+    from bakeoff.weights import check_folder
 
     warnings.filterwarnings(
         "ignore", category=FutureWarning, module="transformers"
     )  # its own old names, in its own code
+    logging.disable_progress_bar()
     chosen = load_settings(options)
     entries = select(options.method or ["all"])
     refuse_unread(chosen, entries)
+    folder = models.named_folder(chosen.model)
+    if folder:
+        check_folder(folder, chosen.model.name)
+    base = blueprint.builder(chosen.model, folder, blueprint.vocabulary(chosen.model, folder))
     found = {}
     for entry in (entry for entry in entries if not entry.control):
         method, _ = configure(entry, chosen)
-        model = models.meta_model(chosen.model)
-        shapes = shapes_of(model)
-        try:
-            expected = method.expected_parameters(shapes)
-            attached = count(method.attach(model, None), shapes)
-        except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise UsageError(f"method {entry.name!r} can't attach to {chosen.model.name}: {reason}") from None
-        if attached != expected:
-            raise UsageError(
-                f"method {entry.name!r}: expected_parameters says {expected}, attach made {attached}; mend {entry.file}"
-            )
-        found[entry.name] = expected
+        _, found[entry.name], _ = fitted(entry, method, base, chosen.model.name)
     if not found:
         raise UsageError(f"--method {','.join(options.method)}: only controls, which train nothing; add --method lora")
     from bakeoff.report.table import parameter_table

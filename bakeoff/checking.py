@@ -102,6 +102,10 @@ def check(value: Any, hint: Any, limits: Mapping[str, Any], name: str) -> Any:
 def words(hint: Any) -> str:
     """A type as a user calls it."""
     known = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(json.dumps(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) in (tuple, list):
+        return "a list"
     return known.get(hint) or str(getattr(hint, "__name__", hint))
 
 

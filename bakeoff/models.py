@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 
 from bakeoff.conversion import convert, converted
 from bakeoff.errors import UsageError, first_line, nearest
+from bakeoff.parameters import Shapes, shapes_of
 from bakeoff.settings import ModelSettings, plain
 from bakeoff.tasks import package_folder
-from bakeoff.weights import check_folder, check_gguf
+from bakeoff.weights import check_folder, check_gguf, separate_head
 
 KNOWN = {  # name: package, file in it, sha256, note for the report
     "smollm2-135m": (
@@ -76,10 +77,14 @@ def locate(settings: ModelSettings, known: str = "") -> Source:
     )
 
 
+def named_folder(settings: ModelSettings) -> Path | None:
+    """The folder that the model's name is, if it is one."""
+    path = Path(os.path.expanduser(settings.name))
+    return path if settings.name not in (*KNOWN, "random") and os.path.isdir(path) else None
+
+
 def folder_source(folder: Path, name: str, note: str = "") -> Source:
     """A folder as `save_pretrained` writes it. Raises UsageError without a configuration or safetensors."""
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"--model {name}: the folder has no config.json; expected what save_pretrained writes")
     check_folder(folder, name)
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)})
     digest = hashlib.sha256(json.dumps([[path.name, sha256_of(path)] for path in files]).encode()).hexdigest()
@@ -142,20 +147,43 @@ def load(
         model = AutoModelForCausalLM.from_config(configuration(settings, len(tokenizer)), attn_implementation=attention)
         torch.random.set_rng_state(state)
     else:
-        with loading(settings, "its weights"):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=settings.trust_remote_code,
-                attn_implementation=attention,
-                output_loading_info=True,
-            )
-        model, found = loaded
-        if missing := sorted(found["missing_keys"]):  # transformers would draw them at random
-            raise UsageError(f"--model {settings.name}: its files lack {len(missing)} of its weights, as {missing[0]}")
+        model = from_files(settings, str(folder), attention)
     grow(model, len(tokenizer))
     return model, tokenizer
+
+
+def from_files(settings: ModelSettings, folder: str, attention: str, **options: Any) -> Any:
+    """The model of a folder, in fp32; an output head that its files hold apart stays apart, whatever its configuration
+    says. Raises UsageError for what transformers can't load, or would draw at random."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with loading(settings, "its weights"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=settings.trust_remote_code,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **options,
+        )
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise UsageError(f"--model {settings.name}: its files lack {len(missing)} of its weights, as {missing[0]}")
+    shapes = shapes_of(model)
+    if getattr(model.config, "tie_word_embeddings", False) and shapes.head and not tied(shapes):
+        # Both are in the files. transformers leaves them apart if they differ, and would tie them when they grow.
+        if separate_head(Path(folder), f"{shapes.embedding}.weight", f"{shapes.head}.weight"):
+            model.config.tie_word_embeddings = False
+        else:
+            model.tie_weights()
+    return model
+
+
+def tied(shapes: Shapes) -> bool:
+    """Whether the output head is the input embedding."""
+    return f"{shapes.embedding}.weight" in shapes.names(f"{shapes.head}.weight")
 
 
 @contextmanager
@@ -180,13 +208,14 @@ def loading(settings: ModelSettings, part: str, advice: str = "expected what sav
 
 def load_tokenizer(settings: ModelSettings, folder: Path | None) -> Any:
     """The tokenizer with the preset's special tokens. Raises UsageError when it has no end token."""
-    if folder is None:
+    if settings.name == "random":
         tokenizer = byte_tokenizer()
     else:
         from transformers import AutoTokenizer
 
+        place, options = whereabouts(settings, folder)
         with loading(settings, "its tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=settings.trust_remote_code, **options)
     if settings.special_tokens:
         tokenizer.add_special_tokens({"additional_special_tokens": list(settings.special_tokens)})
     if settings.pad_token:
@@ -274,7 +303,10 @@ def meta_model(
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = configuration(settings) if settings.architecture else read_configuration(settings, folder)
+    if settings.architecture and folder is None:
+        config = configuration(settings, vocabulary if settings.name == "random" else 0)
+    else:
+        config = read_configuration(settings, folder)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
@@ -289,16 +321,37 @@ def meta_model(
     return model
 
 
+def refuse_quantised(settings: ModelSettings, config: Any) -> None:
+    """Raises UsageError where a configuration says that the weights are quantised: such a base can't be trained."""
+    text = config.get_text_config()
+    for part in (config, text):
+        if found := getattr(part, "quantization_config", None):
+            values = found if isinstance(found, Mapping) else vars(found)
+            how = str(getattr(values.get("quant_method"), "value", values.get("quant_method") or "an unnamed method"))
+            raise UsageError(
+                f"--model {settings.name}: its weights are quantised ({how}, in config.json), and a quantised base "
+                "can't be trained here; give the model in full precision"
+            )
+
+
+def whereabouts(settings: ModelSettings, folder: Path | None) -> tuple[Path, dict[str, str]]:
+    """Where transformers finds configuration and tokenizer, and the options that it takes to read them."""
+    place = Path(folder or os.path.expanduser(settings.name))
+    if folder is None and settings.name in KNOWN:
+        package, file, _, _ = KNOWN[settings.name]
+        return package_folder(package, f"the weights of {settings.name}") / package, {"gguf_file": file}
+    if folder is None and place.suffix == ".gguf":
+        check_gguf(place)
+        return place.parent, {"gguf_file": place.name}
+    return place, {}
+
+
 def read_configuration(settings: ModelSettings, folder: Path | None) -> Any:
     """A model's configuration from its folder, GGUF file or hub; weights are not read."""
     from transformers import AutoConfig
 
-    place, options = Path(folder or os.path.expanduser(settings.name)), {}
-    if folder is None and settings.name in KNOWN:
-        package, file, _, _ = KNOWN[settings.name]
-        place, options = package_folder(package, f"the weights of {settings.name}") / package, {"gguf_file": file}
-    elif folder is None and place.suffix == ".gguf":
-        check_gguf(place)
-        place, options = place.parent, {"gguf_file": place.name}
+    place, options = whereabouts(settings, folder)
     with loading(settings, "its configuration", "check the name and the network, or give a folder or a .gguf file"):
-        return AutoConfig.from_pretrained(place, trust_remote_code=settings.trust_remote_code, **options)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=settings.trust_remote_code, **options)
+    refuse_quantised(settings, config)
+    return config

@@ -41,11 +41,32 @@ class ParameterCounts:
 
 
 class Shapes(Mapping[str, tuple[int, ...]]):
-    """The shapes of a base model's parameters by name, each tensor once; `ties` maps a second name to the first."""
+    """The shapes of a base model's parameters by name, each tensor once, and what its layers are.
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], ties: Mapping[str, str] | None = None) -> None:
+    A closed form is written from these alone: `shapes["model.norm.weight"]` is a shape, `shapes.size(name)` a number.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        ties: Mapping[str, str] | None = None,
+        *,
+        linear: Mapping[str, tuple[int, int]] | None = None,
+        head: str = "",
+        embedding: str = "",
+        model_type: str = "",
+    ) -> None:
         self._shapes = dict(shapes)
         self.ties = dict(ties or {})
+        """The first name of a tied tensor, by each of its other names."""
+        self.linear = dict(linear or {})
+        """(inputs, outputs) of every linear layer, by the layer's name; its weight may lie either way (Conv1D)."""
+        self.head = head
+        """The output head's name, as `lm_head`, so that `f"{head}.weight"` is its matrix; empty where there is none."""
+        self.embedding = embedding
+        """The input embedding's name, as `model.embed_tokens`; its weight is vocabulary x width."""
+        self.model_type = model_type
+        """The architecture as transformers calls it, as `llama`; empty where the model has no configuration."""
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
         return self._shapes[self.ties.get(name, name)]
@@ -86,7 +107,36 @@ def shapes_of(model: "nn.Module") -> Shapes:
         else:
             first[id(tensor)] = name
             shapes[name] = tuple(tensor.shape)
-    return Shapes(shapes, ties)
+    names = {id(module): name for name, module in model.named_modules()}
+    config: Any = getattr(model, "config", None)
+    return Shapes(
+        shapes,
+        ties,
+        linear={name: size for name, module in model.named_modules() if (size := linear_size(module))},
+        head=names.get(id(_of(model, "get_output_embeddings")), ""),
+        embedding=names.get(id(_of(model, "get_input_embeddings")), ""),
+        model_type=str(getattr(config, "model_type", "")),
+    )
+
+
+def linear_size(module: "nn.Module") -> tuple[int, int] | None:
+    """(inputs, outputs) of a linear layer; None for another module."""
+    from torch import nn
+
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if any(kind.__name__ == "Conv1D" for kind in type(module).__mro__):  # transformers': its weight is inputs x outputs
+        inputs, outputs = module.weight.shape  # type: ignore[misc]
+        return int(inputs), int(outputs)
+    return None
+
+
+def _of(model: Any, getter: str) -> Any:
+    """What the model's `getter` returns; None where it has none."""
+    try:
+        return getattr(model, getter)()
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def count(model: "nn.Module", base: Shapes) -> ParameterCounts:

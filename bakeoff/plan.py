@@ -14,7 +14,6 @@ from filelock import FileLock
 from bakeoff import machine, worker
 from bakeoff.catalogue import Entry, configure, refuse_unread, select
 from bakeoff.disk import write_whole
-from bakeoff.errors import UsageError
 from bakeoff.results import RunSpec
 from bakeoff.settings import MachineSettings, ModelSettings, Settings, TaskSettings, TrainingSettings, build, plain
 from bakeoff.store import Store
@@ -22,9 +21,9 @@ from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
 ROOMS = ("results", "settings", "machine", "shelf", "tasks", "conversion", "models", "encoding", "parameters",
-         "catalogue", "compiler", "native", "head", "kernels", "shared", "attention", "linear", "decoder", "layers",
-         "ordered", "trunk", "training", "checkpoints", "generation", "scoring", "resources", "adapters",
-         "run")  # fmt: skip
+         "targets", "catalogue", "compiler", "native", "head", "kernels", "shared", "attention", "linear",
+         "decoder", "layers", "ordered", "trunk", "training", "checkpoints", "generation", "scoring", "resources",
+         "adapters", "run")  # fmt: skip
 MACHINE = "machine.json"
 """What was timed of this machine, in a store. Who holds its lock computes something else."""
 
@@ -55,14 +54,14 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
     hashes = {"model": found["model"], "data": found["data"], "rooms": rooms_sha256()}
     versions = {**machine.versions(), "compiler": found["compiler"]}
     specs = {}
-    for entry, (method, recipe) in chosen:
+    for entry, (_, recipe) in chosen:
         seeds = settings.seeds[:1] if entry.control else settings.seeds
         specs[entry.name] = tuple(
             RunSpec(
                 method=entry.name,
                 control=entry.control,
                 method_file=str(entry.file),
-                hyperparameters=plain(method),
+                hyperparameters=found["methods"][entry.name],
                 seed=seed,
                 model=plain(settings.model),
                 task=plain(settings.task),
@@ -92,16 +91,19 @@ def probe(
     cache: str,
     tell: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Runs in a process of its own: hashes of model and data, the machine resolved, its compiler. Raises UsageError."""
-    from bakeoff import models, native, tasks
+    """Runs in a process of its own: hashes of model and data, the machine resolved, its compiler, and each method's
+    hyperparameters as the model decides them. Raises UsageError."""
+    from bakeoff import blueprint, models, native, positions, tasks
+    from bakeoff.attaching import fitted, tokens_before
     from bakeoff.attention import packable
     from bakeoff.catalogue import load_file
     from bakeoff.compiler import PLACE, NoCompiler
-    from bakeoff.run import attachable
+    from bakeoff.encoding import Encoder
 
     where = machine.resolve(build(MachineSettings, asked, "run"))
     settings = build(ModelSettings, model, "run")
-    loaded = tasks.load(build(TaskSettings, task, "run"))
+    documents = build(TaskSettings, task, "run")
+    loaded = tasks.load(documents)
     source = models.locate(settings)
     with ThreadPoolExecutor(1) as beside:
         # The C compiler works while Python converts a model.
@@ -124,23 +126,31 @@ def probe(
     ):
         wanted = remembered(Path(cache).parent / MACHINE, where)
     chosen = models.attention(settings, folder, wanted, forced=asked["attention"] != "auto")
+    base = blueprint.builder(settings, folder, len(tokenizer))
+    decided, notes = {}, []
     for name, file, hyperparameters in methods:
         entry = next(entry for entry in load_file(Path(file)) if entry.name == name)
+        method = build(entry.kind, hyperparameters, file)
         if entry.needs_model:
-            reason = attachable(
-                entry, build(entry.kind, hyperparameters, file), models.meta_model(settings, folder, len(tokenizer))
+            method, _, attached = fitted(entry, method, base, settings.name)
+            longest = documents.max_input_tokens
+            if getattr(entry.kind, "prompt", "") == "chat" and positions.table_size(attached):
+                encoder = Encoder(tokenizer, loaded, documents)
+                longest = max(len(encoder.chat(example)[0]) for example in loaded.examples.test)
+            virtual = tokens_before(attached)
+            note = positions.check(
+                attached, f"method {name!r}", settings.name, longest, virtual, documents.max_target_tokens
             )
-            if reason:
-                raise UsageError(
-                    f"method {name!r} can't attach to {settings.name}: {reason}; "
-                    f"change --set methods.{name}.KEY or leave it out"
-                )
+            notes += [note] * bool(note)
+        decided[name] = plain(method)
     return {
         "model": source.sha256,
         "data": loaded.sha256,
         "machine": plain(dataclasses.replace(where, attention=chosen)),
         "compiler": compiler,
         "no compiler": why,
+        "methods": decided,
+        "notes": notes,
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from bakeoff import adapters, layers, machine, models, native, scoring, tasks
 from bakeoff.attention import packable
-from bakeoff.catalogue import Entry, load_file
+from bakeoff.catalogue import load_file
 from bakeoff.checkpoints import Partial
 from bakeoff.compiler import PLACE
 from bakeoff.encoding import Encoder
@@ -233,16 +233,3 @@ def seed_everything(seed: int, where: MachineSettings) -> None:
     torch.use_deterministic_algorithms(True, warn_only=where.device == "cuda")
     # Nothing reads memory before it is written, so filling it first would only take time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def attachable(entry: Entry, method: Any, model: Any) -> str:
-    """Why `method` can't attach to `model` (which may stand on the meta device); empty when it can."""
-    shapes = shapes_of(model)
-    try:
-        method.expected_parameters(shapes)
-        counted = count(method.attach(model, None), shapes)
-    except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    if counted.trainable == 0 and not entry.control:
-        return "it leaves nothing to train"
-    return ""

@@ -73,6 +73,8 @@ def start(
     progress = Progress(file, live=live, newline=newline)
     if reason := planned.found["no compiler"]:
         progress.note(f"layers are computed by torch's operators, which is slower; native.c is not compiled: {reason}")
+    for note in planned.found["notes"]:
+        progress.note(note)
     return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
                    loans=loans, published=others, run_timeout=options.run_timeout)  # fmt: skip
 

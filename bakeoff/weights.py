@@ -14,6 +14,8 @@ SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 TEXT, LIST = 8, 9
 DIMENSIONS = 8
 """A tensor has at most 4; more is no tensor."""
+ROWS = 2**24
+"""Numbers of a matrix that are compared at a time."""
 
 
 def check_gguf(path: Path) -> None:
@@ -93,10 +95,23 @@ class Header:
             raise ValueError(f"its tensors claim {self.place + max(ends)} bytes, the file has {len(self.data)}")
 
 
+ADAPTER = "adapter_config.json"
+
+
 def check_folder(folder: Path, name: str) -> None:
-    """Raises UsageError for a folder without whole safetensors files, `name` being what the user calls it."""
+    """Raises UsageError for a folder that is no base model in whole safetensors files; the user calls it `name`."""
     from safetensors import SafetensorError, safe_open
 
+    if not (folder / "config.json").is_file():
+        reason = f"the folder holds an adapter ({ADAPTER}) and no base model; name the model that it was trained on"
+        if not (folder / ADAPTER).exists():
+            reason = "the folder has no config.json; expected what save_pretrained writes"
+        raise UsageError(f"--model {name}: {reason}")
+    if (folder / ADAPTER).exists():  # transformers would load it as a part of the base
+        raise UsageError(
+            f"--model {name}: an adapter ({ADAPTER}) lies beside the base model, which transformers would load with "
+            "it; move the adapter's files out of the folder, or merge it into the base (PEFT's merge_and_unload)"
+        )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickled = sorted(path for pattern in PICKLES for path in folder.glob(pattern))
@@ -117,3 +132,32 @@ def check_folder(folder: Path, name: str) -> None:
             raise UsageError(f"--model {name}: {path.name} is no index of weights; copy or download it again") from None
         if strange := sorted(map(str, named - {file.name for file in files})):
             raise UsageError(f"--model {name}: {path.name} names {strange[0]!r}, which is not in the folder")
+
+
+def separate_head(folder: Path, embedding: str, head: str) -> bool:
+    """Whether a folder's files hold an output head of its own, of other numbers than the input embedding's.
+
+    `embedding` and `head` are the names of the two weights in the model, which may begin with more than in the files.
+    """
+    from safetensors import safe_open
+
+    places: dict[str, tuple[Path, str]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 (no mapping)
+                for wanted in (embedding, head):
+                    if key == wanted or wanted.endswith(f".{key}") or key.endswith(f".{wanted}"):
+                        places[wanted] = (path, key)
+    if len(places) < 2:
+        return False
+    (one, first), (other, second) = places[embedding], places[head]
+    with safe_open(one, "pt") as left, safe_open(other, "pt") as right:
+        rows, others = left.get_slice(first), right.get_slice(second)
+        size = rows.get_shape()
+        if size != others.get_shape():
+            return True
+        step = max(1, ROWS // size[1])  # no copy of the whole, which may be gigabytes
+        return any(
+            not bool((rows[start : start + step] == others[start : start + step]).all())
+            for start in range(0, size[0], step)
+        )

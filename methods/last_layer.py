@@ -5,8 +5,6 @@ from typing import ClassVar
 
 from bakeoff.parameters import ParameterCounts, Shapes
 
-HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-
 
 @dataclass(frozen=True)
 class LastLayer:
@@ -34,9 +32,8 @@ class LastLayer:
 
     def expected_parameters(self, shapes: Shapes) -> ParameterCounts:
         """One matrix and its bias; untied, the matrix is a copy that the base model does not have."""
-        head = next(name for name in [*shapes, *shapes.ties] if name.endswith(HEADS))
+        head, bias = f"{shapes.head}.weight", f"{shapes.head}.bias"
         size = shapes.size(head)
-        bias = head.removesuffix("weight") + "bias"
         trainable = size + (shapes.size(bias) if bias in shapes else 0)
         second_names = (len(shapes.names(head)) - 1) * size
         added = size if self.untie and second_names else 0

@@ -5,12 +5,10 @@ from typing import ClassVar
 
 from bakeoff.parameters import ParameterCounts, Shapes
 
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-
 
 @dataclass(frozen=True)
 class SoftPrompt:
-    """`virtual_tokens` embeddings, each of the hidden size.
+    """`virtual_tokens` embeddings, each as wide as the input embedding, which may be narrower than the hidden size.
 
     They start from the embeddings of `text`, repeated or cut to length, or at random where `text` is empty.
     """
@@ -25,7 +23,14 @@ class SoftPrompt:
         import torch
         from peft import PromptTuningConfig, get_peft_model
 
-        config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self.virtual_tokens)
+        config = PromptTuningConfig(
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=self.virtual_tokens,
+            token_dim=model.get_input_embeddings().weight.shape[1],
+            # PEFT asks every prompt for these two; this one has no use for them, and not every model has heads.
+            num_layers=1,
+            num_attention_heads=1,
+        )
         start = self._start(model, tokenizer)
         wrapped = get_peft_model(model, config)
         if start is not None:
@@ -46,7 +51,7 @@ class SoftPrompt:
 
     def expected_parameters(self, shapes: Shapes) -> ParameterCounts:
         """virtual_tokens x the width of the input embedding."""
-        width = next(shapes[name][1] for name in shapes if name.endswith(EMBEDDINGS))
+        width = shapes[f"{shapes.embedding}.weight"][1]
         added = self.virtual_tokens * width
         return ParameterCounts(
             total=shapes.total + added, trainable=added, frozen=shapes.total, added=added, tied=shapes.tied
