@@ -28,23 +28,6 @@ def save(model: Any, folder: Path) -> Path:
     return folder / TENSORS
 
 
-def contents(model: Any) -> dict[str, torch.Tensor]:
-    """What `save` writes, by name, without writing it: the trained tensors themselves wherever they are saved as such.
-
-    The model may stand on the meta device.
-    """
-    if hasattr(model, "peft_config"):
-        from peft import get_peft_model_state_dict
-
-        if model.active_peft_config.is_prompt_learning:  # PEFT would copy what it computes from the encoder
-            return {"prompt_embeddings": model.prompt_encoder[model.active_adapter].embedding.weight}
-        found: dict[str, torch.Tensor] = get_peft_model_state_dict(
-            model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
-        )
-        return found
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
 def load(model: Any, folder: Path) -> None:
     """Puts saved tensors into `model`, which has the same method attached. Raises ValueError where they don't fit."""
     if hasattr(model, "peft_config"):

@@ -1,4 +1,4 @@
-"""Whether a method fits a model, found before its first run: what it trains is what it says, and what is saved."""
+"""Whether a method fits a model, found before its first run: it attaches, and trains what its closed form says."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ def fitted(entry: Entry, method: Any, build: Build, name: str) -> tuple[Any, Par
     """`method` as the model decides it, its counts, and the model (called `name`) with it attached.
 
     Raises UsageError with the reason where it can't attach, where its closed form is not what it trains, or where what
-    it would save is not what it trains.
+    it trains can't be loaded.
     """
     try:
         shapes = shapes_of(build("meta"))
@@ -25,32 +25,26 @@ def fitted(entry: Entry, method: Any, build: Build, name: str) -> tuple[Any, Par
         expected = method.expected_parameters(shapes)
         model = attached(method, build)
         found = count(model, shapes)
-        why = disagreement(entry, expected, found) or unpruned(model) or ("" if entry.control else unsaved(model))
+        why = unpruned(model) or disagreement(entry, expected, found)
     except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         why = kind + first_line(error)
     if why:
-        raise UsageError(
-            f"method {entry.name!r} can't attach to {name}: {why}; "
-            f"change --set methods.{entry.name}.KEY or leave it out"
-        )
+        remedy = "" if "; " in why else f"; change --set methods.{entry.name}.KEY or leave it out"
+        raise UsageError(f"method {entry.name!r} can't attach to {name}: {why}{remedy}")
     return method, expected, model
 
 
 def attached(method: Any, build: Build) -> Any:
     """The model with `method` attached: on the meta device, or with random values where the method needs values.
 
-    Raises UsageError where it changes frozen weights in another way each time: nobody could load what it saves.
+    Raises UsageError where what it freezes is drawn at random: nobody could load what it saves.
     """
     model = build("meta")
-    before = {id(tensor): tensor._version for tensor in model.parameters()}
+    before = {id(tensor): tensor._version for tensor in tensors(model).values()}
     try:
         found = method.attach(model, None)
-        changed = any(
-            not tensor.requires_grad and before.get(id(tensor), tensor._version) != tensor._version
-            for tensor in found.parameters()
-        )
-        if not changed:
+        if all(before.get(id(tensor)) == tensor._version for tensor in frozen(found).values()):
             return found
     except UsageError:
         raise
@@ -58,22 +52,29 @@ def attached(method: Any, build: Build) -> Any:
         pass
     import torch
 
-    state, digests = torch.random.get_rng_state(), []
-    try:
-        for seed in (0, 1):
-            model = build("cpu")
+    digests = []
+    for seed in (0, 1):
+        model = build("cpu")
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             found = method.attach(model, None)
-            digests.append(adapters.frozen_digests(found))
-    finally:
-        torch.random.set_rng_state(state)
-    if digests[0] != digests[1]:
-        [changed_name, *_] = [name for name in digests[0] if digests[0][name] != digests[1].get(name)]
+        digests.append(adapters.digests(frozen(found)))
+    if random := [name for name, digest in digests[0].items() if digest != digests[1].get(name)]:
         raise UsageError(
-            f"attach changes the frozen weight {changed_name} at random, and another time otherwise, so that what is "
-            "saved could not be loaded"
+            f"it freezes {random[0]} at random numbers, which are others when its trained tensors are loaded; "
+            "train it, or draw it from a generator with a seed of its own"
         )
     return found
+
+
+def tensors(model: Any) -> dict[str, Any]:
+    """Parameters and buffers by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def frozen(model: Any) -> dict[str, Any]:
+    """Parameters that are not trained, and buffers, by name."""
+    return {name: tensor for name, tensor in tensors(model).items() if not tensor.requires_grad}
 
 
 def disagreement(entry: Entry, expected: ParameterCounts, found: ParameterCounts) -> str:
@@ -100,24 +101,6 @@ def unpruned(model: Any) -> str:
                 "would train as LoRA of its first rank; take LoRA"
             )
     return ""
-
-
-def unsaved(model: Any) -> str:
-    """In what the saved tensors differ from the trained ones; empty where they are the same."""
-    trained = {id(tensor): name for name, tensor in model.named_parameters() if tensor.requires_grad}
-    saved = adapters.contents(model)
-    if set(map(id, saved.values())) == set(trained) and len(saved) == len(trained):
-        return ""
-    ids = {id(tensor) for tensor in saved.values()}
-    lost = [name for tensor, name in trained.items() if tensor not in ids]
-    more = [name for name, tensor in saved.items() if id(tensor) not in trained]
-    sizes = [sum(t.numel() for t in saved.values()), sum(t.numel() for t in model.parameters() if t.requires_grad)]
-    if sizes[0] == sizes[1] and lost and more:  # computed from what is trained, as PEFT's prompts are
-        return ""
-    parts = [f"it trains {lost[0]} and would not save it"] * bool(lost)
-    parts += [f"it would save {more[0]}, which it doesn't train"] * bool(more)
-    parts = parts or ["it would save a tensor at two names"]
-    return f"what it saves is not what it trains ({sizes[0]:,} numbers, {sizes[1]:,} trained): {'; '.join(parts)}"
 
 
 def tokens_before(model: Any) -> int:

@@ -142,12 +142,17 @@ def _of(model: Any, getter: str) -> Any:
 def count(model: "nn.Module", base: Shapes) -> ParameterCounts:
     """What `requires_grad` says of `model`, a base model of the shapes `base` with a method attached."""
     once = dict(model.named_parameters())
-    # PEFT's wrapper holds the input embedding at a name of its own; that is no tie of the model's.
+    # PEFT's wrapper holds the input embedding at a name of its own, and adapters of tied layers at two; these are no
+    # ties of the model's.
     inner: Any = model
     if hasattr(model, "get_base_model"):
         inner = model.get_base_model()  # type: ignore[operator]
-    ties = shapes_of(inner).ties
-    repeated = [tensor for name, tensor in inner.named_parameters(remove_duplicate=False) if name in ties]
+    ties, own = shapes_of(inner).ties, {base[name] for name in base.ties}
+    repeated = [
+        tensor
+        for name, tensor in inner.named_parameters(remove_duplicate=False)
+        if name in ties and tuple(tensor.shape) in own
+    ]
     total = sum(tensor.numel() for tensor in once.values())
     trainable = sum(tensor.numel() for tensor in once.values() if tensor.requires_grad)
     return ParameterCounts(

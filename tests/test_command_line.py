@@ -84,8 +84,8 @@ def the_error(code, out, err):
         (["--set", "methods.lora.rank=0"], "method 'lora' can't attach to random: ValueError"),
         (
             ["--set", "methods.lora.targets=['query']"],
-            "method 'lora' can't attach to random: targets: 'query' is no linear layer of this model; its linear layers "
-            "are q_proj, k_proj",
+            "method 'lora' can't attach to random: targets: 'query' is no linear layer of this model; its linear "
+            "layers are q_proj, k_proj",
         ),
         (["--set", "machine.attention=flash_attention_2"], "no flash_attention_2 attention"),
         (["--set", "model.architecture.hidden_size=33"], "not a multiple of the number of attention heads"),
