@@ -1,6 +1,7 @@
 """What a method trained, on disk: exactly those tensors, as safetensors in a folder that PEFT loads if it is PEFT's."""
 
 import math
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,31 @@ PEFT_TENSORS = "adapter_model.safetensors"
 
 
 def save(model: Any, folder: Path) -> Path:
-    """Writes the trained tensors of `model` into `folder`; returns the safetensors file."""
+    """Writes the trained tensors of `model` into `folder`; returns the safetensors file that holds exactly them.
+
+    PEFT's own file stands beside it where it holds something else: what an encoder computes (P-tuning), say, or frozen
+    projections.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
     if hasattr(model, "peft_config"):
         # PEFT would add the whole embedding where its vocabulary grew, and ask the hub whether it did.
         model.save_pretrained(folder, save_embedding_layers=False)
-        return folder / PEFT_TENSORS
-    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        if contents(load_file(folder / PEFT_TENSORS)) == contents(tensors):
+            return folder / PEFT_TENSORS
     save_tensors(tensors, folder / TENSORS)
     return folder / TENSORS
 
 
+def contents(tensors: dict[str, torch.Tensor]) -> Counter[tuple[tuple[int, ...], str]]:
+    """Shapes and checksums of tensors, whatever their names."""
+    found = digests(tensors)
+    return Counter((tuple(tensor.shape), found[name]) for name, tensor in tensors.items())
+
+
 def load(model: Any, folder: Path) -> None:
     """Puts saved tensors into `model`, which has the same method attached. Raises ValueError where they don't fit."""
-    if hasattr(model, "peft_config"):
+    if hasattr(model, "peft_config") and not (folder / TENSORS).is_file():
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         saved = load_file(folder / PEFT_TENSORS)

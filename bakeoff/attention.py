@@ -4,6 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,8 +19,14 @@ from bakeoff.shared import Copies, Shared, common
 
 PACKED = "bakeoff_packed"
 """The name under which transformers' models find `attend`."""
-PLAIN = ("llama", "qwen2", "qwen3", "mistral")
-"""Architectures whose attention is causal softmax attention and nothing else."""
+LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral")
+"""Architectures whose decoder layers may be computed in fewer passes (layers.py)."""
+HARMLESS = ("position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k")
+"""Tensors that a model may pass to its attention and that change nothing where `segments` say what is seen."""
+
+
+class Unpackable(ValueError):
+    """A model's attention asks for something that packed rows do not have; the text says what."""
 
 
 class Segments(Protocol):
@@ -31,9 +38,25 @@ class Segments(Protocol):
     """Where documents have their first tokens in common, and these stand in the row once."""
 
     def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float,
+        variant: "Variant" = ...,
+    ) -> torch.Tensor:  # fmt: skip
         """Tokens x heads x width from query heads x tokens x width, key and value heads x tokens x width."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What an architecture adds to causal softmax attention."""
+
+    window: int = 0
+    """A token sees itself and the window - 1 tokens before it; 0: all before it."""
+    softcap: float = 0.0
+    """Scores are squeezed into (-softcap, softcap) by a tanh; 0: they are not."""
+    dropout: float = 0.0
+    """Share of the weights that are dropped."""
+
+
+CAUSAL = Variant()
 
 
 def attend(
@@ -42,16 +65,29 @@ def attend(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float,
-    segments: Segments,
-    **unused: Any,
+    scaling: float | None = None,
+    segments: Segments | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls: 1 x heads x tokens x width in, 1 x tokens x heads x width out."""
+    """What transformers calls: 1 x heads x tokens x width in, 1 x tokens x heads x width out.
+
+    Raises Unpackable for attention that is not causal or that reads tensors of its own (sinks, position biases).
+    """
+    if segments is None:
+        raise Unpackable("its attention layers are not told which tokens belong together")
+    unknown = [name for name, given in others.items() if isinstance(given, torch.Tensor) and name not in HARMLESS]
+    if unknown or others.get("is_causal") is False:
+        raise Unpackable(f"its attention reads {unknown[0]}" if unknown else "its attention is not causal")
+    variant = Variant(sliding_window or 0, softcap or 0.0, dropout) if sliding_window or softcap or dropout else CAUSAL
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key, value = query[0], key[0], value[0]
     if segments.shared:
         query, key, value = (Copies.apply(part.transpose(0, 1), segments.shared) for part in (query, key, value))
         query, key, value = (part.transpose(0, 1) for part in (query, key, value))
-    found = segments(module.layer_idx, query, key, value, scaling)  # type: ignore[arg-type]
+    found = segments(module.layer_idx, query, key, value, scaling, variant)  # type: ignore[arg-type]
     if segments.shared:
         found = found.index_select(0, segments.shared.row)
     return found.unsqueeze(0), None
@@ -60,28 +96,34 @@ def attend(
 AttentionInterface.register(PACKED, attend)
 
 
-def packable(model: Any) -> bool:
-    """Whether `model` (or what PEFT wrapped) computes the same in one row: by its architecture."""
+def replaceable(model: Any) -> bool:
+    """Whether transformers lets the attention of `model` (or what PEFT wrapped) be another function."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return isinstance(inner, PreTrainedModel) and bool(inner._supports_attention_backend)
+
+
+def llama_like(model: Any) -> bool:
+    """Whether `model` (or what PEFT wrapped) is of an architecture whose layers layers.py may replace."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config: Any = getattr(inner, "config", None)
-    if not isinstance(inner, PreTrainedModel) or not inner._supports_attention_backend:
-        return False
     special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "attention_dropout")
-    if config.model_type not in PLAIN or any(getattr(config, name, None) for name in special):
+    if not replaceable(model) or config.model_type not in LLAMA_LIKE:
         return False
-    peft: Any = getattr(model, "active_peft_config", None)
-    return not getattr(peft, "is_prompt_learning", False) or peft.peft_type.value == "PROMPT_TUNING"
+    return not any(getattr(config, name, None) for name in special)
 
 
 def causal(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, flash: bool = False
-) -> torch.Tensor:
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, flash: bool = False,
+    variant: Variant = CAUSAL,
+) -> torch.Tensor:  # fmt: skip
     """Causal attention of one document: query heads x tokens x width, key and value with as many or fewer heads.
 
     Returns tokens x heads x width. The queries that share a key head are one matrix, so no key is copied for them.
     `flash`: by torch's own kernel where no gradient is wanted.
     """
-    if flash and not torch.is_grad_enabled():
+    if variant.window >= query.shape[1]:
+        variant = replace(variant, window=0)
+    if flash and not torch.is_grad_enabled() and variant == CAUSAL:
         out = scaled_dot_product_attention(
             query[None], key[None], value[None], is_causal=True, scale=scaling, enable_gqa=True
         )
@@ -95,10 +137,31 @@ def causal(
         end = min(start + BLOCK, length)
         rows = query[:, :, start:end].reshape(kept, group * (end - start), width)
         scores = torch.bmm(rows, key[:, :end].transpose(1, 2))
-        weights = causal_softmax(scores.view(kept, group, end - start, end), scaling, start).view_as(scores)
-        found.append(torch.bmm(weights, value[:, :end]).view(kept, group, end - start, width))
+        softmax = causal_softmax if variant == CAUSAL else functools.partial(variant_softmax, variant)
+        weights = softmax(scores.view(kept, group, end - start, end), scaling, start).view_as(scores)
+        found.append(torch.bmm(weights, value[:, :end]).view(kept, group, end - start, value.shape[2]))
     joined = torch.cat(found, dim=2) if len(found) > 1 else found[0]
-    return joined.permute(2, 0, 1, 3).reshape(length, heads, width)
+    return joined.permute(2, 0, 1, 3).reshape(length, heads, value.shape[2])
+
+
+def variant_softmax(variant: Variant, scores: torch.Tensor, scaling: float, start: int) -> torch.Tensor:
+    """The same as `causal_softmax` where an architecture adds something to it; `scores` stay as they are."""
+    queries = torch.arange(start, start + scores.shape[-2], device=scores.device).unsqueeze(1)
+    distance = queries - torch.arange(scores.shape[-1], device=scores.device)
+    seen = (distance >= 0) & (distance < variant.window) if variant.window else distance >= 0
+    weights = softmax_of(squeezed(scores * scaling, variant.softcap), seen)
+    return torch.nn.functional.dropout(weights, variant.dropout)
+
+
+def squeezed(scores: torch.Tensor, softcap: float) -> torch.Tensor:
+    """Scores between -softcap and softcap; as they are where it is 0."""
+    return softcap * torch.tanh(scores / softcap) if softcap else scores
+
+
+def softmax_of(scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Weights of the keys that are `seen`, computed in fp32 as transformers does."""
+    shares = torch.softmax(scores.masked_fill(~seen, -math.inf), dim=-1, dtype=torch.float32)
+    return shares.to(scores.dtype)
 
 
 def causal_softmax(scores: torch.Tensor, scaling: float, start: int) -> torch.Tensor:
@@ -211,10 +274,11 @@ class Documents:
         return torch.tensor([0, *self.lengths]).cumsum(0)
 
     def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float,
+        variant: Variant = CAUSAL,
+    ) -> torch.Tensor:  # fmt: skip
         parts = zip(*(tensor.split(self.lengths, dim=1) for tensor in (query, key, value)), strict=True)
-        return torch.cat([causal(q, k, v, scaling, self.flash) for q, k, v in parts])
+        return torch.cat([causal(q, k, v, scaling, self.flash, variant) for q, k, v in parts])
 
     def from_rows(
         self, sums: native.Sums, layer: int, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int,
@@ -256,113 +320,3 @@ class Documents:
 def documents(machine: MachineSettings) -> Callable[[Sequence[int]], Documents]:
     """Documents by their lengths, as `machine` computes attention."""
     return functools.partial(Documents, flash=machine.attention == "sdpa")
-
-
-class Cache:
-    """Keys and values of several rows, allocated once: layer -> two tensors of rows x heads x capacity x width."""
-
-    def __init__(self, rows: int, capacity: int) -> None:
-        self.rows, self.capacity = rows, padded(capacity)
-        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def of(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The two tensors of `layer`; `like` is heads x tokens x width."""
-        if layer not in self.layers:
-            shape = self.rows, like.shape[0], self.capacity, like.shape[2]
-            self.layers[layer] = like.new_zeros(shape), like.new_zeros(shape)
-        return self.layers[layer]
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copies the first `length` tokens of a row over another row's."""
-        for tensors in self.layers.values():
-            for tensor in tensors:
-                tensor[target, :, : padded(length)] = tensor[source, :, : padded(length)]
-
-
-def padded(length: int) -> int:
-    """The next multiple of 32: the compiled sums read so many tokens at a time, and leave 0 where none is yet."""
-    return math.ceil(length / 32) * 32
-
-
-class Prefill(Documents):
-    """Whole prompts, one after another in a row, each kept in a row of the cache of its own."""
-
-    def __init__(self, lengths: Sequence[int], cache: Cache, rows: Sequence[int], flash: bool = False) -> None:
-        super().__init__(lengths, flash)
-        self.cache, self.rows = cache, rows
-
-    def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
-        keys, values = self.cache.of(layer, key)
-        for row, k, v in zip(self.rows, key.split(self.lengths, dim=1), value.split(self.lengths, dim=1), strict=True):
-            for tensor, part in ((keys, k), (values, v)):
-                tensor[row, :, : part.shape[1]] = part
-                tensor[row, :, part.shape[1] : padded(part.shape[1])] = 0
-        return super().__call__(layer, query, key, value, scaling)
-
-    def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where the compiled sums keep keys and values, and each document's row there."""
-        keys, values = self.cache.of(layer, like)
-        if keys.dtype != like.dtype:
-            raise TypeError(f"the cache holds {keys.dtype}, a prompt brings {like.dtype}")
-        if max(self.lengths) > self.cache.capacity or not set(self.rows) <= set(range(self.cache.rows)):
-            raise ValueError(f"prompts of {self.lengths} tokens don't fit into {self.cache.capacity} of the cache")
-        if len(self.rows) != len(self.lengths):
-            raise ValueError(f"{len(self.lengths)} prompts are given {len(self.rows)} rows of the cache")
-        return keys, values, torch.tensor(self.rows)
-
-
-class Step:
-    """One new token for each of the first rows of the cache; a token sees its own row alone."""
-
-    wanted: torch.Tensor | None = None
-    shared: Shared | None = None
-
-    def __init__(self, cache: Cache, lengths: Sequence[int], device: Any) -> None:
-        """`lengths` are tokens in the cache before this step."""
-        self.cache = cache
-        self.computed: set[Any] = set()
-        """Decoder layers that one in front of them has taken with it."""
-        self.at = torch.tensor(lengths, device=device)
-        self.rows = torch.arange(len(lengths), device=device)
-        self.longest = max(lengths) + 1
-        self.seen = torch.arange(self.longest, device=device) <= self.at[:, None, None, None]
-
-    def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
-        keys, values = self.cache.of(layer, key)
-        keys[self.rows, :, self.at] = key.transpose(0, 1)
-        values[self.rows, :, self.at] = value.transpose(0, 1)
-        heads, rows, width = query.shape
-        # The queries that share a key head stand where a kernel expects tokens: no key is copied for them.
-        grouped = query.transpose(0, 1).reshape(rows, key.shape[0], -1, width)
-        seen = keys[:rows, :, : self.longest], values[:rows, :, : self.longest]
-        out = scaled_dot_product_attention(grouped, *seen, attn_mask=self.seen, scale=scaling)
-        return out.reshape(rows, heads, width)
-
-    def from_rows(
-        self, sums: native.Sums, layer: int, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int,
-        scaling: float,
-    ) -> torch.Tensor:  # fmt: skip
-        """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums."""
-        keys, values = self.kept_in(layer, rows)
-        width = cos.shape[-1]
-        heads = rows.shape[1] // width - 2 * kept
-        out = rows.new_empty(len(rows), heads, width)
-        sums.step(
-            rows, cos, sin, keys, values, self.at, out, float(scaling), len(rows), heads, kept, width, keys.shape[2]
-        )
-        return out
-
-    def kept_in(self, layer: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the compiled sums keep keys and values. Raises ValueError or TypeError where `rows` don't fit there."""
-        keys, values = self.cache.layers[layer]
-        if self.longest > keys.shape[2] or len(rows) > len(keys):
-            raise ValueError(
-                f"{len(rows)} rows of {self.longest} tokens don't fit into {len(keys)} of {keys.shape[2]} of the cache"
-            )
-        if keys.dtype != rows.dtype:
-            raise TypeError(f"the cache holds {keys.dtype}, a step brings {rows.dtype}")
-        return keys, values

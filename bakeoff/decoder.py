@@ -10,7 +10,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from bakeoff import native
-from bakeoff.attention import Documents, Step
+from bakeoff.attention import Documents
+from bakeoff.cache import Step
 from bakeoff.kernels import Thin
 from bakeoff.linear import WIDE, side_by_side
 

@@ -1,14 +1,16 @@
 """summarise: greedy, batched decoding on a schedule that the run fixes."""
 
 import contextlib
+import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
-from bakeoff.attention import Cache, Prefill, Step, forward, packable, row_logits, virtual_tokens
+from bakeoff import layout, plain
+from bakeoff.attention import forward, llama_like, row_logits, virtual_tokens
+from bakeoff.cache import Cache, Prefill, Step
 from bakeoff.checkpoints import Chunk
 from bakeoff.layers import sharing
 from bakeoff.ordered import ordered
@@ -45,15 +47,20 @@ def summarise(
     settings: GenerationSettings,
     machine: MachineSettings,
     *,
+    ends: Collection[int] = (),
     tell: Callable[[dict[str, Any]], None] = lambda news: None,
     done: Mapping[int, Chunk] | None = None,
     keep: Callable[[int, Chunk], None] = lambda number, chunk: None,
 ) -> tuple[dict[int, str], int]:
     """Summary by place in `prompts`, and the number of tokens written.
 
-    `done` are chunks of the schedule that an interrupted run finished; `keep` is called with each that is new.
+    A summary ends at the tokenizer's end token or at one of `ends`. Nothing but the logits and the two limits decides
+    what is written: settings of generation that a model's files bring along are not read. `done` are chunks of the
+    schedule that an interrupted run finished; `keep` is called with each that is new.
     """
-    packed = machine.packing and packable(model)
+    packed = machine.packing and layout.packable(model)
+    ends = {tokenizer.eos_token_id, *ends}
+    pick = functools.partial(highest, barred=unwritable(model, tokenizer))
     texts: dict[int, str] = {}
     written = 0
     chunks = schedule(prompts, settings.batch_size, REFILL if packed else 1)
@@ -65,14 +72,14 @@ def summarise(
                 continue
             asked = [prompts[place] for place in places]
             if packed:
-                rows = decode(model, asked, max_new_tokens, settings.batch_size, tokenizer.eos_token_id, machine)
+                rows = decode(model, asked, max_new_tokens, settings.batch_size, ends, pick, machine)
             else:
-                rows = generate(model, tokenizer, asked, max_new_tokens, machine)
+                rows = unpacked(model, asked, max_new_tokens, ends, pick, tokenizer.pad_token_id, machine)
             fresh, tokens = {}, 0
             for place, row in zip(places, rows, strict=True):
-                end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
-                tokens += min(end + 1, len(row))
-                fresh[place] = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+                tokens += len(row)
+                text = row[:-1] if row[-1] in ends else row
+                fresh[place] = tokenizer.decode(text, skip_special_tokens=True).strip()
             texts |= fresh
             written += tokens
             keep(number, Chunk(fresh, tokens))
@@ -80,9 +87,14 @@ def summarise(
     return texts, written
 
 
+Pick = Callable[[torch.Tensor], list[int]]
+"""Chooses a token for each row of logits."""
+
+
 def decode(
-    model: Any, prompts: Sequence[Sequence[int]], limit: int, rows: int, end: int, machine: MachineSettings
-) -> list[list[int]]:
+    model: Any, prompts: Sequence[Sequence[int]], limit: int, rows: int, ends: Collection[int], pick: Pick,
+    machine: MachineSettings,
+) -> list[list[int]]:  # fmt: skip
     """New tokens of each prompt, at most `limit`, the end token included; `rows` prompts are decoded at a time.
 
     Prompts are read without padding, keys and values are kept in place, and rows that end make room for the next
@@ -105,7 +117,7 @@ def decode(
             free = free[: len(fresh)]
             active += fresh
             for prompt, token in zip(
-                fresh, prefill(model, [prompts[p] for p in fresh], cache, free, machine), strict=True
+                fresh, pick(prefill(model, [prompts[p] for p in fresh], cache, free, machine)), strict=True
             ):
                 written[prompt].append(token)
         else:
@@ -113,11 +125,11 @@ def decode(
             last = torch.tensor([[written[p][-1] for p in active]], device=device)
             places = torch.tensor([lengths], device=device)
             logits = forward(inner, Step(cache, lengths, device), lengths, 0, places, input_ids=last)
-            for prompt, token in zip(active, highest(logits), strict=True):
+            for prompt, token in zip(active, pick(logits), strict=True):
                 written[prompt].append(token)
         for row in reversed(range(len(active))):
             prompt = active[row]
-            if written[prompt][-1] == end or len(written[prompt]) >= limit:
+            if written[prompt][-1] in ends or len(written[prompt]) >= limit:
                 mover = active.pop()
                 if row < len(active):
                     active[row] = mover
@@ -127,33 +139,49 @@ def decode(
 
 def prefill(
     model: Any, prompts: Sequence[Sequence[int]], cache: Cache, rows: Sequence[int], machine: MachineSettings
-) -> list[int]:
-    """The first new token of each prompt; its keys and values are in the cache's `rows` afterwards."""
+) -> torch.Tensor:
+    """Logits of each prompt's first new token; its keys and values are in the cache's `rows` afterwards."""
     device, flash = machine.device, machine.attention == "sdpa"
     ids = torch.tensor([[token for prompt in prompts for token in prompt]], device=device)
     lengths = [len(prompt) for prompt in prompts]
     keep = torch.zeros(ids.shape, dtype=torch.bool, device=device)
     keep[0, torch.tensor(lengths, device=device).cumsum(0) - 1] = True
     share = sharing(model, machine)
-    logits = row_logits(model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows, flash), share)
-    return highest(logits)
+    return row_logits(model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows, flash), share)
 
 
-def highest(logits: torch.Tensor) -> list[int]:
-    """The first token with the highest logit of each row; argmax finds the same in bf16, five times slower."""
+def highest(logits: torch.Tensor, barred: torch.Tensor | None = None) -> list[int]:
+    """The first token with the highest logit of each row that is not `barred`.
+
+    argmax finds the same in bf16, five times slower.
+    """
+    if barred is not None:
+        logits = logits.index_fill(-1, barred, -torch.inf)
     found: list[int] = logits.max(dim=-1).indices.tolist()
     return found
+
+
+def unwritable(model: Any, tokenizer: Any) -> torch.Tensor | None:
+    """Rows of the output head that are no token: a vocabulary is often padded to a round number. None without any."""
+    head = model.get_output_embeddings()
+    known = set(tokenizer.get_vocab().values())
+    barred = [] if head is None else [row for row in range(head.weight.shape[0]) if row not in known]
+    return torch.tensor(barred, device=head.weight.device) if barred else None
 
 
 @contextlib.contextmanager
 def decoding(model: Any, machine: MachineSettings) -> Iterator[None]:
     """No gradients, no dropout, and every weight as decoding wants it; nothing more inside another such block."""
     model.eval()  # first: beside dropout a LoRA is no product of weights
-    if READY in vars(model) or not (machine.packing and packable(model)):
+    if READY in vars(model):
         yield
         return
     vars(model)[READY] = True
     try:
+        if not (machine.packing and llama_like(model) and layout.packable(model)):
+            with products_in(machine), torch.inference_mode():
+                yield
+            return
         with in_precision(model, machine), ordered(model, machine), torch.inference_mode():
             yield
     finally:
@@ -174,28 +202,20 @@ def in_precision(model: Any, machine: MachineSettings) -> Iterator[None]:
             parameter.data = value
 
 
-def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], limit: int, machine: MachineSettings
-) -> list[list[int]]:
-    """The same by transformers' own loop, for architectures that don't stand in one row."""
-    config = GenerationConfig(
-        max_new_tokens=limit,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    ids, mask = pad_left(prompts, tokenizer.pad_token_id, machine.device)
-    with torch.inference_mode(), products_in(machine):
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    # PEFT's virtual tokens stand in the mask only, so new tokens follow the prompt's ids for every method.
-    found: list[list[int]] = output[:, ids.shape[1] :].tolist()
-    return found
+def unpacked(
+    model: Any, prompts: Sequence[Sequence[int]], limit: int, ends: Collection[int], pick: Pick, pad: int,
+    machine: MachineSettings,
+) -> list[list[int]]:  # fmt: skip
+    """The same by transformers' own forward, where prompts may not stand in one row.
 
+    They are padded on the left where the model takes notice of it, else those of one length are read together, else
+    each is read by itself.
+    """
 
-def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """batch x length ids and mask (1: a token, 0: padding), padded on the left so that all rows end together."""
-    length = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[pad] * (length - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return ids.to(device), mask.to(device)
+    def together(place: int) -> int:
+        if not layout.written(model):
+            return 0
+        return place if layout.alike(model) else len(prompts[place])
+
+    cached = not layout.cached(model)
+    return plain.write(model, prompts, limit, ends, pick, machine.device, pad=pad, together=together, cached=cached)

@@ -10,7 +10,8 @@ from torch.nn import functional
 from transformers.activations import SiLUActivation
 
 from bakeoff import native
-from bakeoff.attention import Documents, Segments, Step, packable
+from bakeoff.attention import Documents, Segments, llama_like
+from bakeoff.cache import Step
 from bakeoff.decoder import Layer, Stack, layer_of
 from bakeoff.kernels import (
     BLOCK,
@@ -106,7 +107,7 @@ def plain_trunk(model: nn.Module) -> Any:
     """What calls the decoder layers of `model`, if it gives what one returns to the next and to nobody else."""
     inner: Any = getattr(model, "get_base_model", lambda: model)()
     trunk: Any = getattr(inner, "model", None)
-    return trunk if trunk is not None and original(trunk) and packable(inner) and hasattr(trunk, "layers") else None
+    return trunk if trunk is not None and original(trunk) and llama_like(inner) and hasattr(trunk, "layers") else None
 
 
 def behind(module: nn.Module, trunk: Any) -> list[Any]:

@@ -233,6 +233,24 @@ def load_tokenizer(settings: ModelSettings, folder: Path | None) -> Any:
     return tokenizer
 
 
+def end_tokens(folder: Path | None) -> tuple[int, ...]:
+    """The tokens at which the model's own generation_config.json says that a text ends; () where it says nothing.
+
+    Nothing else is read of that file: how a bake-off writes is its own affair. Raises UsageError for what is no token.
+    """
+    path = folder / "generation_config.json" if folder else None
+    if path is None or not path.is_file():
+        return ()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError, OSError) as error:
+        raise UsageError(f"{path}: not a JSON object: {first_line(error)}") from None
+    ends = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(end) is int and end >= 0 for end in ends):
+        raise UsageError(f"{path}: eos_token_id = {found!r}: expected a token id or a list of them")
+    return tuple(ends)
+
+
 def byte_tokenizer() -> Any:
     """A tokenizer without a vocabulary file: one token a byte, and an end token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -21,9 +21,9 @@ from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
 ROOMS = ("results", "settings", "machine", "shelf", "tasks", "conversion", "models", "encoding", "parameters",
-         "targets", "catalogue", "compiler", "native", "head", "kernels", "shared", "attention", "linear",
-         "decoder", "layers", "ordered", "trunk", "training", "checkpoints", "generation", "scoring", "resources",
-         "adapters", "run")  # fmt: skip
+         "targets", "catalogue", "compiler", "native", "head", "kernels", "shared", "attention", "cache", "plain",
+         "layout", "linear", "decoder", "layers", "ordered", "trunk", "training", "checkpoints", "generation",
+         "scoring", "resources", "adapters", "run")  # fmt: skip
 MACHINE = "machine.json"
 """What was timed of this machine, in a store. Who holds its lock computes something else."""
 
@@ -95,7 +95,7 @@ def probe(
     hyperparameters as the model decides them. Raises UsageError."""
     from bakeoff import blueprint, models, native, positions, tasks
     from bakeoff.attaching import fitted, tokens_before
-    from bakeoff.attention import packable
+    from bakeoff.attention import replaceable
     from bakeoff.catalogue import load_file
     from bakeoff.compiler import PLACE, NoCompiler
     from bakeoff.encoding import Encoder
@@ -122,7 +122,7 @@ def probe(
         asked["attention"] == "auto"
         and where.packing
         and where.precision == "bf16"
-        and packable(models.meta_model(settings, folder))
+        and replaceable(models.meta_model(settings, folder))
     ):
         wanted = remembered(Path(cache).parent / MACHINE, where)
     chosen = models.attention(settings, folder, wanted, forced=asked["attention"] != "auto")

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from bakeoff.attention import documents, packable, row_logits, virtual_tokens
+from bakeoff import layout, plain
+from bakeoff.attention import documents, row_logits
 from bakeoff.checkpoints import Partial, Training
 from bakeoff.decoder import forget
 from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
@@ -164,19 +165,28 @@ def loss_of(model: Any, examples: Sequence[Encoded], pad: int, machine: MachineS
         hidden = torch.cat([example.hidden for example in examples if isinstance(example, Remembered)])
         labels = [label for example in examples for label in example.ids[example.prompt :]]
         return entropy(model, hidden, torch.tensor(labels, device=hidden.device), machine)
-    return loss_sum(model, collate(examples, pad, machine.device, packed=machine.packing and packable(model)), machine)
+    first, *others = batches(model, examples, pad, machine)
+    return sum((loss_sum(model, batch, machine) for batch in others), loss_sum(model, first, machine))
+
+
+def batches(model: Any, examples: Sequence[Encoded], pad: int, machine: MachineSettings) -> list[Batch]:
+    """`examples` in one row where `model` may read them so, else padded, else each by itself."""
+    packed = machine.packing and layout.packable(model)
+    if packed or len({len(example.ids) for example in examples}) == 1 or not layout.padded(model):
+        return [collate(examples, pad, machine.device, packed=packed)]
+    return [collate([example], pad, machine.device) for example in examples]
 
 
 def with_trunk(model: Any, examples: Sequence[Encoded], machine: MachineSettings, size: int, pad: int) -> Any:
     """`examples`, with what a frozen trunk says of them, `size` at a time, where the head is all that is trained."""
     head = head_alone(model) if machine.reuse_trunk else None
-    if head is None:
+    if head is None or layout.head_last(model):
         return examples
 
     @torch.no_grad()
     def hidden(some: Sequence[Encoded]) -> Sequence[torch.Tensor]:
-        batch = collate(some, pad, machine.device, packed=machine.packing and packable(model))
-        rows = label_logits(model, batch, machine, passed_by(head))
+        parts = batches(model, some, pad, machine)
+        rows = torch.cat([label_logits(model, batch, machine, passed_by(head)) for batch in parts])
         return rows.split([len(example.ids) - example.prompt for example in some])
 
     trunk = Trunk(examples, hidden, size)
@@ -186,7 +196,8 @@ def with_trunk(model: Any, examples: Sequence[Encoded], machine: MachineSettings
 
 def loss_sum(model: Any, batch: Batch, machine: MachineSettings) -> torch.Tensor:
     """Cross-entropy in nats, summed over the batch's label tokens."""
-    head = plain_head(model) if machine.fused and machine.labels_only and batch.lengths else None
+    fused = machine.fused and machine.labels_only and batch.lengths and not layout.head_last(model)
+    head = plain_head(model) if fused else None
     if head is None:
         logits = label_logits(model, batch, machine)
         return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
@@ -204,8 +215,7 @@ def label_logits(
             share = sharing(model, machine)
             logits = row_logits(model, batch.input_ids, batch.lengths, keep, documents(machine), share)
         else:
-            wanted = with_virtual(model, keep)
-            logits = model(input_ids=batch.input_ids, logits_to_keep=wanted, use_cache=False).logits.flatten(0, -2)
+            logits = plain.label_logits(model, batch.input_ids, keep)
     return logits if machine.labels_only else logits[batch.predicts.flatten()]
 
 
@@ -221,11 +231,6 @@ def entropy(model: Any, hidden: torch.Tensor, labels: torch.Tensor, machine: Mac
         needed = torch.is_grad_enabled() and (hidden.requires_grad or head.weight.requires_grad)
         loss: torch.Tensor = CrossEntropy.apply(hidden, head.weight, labels, needed)
         return loss
-
-
-def with_virtual(model: torch.nn.Module, predicts: torch.Tensor) -> torch.Tensor:
-    """`predicts` with a False column for each virtual token that PEFT puts in front of the sequence."""
-    return functional.pad(predicts, (virtual_tokens(model), 0), value=False)
 
 
 def products_in(machine: MachineSettings) -> AbstractContextManager[Any]:

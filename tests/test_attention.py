@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from bakeoff.attention import BLOCK, Documents, causal, packable, row_logits
+from bakeoff.attention import BLOCK, Documents, causal, row_logits
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoder, collate
 from bakeoff.generation import summarise
+from bakeoff.layout import packable
 from bakeoff.settings import GenerationSettings, TaskSettings
 from bakeoff.training import loss_of
 
@@ -69,10 +70,3 @@ def test_rows_that_end_make_room_and_no_text_changes(tiny, task, fp32, padded, n
     settings = GenerationSettings(batch_size=rows)
     ours = summarise(model, tokenizer, prompts, 20, settings, fp32)
     assert ours == summarise(model, tokenizer, prompts, 20, settings, padded)
-
-
-def test_an_architecture_with_attention_of_its_own_is_padded(tiny):
-    model, _ = tiny()
-    assert packable(model)
-    model.config.sliding_window = 64
-    assert not packable(model)

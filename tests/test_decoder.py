@@ -9,7 +9,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bakeoff import decoder, generation, head, layers, native
-from bakeoff.attention import Cache, Documents, Prefill, Step, forward, row_logits
+from bakeoff.attention import Documents, forward, row_logits
+from bakeoff.cache import Cache, Prefill, Step
 from bakeoff.catalogue import select
 from bakeoff.compiler import NoCompiler
 from bakeoff.generation import decoding

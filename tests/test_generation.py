@@ -8,7 +8,8 @@ import torch
 from bakeoff import generation, layers
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoder
-from bakeoff.generation import pad_left, schedule, summarise
+from bakeoff.generation import schedule, summarise
+from bakeoff.plain import pad_left
 from bakeoff.settings import GenerationSettings, TaskSettings
 
 METHODS = {entry.name: entry for entry in select(["all"])}
@@ -66,8 +67,10 @@ def test_prompts_wait_for_a_fourth_of_the_rows_and_fill_them_all(tiny, prompts, 
     model, _ = tiny()
     monkeypatch.setattr(generation, "PREFILL", at_once)
     events, ends, prefill, forward = [], iter(range(10**6)), generation.prefill, generation.forward
+
     # Every third token ends a summary, whatever the model says: rows get free at different steps.
-    monkeypatch.setattr(generation, "highest", lambda logits: [7 if next(ends) % 3 else 9 for _ in logits])
+    def pick(logits):
+        return [7 if next(ends) % 3 else 9 for _ in logits]
 
     def read(model, some, cache, places, machine):
         events.append(("read", cache.rows - places[0], len(some)))
@@ -79,7 +82,7 @@ def test_prompts_wait_for_a_fourth_of_the_rows_and_fill_them_all(tiny, prompts, 
 
     monkeypatch.setattr(generation, "prefill", read)
     monkeypatch.setattr(generation, "forward", step)
-    texts = generation.decode(model, prompts * 4, 20, rows, 9, fp32)
+    texts = generation.decode(model, prompts * 4, 20, rows, {9}, pick, fp32)
     assert all(text[-1] == 9 and 9 not in text[:-1] for text in texts)
     waiting, before = len(texts), "step"
     for what, number, taken in events:

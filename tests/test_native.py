@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional
 
 from bakeoff import compiler, layers, native, ordered
-from bakeoff.attention import Cache, Documents, Prefill, Step
+from bakeoff.attention import Documents
+from bakeoff.cache import Cache, Prefill, Step
 from bakeoff.catalogue import select
 from bakeoff.compiler import NoCompiler
 from bakeoff.errors import UsageError

@@ -86,8 +86,10 @@ def test_a_run_leaves_its_evidence(store):
     assert {"setup", "training", "validation", "evaluation", "checks"} <= set(run.seconds)
 
 
-def test_a_small_model_writes_its_checked_summaries_twice_only_if_the_reloaded_one_s_differ(store, tmp_path):
-    spec = dataclasses.asdict(bake(store)[0].plan.specs["lora"][0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checked_summaries_are_those_that_were_scored_but_for_bf16(store, tmp_path, precision):
+    """In bf16 a text may depend on how many are written together, so the trained model may write them once more."""
+    spec = dataclasses.asdict(bake(store, changes=[f"machine.precision={precision}"])[0].plan.specs["lora"][0])
 
     def check(small, forgetful=False):
         folder = tmp_path / f"{small}-{forgetful}"
@@ -95,7 +97,10 @@ def test_a_small_model_writes_its_checked_summaries_twice_only_if_the_reloaded_o
         return worker.call(jobs.checked, spec, folder, store.models, small, forgetful, log=log)
 
     (large, thrice), (small, asked) = check(0), check(2**30)
-    assert thrice == [3, 3, 3] and asked in ([3, 3], [3, 3, 3])
+    if precision == "fp32":
+        assert thrice == asked == [3, 3]
+    else:
+        assert thrice == [3, 3, 3] and asked in ([3, 3], [3, 3, 3])
     for evidence in (large, small):
         assert [row["again"] for row in evidence["reloaded"]] == [row["summary"] for row in evidence["reloaded"]]
         assert evidence["trained"] == evidence["reloaded_trained"]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from bakeoff import attention, layers, native
+from bakeoff import attention, layers, layout, native
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded, Encoder
 from bakeoff.generation import summarise
@@ -37,15 +37,22 @@ def alike():
 
 @pytest.fixture
 def tokens(monkeypatch):
-    """How many tokens each call of a model was given."""
+    """How many tokens each call of a model was given, beside those by which its layout is found."""
     seen = []
-    plain = attention.forward
+    plain, asked = attention.forward, layout.answer
 
     def spy(model, segments, lengths, keep, places=None, **inputs):
         seen.extend(tensor.shape[1] for tensor in inputs.values())
         return plain(model, segments, lengths, keep, places, **inputs)
 
+    def unseen(*given):
+        before = list(seen)
+        found = asked(*given)
+        seen[:] = before
+        return found
+
     monkeypatch.setattr(attention, "forward", spy)
+    monkeypatch.setattr(layout, "answer", unseen)
     return seen
 
 
@@ -142,6 +149,7 @@ CHANGES = {
 @pytest.mark.parametrize("training", [True, False])
 def test_what_a_method_brings_is_given_the_tokens_of_every_document(tiny, alike, fp32, tokens, what, training):
     model = attached(tiny, "lora", "plain")
+    layout.settle(model, [], packing=True)
     trunk = model.get_base_model().model
     CHANGES[what](trunk.norm, trunk)
     loss_of(model.train(training), alike, 256, fp32)
@@ -152,6 +160,7 @@ def test_a_class_of_transformers_that_a_method_patched_is_given_the_tokens_of_ev
     tiny, alike, fp32, tokens, monkeypatch
 ):
     model = attached(tiny, "lora", "plain")
+    layout.settle(model, [], packing=True)
     kind = type(model.get_base_model().model.norm)
     monkeypatch.setattr(kind, "plain_forward", kind.forward, raising=False)
     monkeypatch.setattr(kind, "forward", noisy)

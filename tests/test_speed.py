@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bakeoff.attention import virtual_tokens
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoded
 from bakeoff.machine import has_bf16
 from bakeoff.resources import Clock
 from bakeoff.settings import ROOT, TrainingSettings, load
-from bakeoff.training import fine_tune, with_virtual
+from bakeoff.training import fine_tune
 from lab import growth, opponents, speed, speed_report, work
 from lab.flops import training_flops
 
@@ -35,7 +36,7 @@ def test_derived_flops_are_what_torch_counts(tiny, name):
     labelled = torch.zeros(1, 40, dtype=torch.bool)
     labelled[0, 29:39] = True
     with FlopCounterMode(display=False) as counter:
-        keep = with_virtual(model, labelled)
+        keep = torch.nn.functional.pad(labelled, (virtual_tokens(model), 0))
         model(input_ids=torch.zeros(1, 40).long(), logits_to_keep=keep, use_cache=False).logits.sum().backward()
     assert training_flops(model, [(40, 10)], causal=False) == counter.get_total_flops()
 

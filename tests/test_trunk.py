@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from bakeoff import layout
 from bakeoff.catalogue import select
 from bakeoff.resources import Clock
 from bakeoff.settings import TrainingSettings
@@ -33,6 +34,8 @@ def test_a_head_with_more_than_a_matrix_to_it_is_called_as_it_is(tiny, encoded, 
         model.config.attention_dropout = 0.1
     assert head_alone(model) is None
     if what != "dropout in the attention":
+        layout.settle(model, [], packing=True)
+        calls.clear()
         recipe = TrainingSettings(epochs=1, batch_size=4, micro_batch_size=4)
         fine_tune(model, encoded[:4], encoded[4:6], recipe, fp32, seed=1, pad=256, clock=Clock())
         assert len(calls) == 3  # one step, and the validation before and after it
