@@ -13,16 +13,18 @@ from bakeoff.generation import summarise
 from bakeoff.settings import GenerationSettings
 from bakeoff.training import loss_of
 
-LLAMA = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64)
+LLAMA = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "intermediate_size": 64}  # fmt: skip
 SHAPES = {
     "llama": LLAMA,
-    "mistral": dict(LLAMA, sliding_window=7),
-    "gemma2": dict(LLAMA, head_dim=8, query_pre_attn_scalar=8, sliding_window=7, attn_logit_softcapping=2.0),
-    "gpt_neo": dict(hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
-                    window_size=7, max_position_embeddings=128, resid_dropout=0, embed_dropout=0, attention_dropout=0),
-    "bloom": dict(hidden_size=32, n_layer=2, n_head=4),
-    "rwkv": dict(hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, intermediate_size=64),
-    "lfm2": dict(LLAMA, layer_types=["conv", "full_attention"]),
+    "mistral": {**LLAMA, "sliding_window": 7},
+    "gemma2": {**LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 7, "attn_logit_softcapping": 2.0},
+    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]],
+                "window_size": 7, "max_position_embeddings": 128, "resid_dropout": 0, "embed_dropout": 0,
+                "attention_dropout": 0},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "rwkv": {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32, "intermediate_size": 64},
+    "lfm2": {**LLAMA, "layer_types": ["conv", "full_attention"]},
 }  # fmt: skip
 VIRTUAL = {
     "soft-prompt": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
