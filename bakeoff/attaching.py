@@ -30,6 +30,7 @@ def fitted(entry: Entry, method: Any, build: Build, name: str) -> tuple[Any, Par
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         why = kind + first_line(error)
     if why:
+        why = why.replace("methods.NAME.", f"methods.{entry.name}.")
         remedy = "" if "; " in why else f"; change --set methods.{entry.name}.KEY or leave it out"
         raise UsageError(f"method {entry.name!r} can't attach to {name}: {why}{remedy}")
     return method, expected, model

@@ -1,5 +1,6 @@
 """The base model without its values: what is counted, and what is checked before the first run."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from bakeoff.settings import ModelSettings
 def builder(settings: ModelSettings, folder: Path | None, vocabulary: int) -> Callable[[str], Any]:
     """A function that builds the base model anew on the device `meta` (shapes alone) or `cpu` (random values)."""
 
+    first = skeleton(settings, folder, vocabulary)
+
     def build(device: str) -> Any:
-        shapes = skeleton(settings, folder, vocabulary)
-        return shapes if device == "meta" else rehearsal(settings, shapes)
+        return copy.deepcopy(first) if device == "meta" else rehearsal(settings, first)
 
     return build
 

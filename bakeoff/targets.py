@@ -12,9 +12,12 @@ FALLBACK = (
     ("qkv_proj",),
     ("Wqkv",),
     ("c_attn",),
+    ("q_b_proj", "kv_b_proj"),
+    ("Wq", "Wv"),
+    ("q", "v"),
     ("in_proj",),
 )
-"""What reads attention's (or a state space's) input, by the names in use, for architectures that PEFT does not list."""
+"""Queries and values, fused or not, else a state space's input, by the names in use: where PEFT lists no default."""
 
 
 def target_names(targets: Sequence[str] | str, shapes: Shapes) -> tuple[str, ...]:
