@@ -102,9 +102,3 @@ def unpruned(model: Any) -> str:
                 "would train as LoRA of its first rank; take LoRA"
             )
     return ""
-
-
-def tokens_before(model: Any) -> int:
-    """Virtual tokens that an attached method puts before every prompt."""
-    config = getattr(model, "active_peft_config", None)
-    return int(getattr(config, "num_virtual_tokens", 0)) if getattr(config, "is_prompt_learning", False) else 0

@@ -94,8 +94,8 @@ def probe(
     """Runs in a process of its own: hashes of model and data, the machine resolved, its compiler, and each method's
     hyperparameters as the model decides them. Raises UsageError."""
     from bakeoff import blueprint, models, native, positions, tasks
-    from bakeoff.attaching import fitted, tokens_before
-    from bakeoff.attention import replaceable
+    from bakeoff.attaching import fitted
+    from bakeoff.attention import replaceable, virtual_tokens
     from bakeoff.catalogue import load_file
     from bakeoff.compiler import PLACE, NoCompiler
     from bakeoff.encoding import Encoder
@@ -137,10 +137,8 @@ def probe(
             if getattr(entry.kind, "prompt", "") == "chat" and positions.table_size(attached):
                 encoder = Encoder(tokenizer, loaded, documents)
                 longest = max(len(encoder.chat(example)[0]) for example in loaded.examples.test)
-            virtual = tokens_before(attached)
-            note = positions.check(
-                attached, f"method {name!r}", settings.name, longest, virtual, documents.max_target_tokens
-            )
+            note = positions.check(attached, f"method {name!r}", settings.name, longest, virtual_tokens(attached),
+                                   documents.max_target_tokens)  # fmt: skip
             notes += [note] * bool(note)
         decided[name] = plain(method)
     return {

@@ -7,7 +7,8 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from transformers import AutoModelForCausalLM
 
 from bakeoff import adapters, blueprint, models, positions
-from bakeoff.attaching import fitted, tokens_before
+from bakeoff.attaching import fitted
+from bakeoff.attention import virtual_tokens
 from bakeoff.catalogue import load_file, select
 from bakeoff.errors import UsageError
 from bakeoff.parameters import count, shapes_of
@@ -319,5 +320,5 @@ def test_a_method_that_cannot_be_what_it_says_is_refused_in_one_line(attach, bod
 
 
 def test_virtual_tokens_are_those_before_the_prompt():
-    assert tokens_before(fit("soft-prompt", of("llama"), virtual_tokens=7)[2]) == 7
-    assert tokens_before(fit("lora", of("llama"))[2]) == 0
+    assert virtual_tokens(fit("soft-prompt", of("llama"), virtual_tokens=7)[2]) == 7
+    assert virtual_tokens(fit("lora", of("llama"))[2]) == 0
