@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +276,11 @@ def configuration(settings: ModelSettings, vocabulary: int = 0) -> Any:
     except Exception as error:  # each architecture checks its values in its own way
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"model.architecture: model_type = {kind!r}: {type(error).__name__}: {reason}") from None
+    pad = getattr(default, "pad_token_id", None)
+    if "pad_token_id" not in values and pad is not None and pad >= config.get_text_config().vocab_size:
+        return configuration(
+            replace(settings, architecture={**settings.architecture, "pad_token_id": None}), vocabulary
+        )
     for key in values:
         if key in vars(config) and not hasattr(default, key):  # kept, but nobody reads it
             raise UsageError(f"model.architecture.{key} is not a setting of {kind!r}; {nearest(key, vars(default))}")

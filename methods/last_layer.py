@@ -32,6 +32,8 @@ class LastLayer:
 
     def expected_parameters(self, shapes: Shapes) -> ParameterCounts:
         """One matrix and its bias; untied, the matrix is a copy that the base model does not have."""
+        if not shapes.head:
+            raise ValueError("the model has no output head that is a layer of its own")
         head, bias = f"{shapes.head}.weight", f"{shapes.head}.bias"
         size = shapes.size(head)
         trainable = size + (shapes.size(bias) if bias in shapes else 0)

@@ -17,7 +17,7 @@ from bakeoff.targets import target_layers
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2}
 HEADS = {**SIZE, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64}
-GROUPED = {**HEADS, "num_key_value_heads": 2, "pad_token_id": None}
+GROUPED = {**HEADS, "num_key_value_heads": 2}
 WIDE = {**GROUPED, "head_dim": 8}
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 OPT = {**SIZE, "num_attention_heads": 4, "ffn_dim": 48, "max_position_embeddings": 64}
@@ -81,6 +81,9 @@ def test_every_shipped_method_attaches_to_every_architecture_and_counts_right(ki
     for entry in METHODS.values():
         fitted(entry, entry.kind(), base, kind)
     shapes = shapes_of(base("meta"))
+    assert (
+        shapes[f"{shapes.head}.weight"] == shapes[f"{shapes.embedding}.weight"] == (257, shapes.linear[shapes.head][0])
+    )
     for hyperparameters in ({"targets": "all-linear"}, {"targets": (shapes.head,)}, {"targets": (shapes.embedding,)}):
         if hyperparameters["targets"] == "all-linear" and kind.startswith("mamba"):
             continue  # refused: PEFT says why
@@ -317,6 +320,11 @@ def test_a_method_that_needs_or_changes_values_is_counted_with_values(attach, bo
 def test_a_method_that_cannot_be_what_it_says_is_refused_in_one_line(attach, body, counts, expected):
     found = complaint(attach, body, counts)
     assert found.startswith("method 'mine' can't attach to tiny: ") and expected in found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_shipped_method_is_counted_without_values(name):
+    assert {tensor.device.type for tensor in fit(name, of("llama"))[2].parameters()} == {"meta"}
 
 
 def test_virtual_tokens_are_those_before_the_prompt():

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bakeoff import blueprint, models, settings
+from bakeoff.__main__ import main
 from bakeoff.errors import UsageError
 from bakeoff.parameters import shapes_of
 from bakeoff.settings import ModelSettings
@@ -69,6 +70,15 @@ def test_a_padded_vocabulary_counts_in_a_plan_as_in_a_run(saved, tied, added):
     assert planned == loaded
     assert planned[0]["model.embed_tokens.weight"] == (max(320, 257 + len(added)), 32)
     assert bool(planned[1]) == tied
+
+
+def test_the_command_counts_a_folder_as_a_run_loads_it(saved, capsys):
+    added = [f"<{n}>" for n in range(70)]
+    assert main(["parameters", "--model", str(saved(True)), "--method", "full", "--set",
+                 f"model.special_tokens={added}"]) == 0  # fmt: skip
+    chosen = ModelSettings(name=str(saved(True)), special_tokens=tuple(added))
+    model, _ = models.load(chosen, models.locate(chosen), saved(True), "eager")
+    assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" in capsys.readouterr().out
 
 
 def test_a_token_that_is_there_already_counts_once_for_a_random_model():
