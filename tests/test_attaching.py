@@ -1,18 +1,20 @@
 """Every method on every architecture: it attaches and counts right, or is refused in one line before the first run."""
 
+import dataclasses
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import AutoModelForCausalLM
 
-from bakeoff import adapters, blueprint, models, positions
+from bakeoff import adapters, blueprint, models, plan, positions, settings
 from bakeoff.attaching import fitted
 from bakeoff.attention import virtual_tokens
 from bakeoff.catalogue import load_file, select
 from bakeoff.errors import UsageError
 from bakeoff.parameters import count, shapes_of
-from bakeoff.settings import ModelSettings
+from bakeoff.settings import ModelSettings, plain
 from bakeoff.targets import target_layers
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2}
@@ -54,14 +56,14 @@ def of(kind, **changes):
     return ModelSettings(name="random", architecture={**values, **ARCHITECTURES[kind], **changes})
 
 
-def builder(settings, folder=None):
-    return blueprint.builder(settings, folder, blueprint.vocabulary(settings, folder))
+def builder(chosen, folder=None):
+    return blueprint.builder(chosen, folder, blueprint.vocabulary(chosen, folder))
 
 
-def fit(name, settings, folder=None, **hyperparameters):
+def fit(name, chosen, folder=None, **hyperparameters):
     """What the plan finds: method, counts and the model with the method attached."""
     entry = METHODS[name]
-    return fitted(entry, entry.kind(**hyperparameters), builder(settings, folder), "tiny")
+    return fitted(entry, entry.kind(**hyperparameters), builder(chosen, folder), "tiny")
 
 
 def complaint(call, *arguments, **keywords):
@@ -330,3 +332,37 @@ def test_a_shipped_method_is_counted_without_values(name):
 def test_virtual_tokens_are_those_before_the_prompt():
     assert virtual_tokens(fit("soft-prompt", of("llama"), virtual_tokens=7)[2]) == 7
     assert virtual_tokens(fit("lora", of("llama"))[2]) == 0
+
+
+# The plan
+
+
+def probed(tmp_path, architecture, *names, **documents):
+    """What the plan finds out about `names` on a model of this architecture, for the documents of `smoke`."""
+    chosen = settings.load("smoke", changes=["machine.compiled=false", "machine.precision=fp32"])
+    asked = dataclasses.replace(chosen.task, max_input_tokens=96, max_target_tokens=32, **documents)
+    methods = [(name, str(METHODS[name].file), {}) for name in names]
+    (tmp_path / "models").mkdir(exist_ok=True)
+    return plan.probe(plain(of(architecture, **POSITIONS.get(architecture, {}))), plain(asked), plain(chosen.machine),
+                      methods, str(tmp_path / "models"), print)  # fmt: skip
+
+
+POSITIONS = {"gpt2": {"n_positions": 128}, "llama": {"max_position_embeddings": 128}}
+
+
+def test_a_plan_refuses_the_method_whose_tokens_have_no_position(tmp_path):
+    assert probed(tmp_path, "gpt2", "full")["notes"] == []
+    found = complaint(probed, tmp_path, "gpt2", "full", "soft-prompt")
+    assert found == (
+        "method 'soft-prompt': 96 tokens of prompt, 20 virtual, 32 of summary make 148, and random has 128 positions; "
+        "type --set task.max_input_tokens=76"
+    )
+
+
+def test_a_plan_holds_what_the_model_decides_and_says_what_it_was_not_made_for(tmp_path):
+    found = probed(tmp_path, "llama", "full", "lora", "soft-prompt")
+    assert found["methods"]["lora"]["targets"] == ["q_proj", "v_proj"]
+    [note] = found["notes"]
+    assert note.startswith("method 'soft-prompt': ") and note.endswith(
+        "random computes them, though it was made for 128"
+    )
