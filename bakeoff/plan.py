@@ -134,7 +134,9 @@ def probe(
         if entry.needs_model:
             method, _, attached = fitted(entry, method, base, settings.name)
             longest = documents.max_input_tokens
-            if getattr(entry.kind, "prompt", "") == "chat" and positions.table_size(attached):
+            if getattr(entry.kind, "prompt", "") == "chat" and positions.limited(
+                attached
+            ):  # a template's words are more
                 encoder = Encoder(tokenizer, loaded, documents)
                 longest = max(len(encoder.chat(example)[0]) for example in loaded.examples.test)
             note = positions.check(attached, f"method {name!r}", settings.name, longest, virtual_tokens(attached),

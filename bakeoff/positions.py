@@ -43,6 +43,11 @@ def original_context(model: Any) -> int:
     return min(sizes, default=0)
 
 
+def limited(model: Any) -> bool:
+    """Whether some length is refused."""
+    return bool(table_size(model) or original_context(model))
+
+
 def check(model: Any, who: str, name: str, prompt: int, virtual: int, target: int) -> str:
     """What must be said of a run whose longest text has so many tokens of prompt, virtual and target ones; or "".
 
