@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from bakeoff import adapters
+from bakeoff import adapters, layout
 from bakeoff.catalogue import Entry
 from bakeoff.errors import UsageError, first_line
 from bakeoff.parameters import ParameterCounts, count, shapes_of
@@ -25,7 +25,7 @@ def fitted(entry: Entry, method: Any, build: Build, name: str) -> tuple[Any, Par
         expected = method.expected_parameters(shapes)
         model = attached(method, build)
         found = count(model, shapes)
-        why = unpruned(model) or disagreement(entry, expected, found)
+        why = unpruned(model) or disagreement(entry, expected, found) or layout.unreadable(model)
     except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         why = kind + first_line(error)

@@ -14,7 +14,7 @@ from bakeoff.attention import CAUSAL, Documents, Variant, forward, replaceable, 
 from bakeoff.cache import Cache, Prefill, Step
 from bakeoff.errors import first_line
 from bakeoff.linear import passed_by, plain_head
-from bakeoff.plain import label_logits, steps
+from bakeoff.plain import begin, label_logits, steps
 
 FOUND = "_bakeoff_layout"
 """The attribute of a model that remembers the answers."""
@@ -184,6 +184,24 @@ def writes(model: Any, texts: Sequence[Sequence[int]], cached: bool) -> bool:
     rows = [[text[-1]] for text in texts]
     found = steps(model, [text[:-1] for text in texts], rows, device_of(model), 0, cached)
     return all(same(next(found), torch.stack([one[place] for one in alone])) for place in (-2, -1))
+
+
+def unreadable(model: Any) -> str:
+    """Why `model`, which may stand on the meta device, can't be given a document; empty where it can, or isn't known.
+
+    On the meta device shapes are followed without values; what needs values is left to the run.
+    """
+    try:
+        with torch.no_grad():
+            inner, given = begin(model, torch.zeros(1, min(LENGTHS), dtype=torch.long, device=device_of(model)), [0])
+            inner(**given, use_cache=False)
+    except Exception as error:  # an architecture's own complaint: its first line is the answer
+        # Some kernels (grouped products of experts) take other types on the meta device than on a processor.
+        unknown = isinstance(error, NotImplementedError) or any(
+            word in str(error).lower() for word in ("meta", "dtype")
+        )
+        return "" if unknown else f"{type(error).__name__}: {first_line(error)}"
+    return ""
 
 
 def ends_in_head(model: Any) -> str:

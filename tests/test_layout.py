@@ -24,6 +24,7 @@ SHAPES = {
                 "attention_dropout": 0},
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "rwkv": {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32, "intermediate_size": 64},
+    "mixtral": {**LLAMA, "num_local_experts": 4},
     "lfm2": {**LLAMA, "layer_types": ["conv", "full_attention"]},
 }  # fmt: skip
 VIRTUAL = {
@@ -37,12 +38,16 @@ VIRTUAL = {
 PROMPTS = [[(7 * row + 3 * place * place) % 250 for place in range(size)] for row, size in enumerate((5, 30, 17, 5))]
 
 
+def configured(kind, **changes):
+    values = {"vocab_size": 257, "eos_token_id": 256, "pad_token_id": 256, "bos_token_id": None,
+              "tie_word_embeddings": False, **SHAPES[kind], **changes}  # fmt: skip
+    return AutoConfig.for_model(kind, **values)
+
+
 def built(kind, method=None, **changes):
     """A tiny model whose attention is peaked, so that a wrong position or mask changes what it writes."""
     torch.manual_seed(3)
-    values = {"vocab_size": 257, "eos_token_id": 256, "pad_token_id": 256, "bos_token_id": None,
-              "tie_word_embeddings": False, **SHAPES[kind], **changes}  # fmt: skip
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
+    model = AutoModelForCausalLM.from_config(configured(kind, **changes))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -169,4 +174,15 @@ def test_what_settles_a_layout_draws_nothing_and_moves_nothing(fp32):
                                               ("gpt_neo", "")])  # fmt: skip
 def test_the_head_is_taken_alone_only_where_its_product_is_the_logits(kind, reason):
     found = layout.head_last(built(kind))
+    assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize(("kind", "method", "reason"), [
+    ("llama", "prefix", ""), ("gpt_neo", "soft-prompt", ""), ("lfm2", "soft-prompt", ""),
+    ("lfm2", "prefix", "ValueError: Cannot get conv state"), ("mixtral", "prefix", ""),
+])  # fmt: skip
+def test_shapes_alone_show_that_a_model_can_not_take_what_a_method_puts_before_a_document(kind, method, reason):
+    with torch.device("meta"):
+        model = peft.get_peft_model(AutoModelForCausalLM.from_config(configured(kind)), VIRTUAL[method])
+    found = layout.unreadable(model)
     assert found.startswith(reason) and bool(found) == bool(reason)
