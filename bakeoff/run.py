@@ -152,6 +152,7 @@ def run(
         },
         repeated_steps=partial.repeated(len(curves.steps)),
         model_note=base.source.note,
+        documents=layout.summary(answers, where.packing),
     )
 
 
@@ -198,7 +199,13 @@ class Base:
 
 
 def finish(
-    spec: RunSpec, task: tasks.Task, summaries: list[str], clock: Clock, model_note: str = "", **measured: Any
+    spec: RunSpec,
+    task: tasks.Task,
+    summaries: list[str],
+    clock: Clock,
+    model_note: str = "",
+    documents: str = "",
+    **measured: Any,
 ) -> tuple[RunResult, list[Prediction]]:
     """Scores the summaries and closes the books."""
     test = task.examples.test
@@ -211,7 +218,12 @@ def finish(
         scores=scores,
         document_ids=[example.id for example in test],
         signature=scoring.signature(),
-        environment={**machine.environment(), "compiler": spec.versions["compiler"], "model_note": model_note},
+        environment={
+            **machine.environment(),
+            "compiler": spec.versions["compiler"],
+            "model_note": model_note,
+            "documents": documents,
+        },
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=dict(clock.seconds),
         **{"parameters": None, **measured},

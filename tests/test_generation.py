@@ -1,14 +1,18 @@
 """Greedy decoding in batches."""
 
 import contextlib
+import dataclasses
+import json
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
-from bakeoff import generation, layers
+from bakeoff import generation, layers, models
 from bakeoff.catalogue import select
 from bakeoff.encoding import Encoder
-from bakeoff.generation import schedule, summarise
+from bakeoff.errors import UsageError
+from bakeoff.generation import schedule, summarise, unwritable
 from bakeoff.plain import pad_left
 from bakeoff.settings import GenerationSettings, TaskSettings
 
@@ -120,3 +124,54 @@ def test_a_model_that_was_training_is_decoded_as_one_that_was_not(tiny, fp32):
             found.append([layers.ORDERED in vars(module) for module in model.modules()])
             assert not any(module.training for module in model.modules())
     assert found[0] == found[1] and any(found[0])
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_summary_ends_at_any_of_its_end_tokens(tiny, prompts, fp32, packing):
+    model, tokenizer = tiny()
+    machine = dataclasses.replace(fp32, packing=packing)
+    whole, _ = summarise(model, tokenizer, prompts, 12, GenerationSettings(), machine)
+    second = tokenizer(whole[0], add_special_tokens=False).input_ids[1]
+    texts, _ = summarise(model, tokenizer, prompts, 12, GenerationSettings(), machine, ends=(second,))
+    expected = tokenizer.decode([second])
+    assert texts[0] == whole[0].partition(expected)[0].strip() and texts[0] != whole[0]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_settings_that_a_models_files_bring_along_change_no_text(tiny, prompts, fp32, packing):
+    found = []
+    for brought in ({}, {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 12,
+                         "suppress_tokens": list(range(200))}):  # fmt: skip
+        model, tokenizer = tiny()
+        model.generation_config = GenerationConfig(**brought)
+        machine = dataclasses.replace(fp32, packing=packing)
+        found.append(summarise(model, tokenizer, prompts, 12, GenerationSettings(), machine)[0])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_row_of_a_padded_vocabulary_is_never_written(tiny, prompts, fp32, packing):
+    model, tokenizer = tiny()
+    model.resize_token_embeddings(320)
+    head = model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.arange(320).float() * 100)  # the last row would always win
+    machine = dataclasses.replace(fp32, packing=packing)
+    assert unwritable(model, tokenizer).tolist() == list(range(257, 320))
+    texts, count = summarise(model, tokenizer, prompts, 5, GenerationSettings(), machine)
+    assert set(texts.values()) == {""} and count == len(prompts)  # of those that are left, the end token wins
+
+
+@pytest.mark.parametrize(
+    ("told", "found"), [(None, ()), ({}, ()), ({"eos_token_id": 5}, (5,)), ({"eos_token_id": [5, 7]}, (5, 7))]
+)
+def test_end_tokens_are_those_of_the_models_generation_config(tmp_path, told, found):
+    if told is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(told))
+    assert models.end_tokens(tmp_path) == found
+
+
+@pytest.mark.parametrize("told", ['{"eos_token_id": "x"}', '{"eos_token_id": [1, -2]}', "[1]", "{"])
+def test_an_end_token_that_is_none_is_refused_with_its_file(tmp_path, told):
+    (tmp_path / "generation_config.json").write_text(told)
+    with pytest.raises(UsageError, match=r"generation_config\.json"):
+        models.end_tokens(tmp_path)

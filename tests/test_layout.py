@@ -186,3 +186,17 @@ def test_shapes_alone_show_that_a_model_can_not_take_what_a_method_puts_before_a
         model = peft.get_peft_model(AutoModelForCausalLM.from_config(configured(kind)), VIRTUAL[method])
     found = layout.unreadable(model)
     assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("kind", "packing", "said"),
+    [
+        ("llama", True, "in one row"),
+        ("llama", False, "padded while training, padded while writing: machine.packing is off"),
+        ("rwkv", True, "padded while training, each by itself while writing: its attention can't be replaced"),
+    ],
+)
+def test_a_report_is_told_how_documents_stood_together_and_why(kind, packing, said):
+    model = built(kind)
+    layout.settle(model, [], packing)
+    assert layout.summary(layout.answers(model), packing).startswith(said)
