@@ -6,6 +6,7 @@ asks gets a reason in words, empty where the answer is yes.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -204,6 +205,8 @@ def unreadable(model: Any) -> str:
     try:
         with torch.no_grad():
             inner, given = begin(model, torch.zeros(1, min(LENGTHS), dtype=torch.long, device=device_of(model)), [0])
+            if "past_key_values" in given and "past_key_values" not in signature(inner.forward).parameters:
+                return "the method's virtual tokens are keys and values, and the model takes none"
             inner(**given, use_cache=False)
     except Exception as error:  # an architecture's own complaint: its first line is the answer
         # Some kernels (grouped products of experts) take other types on the meta device than on a processor.
