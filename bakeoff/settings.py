@@ -125,7 +125,8 @@ class MachineSettings:
     """Of documents that are read without a gradient where packed and not compiled, else of all. auto: sdpa on cuda; on
     a CPU the quicker of sdpa and eager, timed once a machine, for packed documents in bf16, else eager."""
     packing: bool = True
-    """Documents of a micro-batch in one row without padding, on a CPU and where the model allows; false: padded."""
+    """Documents of a micro-batch in one row without padding, on a CPU and where a test of the model with its method
+    shows that they see nothing of each other; false: padded."""
     labels_only: bool = True
     """Logits of positions that predict a label token; false: of every position, as a model gives them by itself."""
     fused: bool = True
