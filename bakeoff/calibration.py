@@ -11,7 +11,7 @@ from bakeoff.errors import UsageError
 from bakeoff.results import METRICS, RunResult
 from bakeoff.settings import ROOT, Settings
 
-BASELINES = ROOT / "reports" / "baselines"
+BASELINES = ROOT / "bench" / "baselines"
 
 
 def path_of(preset: str, folder: Path = BASELINES) -> Path:

@@ -38,7 +38,7 @@ def pytest_addoption(parser):
     add("--gate", action="store_true", help="fail where a method got worse than its baseline")
     add("--gate-strict", action="store_true", help="--gate, and fail where that can't be told")
     add("--update-baseline", action="store_true", help="accept what is measured, of five seeds or more; fails once")
-    add("--baseline", default="", metavar="FILE", help="accepted scores; default reports/baselines/PRESET.json")
+    add("--baseline", default="", metavar="FILE", help="accepted scores; default bench/baselines/PRESET.json")
     add("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")
 
 

@@ -94,7 +94,7 @@ def ahead(chosen: settings.Settings, store: Store, new: bool) -> None:
 
 def baseline_path(options: Namespace, chosen: settings.Settings) -> Path:
     """The file of the preset's accepted scores."""
-    return Path(options.baseline or settings.ROOT / "reports" / "baselines" / f"{chosen.preset}.json")
+    return Path(options.baseline or settings.ROOT / "bench" / "baselines" / f"{chosen.preset}.json")
 
 
 def share(session: Session) -> str:

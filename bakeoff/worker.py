@@ -46,6 +46,19 @@ QUIET = {
 }
 
 
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+"""How threads of OpenMP wait for each other, where the user says nothing of it.
+
+By default they spin for milliseconds, on a core that another process may need: two bake-offs on two cores, each slowed
+many times over. A thousand spins are the microseconds that a wait inside an operator takes; then a thread sleeps.
+"""
+
+
+def waiting() -> dict[str, str]:
+    """WAITING, or nothing where the environment already decides how threads wait."""
+    return {} if {*WAITING, "KMP_BLOCKTIME"} & set(os.environ) else dict(WAITING)
+
+
 _ending: list[Any] = []
 """The process that answered last, if it has not been waited for."""
 
@@ -63,7 +76,7 @@ def start_server(offline: bool) -> None:
     if START != "forkserver":
         return
     multiprocessing.get_context(START).set_forkserver_preload(["bakeoff.preload"])
-    changes = {**QUIET, **({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if offline else {})}
+    changes = {**QUIET, **waiting(), **({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if offline else {})}
     # The server takes its path from the environment alone, and may run in another folder.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with environment({**changes, "PYTHONPATH": path}):

@@ -1,5 +1,7 @@
 """How many parameters: counted four ways, which agree."""
 
+import pytest
+
 from bakeoff import published
 from bakeoff.parameters import ParameterCounts
 
@@ -20,10 +22,11 @@ def test_exactly_the_trainable_parameters_are_saved(runs):
 
 
 def test_counts_are_those_that_were_published(runs, bakeoff):
-    settings = bakeoff.plan.settings
+    settings, method = bakeoff.plan.settings, runs[0].spec["method"]
     if settings.changes:
-        return  # another method than the published one
-    for table in published.beside(settings):
-        if runs[0].spec["method"] in table.methods:
-            counts = ParameterCounts(**runs[0].parameters["requires_grad"])
-            assert table.mismatches(runs[0].spec["method"], counts) == []
+        pytest.skip("--set changed the settings: counts are published of others")
+    tables = [table for table in published.beside(settings) if method in table.methods]
+    if not tables:
+        pytest.skip(f"bench/published/ has no counts of {method} under the preset {settings.preset}")
+    for table in tables:
+        assert table.mismatches(method, ParameterCounts(**runs[0].parameters["requires_grad"])) == []

@@ -10,9 +10,10 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_rouge_reaches_its_floor(runs, floors, metric):
+    if metric not in floors:
+        pytest.skip(f"bench/thresholds.toml has no floor of {metric} for {runs[0].spec['method']}")
     scores = mean_over_seeds([run.scores[metric] for run in runs])
-    if metric in floors:
-        assert 100 * scores.mean() >= floors[metric]
+    assert 100 * scores.mean() >= floors[metric]
 
 
 @pytest.mark.parametrize("name", ["zero-shot", "shuffled"])

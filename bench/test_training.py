@@ -18,6 +18,8 @@ def test_the_loss_fell(runs):
 
 
 def test_weights_that_are_not_trained_are_bit_identical(runs):
+    if runs[0].parameters["requires_grad"]["frozen"] == 0:
+        pytest.skip("every weight is trained")
     for run in runs:
         assert run.evidence["frozen_changed"] == []
         assert run.evidence["frozen_before"] == run.evidence["frozen_after"]

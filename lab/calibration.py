@@ -1,8 +1,8 @@
 """How often the verdicts are wrong, and what they find: fitted to ten real seeds, then simulated.
 
-`python -m lab.calibration` reads `reports/calibration/scores.json` (`python -m lab.seeds` trains them anew), and writes
+`python -m lab.calibration` reads `bench/baselines/ci.seeds.json` (`python -m lab.seeds` trains them anew), and writes
 `reports/calibration/report.md` with its plots and, for comparisons with one seed,
-`reports/baselines/PRESET.calibration.json`.
+`bench/baselines/PRESET.calibration.json`.
 The same scores leave the same report.
 """
 
@@ -19,6 +19,8 @@ from bakeoff.contrasts import SeedVariance, components, contrast, detectable
 from bakeoff.results import METRICS
 from lab import calibration_report
 from lab.seeds import SCORES
+
+REPORT = settings.ROOT / "reports" / "calibration"
 
 SEEDS = ((1, 5), (3, 5), (5, 5))
 DOCUMENTS = (100, 400, 1000)
@@ -102,13 +104,13 @@ def main() -> None:
                for metric, documents, (seeds, _) in product(METRICS, DOCUMENTS, SEEDS)},
         agreement=[agreement(draw, scores["rougeL"][a], scores["rougeL"][b]) for a, b in ((0, 1), (2, 3), (4, 5))],
     )  # fmt: skip
-    calibration_report.write(found, SCORES.parent)
+    calibration_report.write(found, REPORT)
     chosen = settings.load(kept["preset"])
     path = calibration.path_of(chosen.preset)
     path.parent.mkdir(parents=True, exist_ok=True)
     variances = {metric: fits[metric].variance for metric in METRICS}
     path.write_text(calibration.dump(chosen, kept["signature"], kept["method"], len(kept["seeds"]), variances))
-    print(SCORES.parent / "report.md", path, sep="\n")
+    print(REPORT / "report.md", path, sep="\n")
 
 
 def fit(scores: np.ndarray) -> Fit:

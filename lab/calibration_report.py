@@ -32,6 +32,7 @@ class Found:
 
 def write(found: Found, folder: Path) -> None:
     """Writes report.md and its plots."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, figure in zip(PLOTS, (seeds(found), alarms(found), power(found)), strict=True):
         figure.savefig(folder / f"{name}.png", dpi=100, metadata={"Software": None})
     (folder / "report.md").write_text(page(found), encoding="utf-8")
@@ -44,7 +45,7 @@ def page(found: Found) -> str:
     parts = [
         "# Calibration of the verdicts",
         f"Fitted to {len(kept['seeds'])} real seeds of {kept['method']} on the preset {kept['preset']} "
-        f"({kept['model']}, {kept['task']}, {documents} test documents), kept in scores.json. "
+        f"({kept['model']}, {kept['task']}, {documents} test documents), kept in bench/baselines/ci.seeds.json. "
         "All figures are F1 x 100 or percent. `make calibrate` writes this page anew from the kept scores; "
         "`python -m lab.seeds` trains them anew.",
         "## Variance components",

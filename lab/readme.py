@@ -1,4 +1,4 @@
-"""Keeps the README true: its list of rooms from the code, its table from the committed report.
+"""Keeps the README true: its list of rooms from the code, its table from the report that is kept in docs/.
 
 `python -m lab.readme` (`make readme`) writes both between their marks.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-REPORT = ROOT / "reports" / "quick" / "report.md"
+REPORT = ROOT / "docs" / "reports" / "quick" / "report.md"
 
 
 def rooms() -> str:
@@ -30,7 +30,7 @@ def table() -> str:
     """The comparison table of the committed report, with what stands above and below it."""
     text = REPORT.read_text(encoding="utf-8")
     section = text.partition("\n## Comparison\n")[2].partition("\n## ")[0].strip()
-    return f"{section}\n\nFrom [reports/quick/report.md](reports/quick/report.md)."
+    return f"{section}\n\nFrom [docs/reports/quick/report.md](docs/reports/quick/report.md)."
 
 
 def between(text: str, mark: str, new: str) -> str:
@@ -45,9 +45,7 @@ def between(text: str, mark: str, new: str) -> str:
 def main() -> None:
     """Writes the README anew."""
     text = between(README.read_text(encoding="utf-8"), "rooms", rooms())
-    if REPORT.is_file():
-        text = between(text, "table: reports/quick", table())
-    README.write_text(text, encoding="utf-8")
+    README.write_text(between(text, "table: docs/reports/quick", table()), encoding="utf-8")
 
 
 if __name__ == "__main__":

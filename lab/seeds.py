@@ -1,6 +1,6 @@
 """Many seeds of one method on one preset, kept as per-document scores: what the calibration is fitted to.
 
-`python -m lab.seeds` trains ten seeds of LoRA on the preset `ci` and writes `reports/calibration/scores.json`.
+`python -m lab.seeds` trains ten seeds of LoRA on the preset `ci` and writes `bench/baselines/ci.seeds.json`.
 Finished runs are not repeated.
 """
 
@@ -14,7 +14,7 @@ from bakeoff.progress import Progress
 from bakeoff.session import Session
 from bakeoff.store import Store
 
-SCORES = settings.ROOT / "reports" / "calibration" / "scores.json"
+SCORES = settings.ROOT / "bench" / "baselines" / "ci.seeds.json"
 DIGITS = 5
 
 

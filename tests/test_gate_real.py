@@ -5,7 +5,7 @@ import pytest
 from bakeoff import worker
 from bakeoff.settings import ROOT
 
-ACCEPTED = ROOT / "reports" / "baselines" / "ci.json"
+ACCEPTED = ROOT / "bench" / "baselines" / "ci.json"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
