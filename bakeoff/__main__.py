@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from bakeoff.errors import UsageError
-from bakeoff.settings import ROOT
+from bakeoff.errors import UsageError, nearest, one_line
+from bakeoff.settings import ROOT, ScoringSettings, build, parse_change
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,6 +59,14 @@ def parser() -> argparse.ArgumentParser:
         help="a run's fingerprint or its first digits, its folder, or a .jsonl file with reference and summary",
     )
     scores.add_argument("--store", default=str(ROOT / ".bakeoff"), metavar="FOLDER")
+    scores.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help="scoring.tokenizer=unicode or scoring.references=mean; a run's own if not given",
+    )
     scores.add_argument("--json", action="store_true", help="per-document scores as JSON")
     scores.set_defaults(command=score)
 
@@ -90,6 +98,7 @@ def compare(options: argparse.Namespace) -> tuple[str, int]:
         asked=asked,
         dead=measured.dead,
         spreads=calibration.load(accepted.settings, accepted.record.signature),
+        unscored="; ".join(dict.fromkeys(filter(None, (accepted.unscored, measured.unscored)))),
         baseline=options.baseline,
         remedy="give two files of the same methods and documents",
     )
@@ -133,8 +142,8 @@ def parameters(options: argparse.Namespace) -> str:
 
 def score(options: argparse.Namespace) -> str:
     """ROUGE of saved predictions, computed anew."""
-    from bakeoff import scoring
-    from bakeoff.store import MANIFEST, SCHEMA, foreign_schema, intact, read_predictions
+    from bakeoff.scoring import Scorer
+    from bakeoff.store import MANIFEST, SCHEMA, foreign_schema, intact, one_document_an_id, read_predictions
 
     path = predictions_path(options.run, Path(options.store))
     if (schema := foreign_schema(path.parent)) is not None:
@@ -144,13 +153,36 @@ def score(options: argparse.Namespace) -> str:
         )
     if (path.parent / MANIFEST).is_file() and not intact(path.parent):
         raise UsageError(f"score {options.run!r}: a file in {path.parent} is not what was stored; make the run again")
-    predictions = read_predictions(path)
-    scores = scoring.score([p.summary for p in predictions], [p.reference for p in predictions])
+    predictions = one_document_an_id(path, read_predictions(path))
+    scorer = Scorer(scoring_of(path.parent, options.changes))
+    covered = scorer.coverage((one.id, one.references) for one in predictions)
+    if covered.refusal:
+        raise UsageError(f"score {options.run!r}: {covered.refusal}")
+    ids, scores = scorer.score(predictions)
+    notes = [covered.note] if covered.note else []
     if options.json:
-        ids = [prediction.id for prediction in predictions]
-        return json.dumps({"signature": scoring.signature(), "document_ids": ids, "scores": scores})
-    means = [f"{metric:<8}{100 * sum(values) / len(values):6.2f}" for metric, values in scores.items()]
-    return "\n".join([f"{len(predictions)} documents, F1 x 100", *means, scoring.signature()])
+        return json.dumps({"signature": scorer.signature(), "document_ids": ids, "scores": scores, "notes": notes})
+    documents = f"{len(ids)} document{'s' * (len(ids) != 1)}"
+    several = f", {len(predictions)} summaries" if len(predictions) > len(ids) else ""
+    means = [f"{metric:<10}{100 * sum(values) / len(values):6.2f}" for metric, values in scores.items()]
+    said = [f"note: {one_line(note)}" for note in notes]
+    return "\n".join([*said, f"{documents}{several}, F1 x 100", *means, scorer.signature()])
+
+
+def scoring_of(folder: Path, changes: list[str]) -> ScoringSettings:
+    """The settings of a stored run's scores (the defaults where `folder` holds none), changed by `--set scoring.*`."""
+    from bakeoff.store import read_result
+
+    file = folder / "result.json"
+    values = dict(read_result(file).spec.get("scoring", {})) if file.is_file() else {}
+    for text in changes:
+        key, value = parse_change(text)
+        if not key.startswith("scoring."):
+            known = [f"scoring.{name}" for name in ("tokenizer", "references")]
+            raise UsageError(f"--set {key}: not a setting of score; {nearest(key, known)}")
+        values[key.removeprefix("scoring.")] = value
+    found: ScoringSettings = build(ScoringSettings, values, "--set", "scoring.")
+    return found
 
 
 def predictions_path(name: str, store: Path) -> Path:

@@ -9,6 +9,7 @@ from bakeoff.baseline import Record, read
 from bakeoff.contrasts import SeedVariance, components
 from bakeoff.errors import UsageError
 from bakeoff.results import METRICS, RunResult
+from bakeoff.scoring import same_scores
 from bakeoff.settings import ROOT, Settings
 
 BASELINES = ROOT / "bench" / "baselines"
@@ -35,7 +36,8 @@ def load(settings: Settings, signature: str, folder: Path = BASELINES) -> dict[s
             raise ValueError("a figure is out of its range")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: not a calibration ({error!r}); type: make calibrate") from None
-    return variances if told == (settings.model.name, settings.task.name, signature) else {}
+    fits = told[:2] == (settings.model.name, settings.task.name) and same_scores(str(told[2]), signature)
+    return variances if fits else {}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Loans:
         record = self.baseline
         if record is None or name not in record.methods:
             return {}
-        if (record.signature, sorted(record.documents)) != (run.signature, sorted(run.document_ids)):
+        if not same_scores(record.signature, run.signature) or sorted(record.documents) != sorted(run.document_ids):
             return {}
         parts = {metric: components(record.methods[name].rows(metric), "baseline") for metric in METRICS}
         return {metric: part for metric, part in parts.items() if part is not None}

@@ -9,7 +9,7 @@ from bakeoff.contrasts import SeedVariance, mean
 from bakeoff.pairs import Pair, Side, alike, family
 from bakeoff.parameters import ParameterCounts
 from bakeoff.published import Published
-from bakeoff.results import METRICS, Death, RunResult
+from bakeoff.results import METRICS, SCORED, Death, RunResult
 from bakeoff.settings import Settings
 from bakeoff.statistics import Interval, spread
 
@@ -64,7 +64,7 @@ class Row:
     @property
     def scores(self) -> dict[str, list[list[float]]]:
         """F1 in 0..1 by metric, seeds x documents."""
-        return {metric: [list(run.scores[metric]) for run in self.runs] for metric in METRICS}
+        return {metric: [list(run.scores[metric]) for run in self.runs] for metric in scored(self.runs)}
 
     @property
     def truncated(self) -> dict[str, int]:
@@ -111,6 +111,16 @@ class Comparison:
     def rows(self) -> tuple[Row, ...]:
         """Methods, then controls."""
         return self.methods + self.controls
+
+    @property
+    def data(self) -> dict[str, int]:
+        """What became of the rows of the documents' source; empty where no run finished."""
+        return dict(self.rows[0].runs[0].data) if self.rows else {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the scores must know, each once."""
+        return tuple(dict.fromkeys(note for row in self.rows for run in row.runs for note in run.notes))
 
     @property
     def dead(self) -> tuple[str, ...]:
@@ -196,10 +206,10 @@ def row(
 ) -> Row:
     """The figures of one method's runs. Raises ValueError, naming it, where its scores are not finite numbers."""
     control = bool(runs[0].spec["control"])
-    scores = {metric: [run.scores[metric] for run in runs] for metric in METRICS}
+    scores = {metric: [run.scores[metric] for run in runs] for metric in scored(runs)}
     borrowed = dict(elsewhere or {}) if len(runs) == 1 and not control else {}
     try:
-        rouge = {metric: mean(scores[metric], spread=borrowed.get(metric), fixed=control) for metric in METRICS}
+        rouge = {metric: mean(rows, spread=borrowed.get(metric), fixed=control) for metric, rows in scores.items()}
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     counts = runs[0].parameters
@@ -208,7 +218,7 @@ def row(
         control=control,
         runs=tuple(runs),
         rouge=rouge,
-        spread={metric: spread(scores[metric]) for metric in METRICS},
+        spread={metric: spread(rows) for metric, rows in scores.items()},
         seconds=seconds(runs, control),
         tokens_per_second=tokens_per_second(runs),
         memory_bytes={counter: highest([run.memory_bytes.get(counter) for run in runs]) for counter in MEMORY},
@@ -217,6 +227,11 @@ def row(
         trials=trials,
         borrowed=borrowed,
     )
+
+
+def scored(runs: Sequence[RunResult]) -> tuple[str, ...]:
+    """The metrics that every run has scores of: those of METRICS, and what is shown beside them."""
+    return METRICS + tuple(m for m in SCORED if m not in METRICS and all(m in run.scores for run in runs))
 
 
 def seconds(runs: Sequence[RunResult], control: bool) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from bakeoff.baseline import Record, Scored
 from bakeoff.contrasts import Contrast, SeedVariance, contrast, detectable, needed
 from bakeoff.results import METRICS
+from bakeoff.scoring import same_scores
 from bakeoff.statistics import holm
 
 POWER = 0.8
@@ -73,9 +74,11 @@ def judge(
     spreads: Mapping[str, SeedVariance] | None = None,
     baseline: str = "the baseline",
     remedy: str = "to accept what is measured now, type --seeds 1,2,3,4,5 --update-baseline",
+    unscored: str = "",
 ) -> Gate:
     """Verdicts for the methods `asked`; what can't be compared is refused, each with its reason and what to type.
 
+    `unscored` says what the tokenizer of the scores does not know, if so: then scores that are all 0 are none.
     `tolerance` is in points of ROUGE; `dead` gives the cause by method; `spreads` holds by metric the
     variance between seeds for two sides with one seed each; `remedy` ends every refusal
     that a new baseline would mend.
@@ -84,7 +87,7 @@ def judge(
     refusals: dict[str, str] = {}
     pairs: dict[str, tuple[Scored, Scored]] = {}
     for method in asked:
-        reason = refusal(method, measured, accepted, (dead or {}).get(method, ""), baseline, remedy)
+        reason = refusal(method, measured, accepted, (dead or {}).get(method, ""), baseline, remedy, unscored)
         if reason:
             refusals[method] = reason
         elif measured is not None and accepted is not None:
@@ -154,8 +157,9 @@ def settling(found: Contrast, alpha: float, tolerance: float) -> str:
 
 
 def refusal(
-    method: str, measured: Record | None, accepted: Record | None, dead: str, baseline: str, accept: str
-) -> str:
+    method: str, measured: Record | None, accepted: Record | None, dead: str, baseline: str, accept: str,
+    unscored: str = "",
+) -> str:  # fmt: skip
     """Why `method` can't be compared, in one line with what to type; empty where it can."""
     if dead:
         return f"the run is dead: {dead}"
@@ -167,7 +171,7 @@ def refusal(
         )
     if measured is None or method not in measured.methods:
         return "it has no finished run in this session; run bench/ without -k and without -x"
-    if measured.signature != accepted.signature:
+    if not same_scores(measured.signature, accepted.signature):
         return (
             f"its scores are made as {measured.signature!r}, the baseline's as {accepted.signature!r}; "
             f"install the baseline's versions, or {accept}"
@@ -180,10 +184,17 @@ def refusal(
         )
     if measured.texts and accepted.texts and measured.texts != accepted.texts:
         return f"its test documents or their references have other texts than the baseline's; {accept}"
+    if unscored and all(zeros(side.methods[method]) for side in (measured, accepted)):
+        return f"every score is 0, in the baseline, too, so nothing is compared: {unscored}"
     new, old = measured.methods[method].parameters, accepted.methods[method].parameters
     if new != old:
         return f"its parameter counts changed: {', '.join(differences(old or {}, new or {}))}; {accept}"
     return ""
+
+
+def zeros(side: Scored) -> bool:
+    """Whether every score of a method is 0."""
+    return not any(score for metric in METRICS for row in side.rows(metric) for score in row)
 
 
 def changes(new: Scored, old: Scored) -> tuple[str, ...]:

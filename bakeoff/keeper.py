@@ -7,7 +7,7 @@ from typing import Any
 
 from bakeoff import baseline, worker
 from bakeoff.errors import UsageError
-from bakeoff.gate import Gate, judge
+from bakeoff.gate import Gate, judge, zeros
 from bakeoff.results import METRICS
 from bakeoff.session import Session
 
@@ -73,6 +73,7 @@ class Keeper:
                 dead=dead,
                 baseline=shown(self.path),
                 remedy=f"to accept what is measured now, type {self.remedy}",
+                unscored="; ".join(self.notes()),
             )
         return self.judged
 
@@ -87,6 +88,11 @@ class Keeper:
             self.session.plan.settings.preset, found, self.session.store.predictions(first.fingerprint)
         )
 
+    def notes(self) -> list[str]:
+        """What a reader of the scores must know, each once."""
+        runs = (run for method in self.methods for run in self.session.results.get(method, ()))
+        return list(dict.fromkeys(note for run in runs for note in run.notes))
+
     def write(self) -> str:
         """Accepts what was measured; returns why the session fails all the same."""
         from bakeoff.report.files import replace
@@ -96,6 +102,8 @@ class Keeper:
             return f"no baseline was written: {', '.join(self.session.deaths)} died; mend it and type {self.remedy}"
         measured = self.measured()
         assert measured is not None
+        if (notes := self.notes()) and all(map(zeros, measured.methods.values())):
+            return f"no baseline was written: every score is 0: {'; '.join(notes)}"
         try:
             with self.session.store.computing():
                 merged = baseline.merge(baseline.read(self.path), measured)

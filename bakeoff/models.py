@@ -14,7 +14,7 @@ from bakeoff.conversion import convert, converted
 from bakeoff.errors import UsageError, first_line, nearest
 from bakeoff.parameters import Shapes, shapes_of
 from bakeoff.settings import ModelSettings, plain
-from bakeoff.tasks import package_folder
+from bakeoff.sources import package_folder
 from bakeoff.weights import check_folder, check_gguf, separate_head
 
 KNOWN = {  # name: package, file in it, sha256, note for the report

@@ -14,16 +14,26 @@ from filelock import FileLock
 from bakeoff import machine, worker
 from bakeoff.catalogue import Entry, configure, refuse_unread, select
 from bakeoff.disk import write_whole
+from bakeoff.errors import UsageError
 from bakeoff.results import RunSpec
-from bakeoff.settings import MachineSettings, ModelSettings, Settings, TaskSettings, TrainingSettings, build, plain
+from bakeoff.settings import (
+    MachineSettings,
+    ModelSettings,
+    ScoringSettings,
+    Settings,
+    TaskSettings,
+    TrainingSettings,
+    build,
+    plain,
+)
+from bakeoff.sources import remote
 from bakeoff.store import Store
-from bakeoff.tasks import HUB
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
-ROOMS = ("results", "settings", "machine", "shelf", "tasks", "conversion", "models", "encoding", "parameters",
-         "targets", "catalogue", "compiler", "native", "head", "kernels", "shared", "attention", "cache", "plain",
-         "layout", "linear", "decoder", "layers", "ordered", "trunk", "training", "checkpoints", "generation",
-         "scoring", "resources", "adapters", "run")  # fmt: skip
+ROOMS = ("results", "settings", "machine", "shelf", "scripts", "readers", "scoring", "sources", "tasks", "conversion",
+         "models", "encoding", "parameters", "targets", "catalogue", "compiler", "native", "head", "kernels", "shared",
+         "attention", "cache", "plain", "layout", "linear", "decoder", "layers", "ordered", "trunk", "training",
+         "checkpoints", "generation", "resources", "adapters", "run")  # fmt: skip
 MACHINE = "machine.json"
 """What was timed of this machine, in a store. Who holds its lock computes something else."""
 
@@ -48,8 +58,8 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
     chosen = configured(settings, asked)
     methods = [(entry.name, str(entry.file), plain(method)) for entry, (method, _) in chosen]
     found = found or worker.call(
-        probe, plain(settings.model), plain(settings.task), plain(settings.machine), methods, str(store.models),
-        log=store.logs / "prepare.log",
+        probe, plain(settings.model), plain(settings.task), plain(settings.scoring), plain(settings.machine), methods,
+        str(store.models), log=store.logs / "prepare.log",
     )  # fmt: skip
     hashes = {"model": found["model"], "data": found["data"], "rooms": rooms_sha256()}
     versions = {**machine.versions(), "compiler": found["compiler"]}
@@ -67,6 +77,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
                 task=plain(settings.task),
                 training={} if entry.control else plain(recipe),
                 generation=plain(settings.generation),
+                scoring=plain(settings.scoring),
                 machine=found["machine"],
                 hashes={**hashes, "method": entry.sha256},
                 versions=versions,
@@ -86,6 +97,7 @@ def configured(settings: Settings, asked: Sequence[str]) -> list[tuple[Entry, tu
 def probe(
     model: dict[str, Any],
     task: dict[str, Any],
+    scoring: dict[str, Any],
     asked: dict[str, Any],
     methods: list[tuple[str, str, dict[str, Any]]],
     cache: str,
@@ -99,11 +111,16 @@ def probe(
     from bakeoff.catalogue import load_file
     from bakeoff.compiler import PLACE, NoCompiler
     from bakeoff.encoding import Encoder
+    from bakeoff.scoring import Scorer
 
     where = machine.resolve(build(MachineSettings, asked, "run"))
     settings = build(ModelSettings, model, "run")
     documents = build(TaskSettings, task, "run")
-    loaded = tasks.load(documents)
+    scorer = Scorer(build(ScoringSettings, scoring, "run"))
+    loaded = tasks.load(documents, scorer)
+    covered = scorer.coverage((example.id, example.references) for example in loaded.examples.test)
+    if covered.refusal:
+        raise UsageError(f"--task {loaded.name}: {covered.refusal}")
     source = models.locate(settings)
     with ThreadPoolExecutor(1) as beside:
         # The C compiler works while Python converts a model.
@@ -127,7 +144,7 @@ def probe(
         wanted = remembered(Path(cache).parent / MACHINE, where)
     chosen = models.attention(settings, folder, wanted, forced=asked["attention"] != "auto")
     base = blueprint.builder(settings, folder, len(tokenizer))
-    decided, notes = {}, []
+    decided, notes = {}, [covered.note] if covered.note else []
     for name, file, hyperparameters in methods:
         entry = next(entry for entry in load_file(Path(file)) if entry.name == name)
         method = build(entry.kind, hyperparameters, file)
@@ -189,5 +206,4 @@ def on_hub(settings: Settings) -> bool:
     """Whether the user named a model or data set that comes over the network."""
     model, task = settings.model.name, settings.task.name
     remote_model = "/" in model and not os.path.exists(os.path.expanduser(model)) and not model.endswith(".gguf")
-    remote_task = task in HUB or ("/" in task and not task.startswith("aclsum") and not Path(task).suffix)
-    return remote_model or remote_task
+    return remote_model or remote(task)

@@ -21,7 +21,8 @@ def pytest_addoption(parser):
     add("--preset", default="quick", metavar="NAME|FILE.toml", help="named settings; default quick")
     add("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf", help="base model instead of the preset's")
     add("--task", default="", metavar="NAME|FILE", help="documents instead of the preset's: a known task, a hub "
-        "data set, or a .jsonl, .csv or .parquet file with the columns document, summary, split")  # fmt: skip
+        "data set, or a .jsonl, .json, .csv, .tsv or .parquet file (or one as .gz) with the columns document, summary, "
+        "split")  # fmt: skip
     add("--seeds", default="", metavar="42,43,44", help="one run of every method for each")
     add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
         help="change a setting, e.g. training.learning_rate=1e-3 or methods.lora.rank=8; repeatable")  # fmt: skip

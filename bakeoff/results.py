@@ -7,6 +7,9 @@ from typing import Any
 
 SCHEMA = 1
 METRICS = ("rouge1", "rouge2", "rougeL")
+"""What verdicts, baselines and the gate judge."""
+SCORED = (*METRICS, "rougeLsum")
+"""What is computed and shown."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class RunSpec:
     """TrainingSettings with the method's changes."""
     generation: dict[str, Any]
     """GenerationSettings."""
+    scoring: dict[str, Any]
+    """ScoringSettings."""
     machine: dict[str, Any]
     """MachineSettings with every `auto` resolved."""
     hashes: dict[str, str]
@@ -74,10 +79,14 @@ class RunResult:
     reloaded: [{id, summary, again}] of the first documents."""
     truncated: dict[str, int] = field(default_factory=dict)
     """documents, summaries: how many were cut to the task's limits."""
+    data: dict[str, int] = field(default_factory=dict)
+    """What became of the rows of the task's source: the counts of `bakeoff.tasks.Task`."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the scores must know, a sentence each."""
     scores: dict[str, list[float]] = field(default_factory=dict)
-    """F1 in 0..1 by metric, one a test document."""
+    """F1 in 0..1 by metric, one a test document, whatever references and aspects it has."""
     document_ids: list[str] = field(default_factory=list)
-    """Of the test documents, in the order of `scores`."""
+    """Of the test documents, each once, in the order of `scores`."""
     signature: str = ""
     """How the scores were made."""
     environment: dict[str, Any] = field(default_factory=dict)
@@ -90,12 +99,26 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run wrote for one test document."""
+    """One summary that a run wrote, beside its references."""
 
     id: str
+    """Of the document; a document with several aspects has a summary for each."""
     document: str
     reference: str
+    """The first reference."""
     summary: str
+    references: tuple[str, ...] = ()
+    """All references; empty stands for the one above."""
+    aspect: str = ""
+    """What the summary is about, where the task has several."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "references", tuple(self.references) or (self.reference,))
+
+    @property
+    def label(self) -> str:
+        """The document's id, with the aspect where there is one: `P16-1001/outcome`."""
+        return f"{self.id}/{self.aspect.lower()}" if self.aspect else self.id
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import functools
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from bakeoff import adapters, layers, layout, machine, models, native, scoring, tasks
+from bakeoff import adapters, layers, layout, machine, models, native, tasks
 from bakeoff.attention import llama_like
 from bakeoff.catalogue import load_file
 from bakeoff.checkpoints import Partial
@@ -21,7 +21,16 @@ from bakeoff.generation import decoding, summarise
 from bakeoff.parameters import count, shapes_of
 from bakeoff.resources import Clock, Memory
 from bakeoff.results import Prediction, RunResult, RunSpec
-from bakeoff.settings import GenerationSettings, MachineSettings, ModelSettings, TaskSettings, TrainingSettings, build
+from bakeoff.scoring import Scorer
+from bakeoff.settings import (
+    GenerationSettings,
+    MachineSettings,
+    ModelSettings,
+    ScoringSettings,
+    TaskSettings,
+    TrainingSettings,
+    build,
+)
 from bakeoff.shelf import Shelf
 from bakeoff.training import fine_tune
 
@@ -49,7 +58,7 @@ def run(
     tell({"phase": "setup"})
     with clock("setup"):
         task_settings = build(TaskSettings, spec.task, "run")
-        task = tasks.load(task_settings)
+        task = tasks.load(task_settings, Scorer(build(ScoringSettings, spec.scoring, "run")))
     if not entry.needs_model:
         with clock("evaluation"):
             summaries = method.summarise(task.examples)
@@ -66,7 +75,8 @@ def run(
         answers = layout.answers(model)
         encoder = Encoder(tokenizer, task, task_settings)
         train, validation = (
-            Shelf(encoder.example(e) for e in split) for split in (task.examples.train, task.examples.validation)
+            Shelf(encoder.example(e) for e in tasks.each_reference(split))
+            for split in (task.examples.train, task.examples.validation)
         )
         ask = encoder.chat if getattr(entry.kind, "prompt", "") == "chat" else encoder.prompt
         prompts = [ask(example) for example in task.examples.test]
@@ -131,7 +141,7 @@ def run(
             if small and not exact and second != first:
                 first, _ = write(model, tokenizer, asked)
             evidence["reloaded"] = [
-                {"id": task.examples.test[place].id, "summary": first[number], "again": second[number]}
+                {"id": task.examples.test[place].label, "summary": first[number], "again": second[number]}
                 for number, place in enumerate(few)
             ]
     return finish(
@@ -147,13 +157,26 @@ def run(
         adapter_bytes=adapter_bytes,
         evidence=evidence,
         truncated={
-            "documents": sum(e.document_cut for e in chain(train, validation)) + sum(cut for _, cut in prompts),
+            "documents": sum(
+                cut_documents(examples, cuts)
+                for examples, cuts in (
+                    (tasks.each_reference(task.examples.train), (e.document_cut for e in train)),
+                    (tasks.each_reference(task.examples.validation), (e.document_cut for e in validation)),
+                    (task.examples.test, (cut for _, cut in prompts)),
+                )
+            ),
             "summaries": sum(e.summary_cut for e in chain(train, validation)),
         },
         repeated_steps=partial.repeated(len(curves.steps)),
         model_note=base.source.note,
         documents=layout.summary(answers, where.packing),
     )
+
+
+def cut_documents(examples: Iterable[tasks.Example], cuts: Iterable[bool]) -> int:
+    """Documents of which any example was cut; the examples of a document stand together."""
+    marked = zip((example.id for example in examples), cuts, strict=True)
+    return sum(any(cut for _, cut in group) for _, group in groupby(marked, key=lambda pair: pair[0]))
 
 
 class Base:
@@ -209,15 +232,22 @@ def finish(
 ) -> tuple[RunResult, list[Prediction]]:
     """Scores the summaries and closes the books."""
     test = task.examples.test
+    scorer = task.examples.scorer
     with clock("evaluation"):
-        scores = scoring.score(summaries, [example.summary for example in test])
-    predictions = [Prediction(e.id, e.document, e.summary, summary) for e, summary in zip(test, summaries, strict=True)]
+        predictions = [
+            Prediction(e.id, e.document, e.summary, summary, e.references, e.aspect)
+            for e, summary in zip(test, summaries, strict=True)
+        ]
+        ids, scores = scorer.score(predictions)
+        note = scorer.coverage((one.id, one.references) for one in predictions).note
     return RunResult(
         fingerprint=spec.fingerprint,
         spec=dataclasses.asdict(spec),
         scores=scores,
-        document_ids=[example.id for example in test],
-        signature=scoring.signature(),
+        document_ids=ids,
+        signature=scorer.signature(),
+        data=dict(task.counts),
+        notes=[note] if note else [],
         environment={
             **machine.environment(),
             "compiler": spec.versions["compiler"],

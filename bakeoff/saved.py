@@ -10,6 +10,7 @@ from bakeoff.results import METRICS
 from bakeoff.settings import GateSettings, ModelSettings, Settings, TaskSettings, build
 
 REMEDY = "give a results.json that pytest bench/ wrote"
+SILENT = "an earlier version wrote the file, which did not say whether the tokenizer knows the references"
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Saved:
     record: Record
     dead: dict[str, str]
     """Cause by method, of methods without a finished run."""
+    unscored: str
+    """What the tokenizer of the scores does not know; empty where it knows the references."""
     settings: Settings
     """Preset, names of model and task, and the gate's settings, which are the defaults where the file has none."""
 
@@ -57,6 +60,7 @@ def read(path: Path) -> Saved:
             texts="",
             methods=found,
         ),
+        unscored="; ".join(reader.texts(table.get("notes", [SILENT]), "notes")),
         dead={name: cause for name, cause in dead.items() if name not in found},
         settings=Settings(
             preset=reader.text(table["preset"], "preset"),
@@ -77,7 +81,9 @@ def scored(
         raise reader.wrong(f"{key}.seeds", "a list of whole numbers from 0 on")
     if len(set(seeds)) < len(seeds):
         raise reader.wrong(f"{key}.seeds", "each seed once")
-    scores = reader.table(table.get("scores"), f"{key}.scores", METRICS)
+    scores = reader.table(table.get("scores"), f"{key}.scores")
+    for metric in (metric for metric in METRICS if metric not in scores):
+        raise reader.wrong(f"{key}.scores.{metric}", "a value, but it is missing")
     found = {}
     for metric in METRICS:
         rows = scores[metric]
@@ -87,7 +93,7 @@ def scored(
             seed: rounded(reader.row(row, f"{key}.scores.{metric}, seed {seed}", documents))
             for seed, row in zip(seeds, rows, strict=True)
         }
-    asked = {name: settings.get(name, {}) for name in ("model", "task", "generation", "machine")}
+    asked = {name: settings.get(name, {}) for name in ("model", "task", "generation", "scoring", "machine")}
     own = reader.table(table.get("hyperparameters", {}), f"{key}.hyperparameters")
     return Scored(
         parameters=reader.counts(table.get("parameters"), f"{key}.parameters"),

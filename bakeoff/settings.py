@@ -51,10 +51,10 @@ class TaskSettings:
     """Documents with reference summaries, and how much of them a run sees."""
 
     name: str = "aclsum/outcome"
-    """`aclsum/challenge|approach|outcome|all`, `cnn_dailymail`, `xsum`, `samsum`, a hub id, or a .jsonl, .csv or
-    .parquet file."""
+    """`aclsum/challenge|approach|outcome|all`, `cnn_dailymail`, `xsum`, `samsum`, a hub id, or a file: .jsonl, .ndjson,
+    .json, .csv, .tsv or .parquet, each also as .gz. A name that exists on disk is never taken for a hub id."""
     train: int = setting(100, minimum=0)
-    """Training documents; 0: all."""
+    """Training documents; 0: all. A document counts once, however many references or aspects it has."""
     validation: int = setting(50, minimum=0)
     """Validation documents; 0: all."""
     test: int = setting(100, minimum=0)
@@ -72,7 +72,14 @@ class TaskSettings:
     document_column: str = ""
     """Column of the document; empty: the task's own, `document` for a file."""
     summary_column: str = ""
-    """Column of the summary; empty: the task's own, `summary` for a file."""
+    """Column of the summary (a text, or a list of reference summaries); empty: the task's own, `summary` for a file.
+    Rows with the same document give its references, too."""
+    messages_column: str = ""
+    """Column of a chat, a list of turns with `role` and `content`, instead of the two columns above: the last turn of
+    the assistant is the summary; what stands before it is the document, turns apart by an empty line and, where the
+    assistant speaks among them, each after its role (`user: ...`)."""
+    id_column: str = "id"
+    """Column of the documents' ids, which may be missing; empty: ids are made of the rows' numbers."""
     split_column: str = "split"
     """Column that says train, validation or test (files only); empty: splits are drawn by `split_seed`."""
     subset: str = ""
@@ -111,6 +118,18 @@ class GenerationSettings:
 
     batch_size: int = setting(16, minimum=1)
     """Documents decoded together. In bf16 the text depends on it, so it is part of a run's fingerprint."""
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How summaries are scored; it stands in the signature of the scores."""
+
+    tokenizer: str = setting("rouge-score", choices=("rouge-score", "unicode"))
+    """rouge-score: its own, which knows a to z and 0 to 9, with Porter's stemmer. unicode: letters and digits of every
+    script, case-folded (NFKC), no stemmer; one letter a token where words are not spaced (Han, kana, Thai, Khmer)."""
+    references: str = setting("best", choices=("best", "mean"))
+    """Of several references of a document: the best score of each metric, as in rouge-score's `score_multi`, or the
+    mean."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +199,8 @@ class Settings:
     """The recipe, before a method's own changes."""
     generation: GenerationSettings = GenerationSettings()
     """How summaries are written."""
+    scoring: ScoringSettings = ScoringSettings()
+    """How summaries are scored."""
     machine: MachineSettings = MachineSettings()
     """Device, precision, threads."""
     durability: DurabilitySettings = DurabilitySettings()
@@ -195,8 +216,8 @@ class Settings:
 
 
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
-            "generation": GenerationSettings, "machine": MachineSettings, "durability": DurabilitySettings,
-            "gate": GateSettings}  # fmt: skip
+            "generation": GenerationSettings, "scoring": ScoringSettings, "machine": MachineSettings,
+            "durability": DurabilitySettings, "gate": GateSettings}  # fmt: skip
 
 
 def blame(settings: "Settings", key: str) -> str:

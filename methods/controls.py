@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bakeoff.parameters import ParameterCounts, Shapes
-from bakeoff.scoring import rouge
+from bakeoff.scripts import join_sentences
+
+
+def rouge1(examples, summary: str, example) -> float:
+    """ROUGE-1 of `summary` against an example's references, as the run scores."""
+    return examples.scorer.rouge(summary, example.references, ["rouge1"])["rouge1"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Lead3:
 
     def summarise(self, examples) -> list[str]:
         """One summary for each of `examples.test`."""
-        return [" ".join(example.sentences[:3]) for example in examples.test]
+        return [join_sentences(example.sentences[:3]) for example in examples.test]
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Position:
 
     def summarise(self, examples) -> list[str]:
         """One summary for each of `examples.test`."""
-        best = max(range(-3, 3), key=lambda place: self._mean(examples.validation, place))
+        best = max(range(-3, 3), key=lambda place: self._mean(examples, place))
         return [self._sentence(example, best) for example in examples.test]
 
     @staticmethod
@@ -67,13 +72,13 @@ class Position:
         return example.sentences[max(place, -count) if place < 0 else min(place, count - 1)]
 
     def _mean(self, examples, place: int) -> float:
-        scores = [rouge(self._sentence(example, place), example.summary)["rouge1"] for example in examples]
+        scores = [rouge1(examples, self._sentence(example, place), example) for example in examples.validation]
         return sum(scores) / max(1, len(scores))
 
 
 @dataclass(frozen=True)
 class Shuffled:
-    """The reference of another document, drawn from the training split."""
+    """A reference of another document, drawn from the training split; of the same aspect, where a task has several."""
 
     name: ClassVar[str] = "shuffled"
     control: ClassVar[bool] = True
@@ -81,12 +86,15 @@ class Shuffled:
     def summarise(self, examples) -> list[str]:
         """One summary for each of `examples.test`."""
         draw = random.Random(0)
-        return [draw.choice(examples.train).summary for _ in examples.test]
+        places: dict[str, list[int]] = {}
+        for place, example in enumerate(examples.train):
+            places.setdefault(example.aspect, []).append(place)
+        return [examples.train[draw.choice(places[example.aspect])].summary for example in examples.test]
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """The document's sentence with the best ROUGE-1 against its own reference: what one copied sentence can reach."""
+    """The document's sentence with the best ROUGE-1 against its own references: what one copied sentence can reach."""
 
     name: ClassVar[str] = "oracle"
     control: ClassVar[bool] = True
@@ -94,6 +102,6 @@ class Oracle:
     def summarise(self, examples) -> list[str]:
         """One summary for each of `examples.test`."""
         return [
-            max(example.sentences, key=lambda sentence, target=example.summary: rouge(sentence, target)["rouge1"])
+            max(example.sentences, key=lambda sentence, target=example: rouge1(examples, sentence, target))
             for example in examples.test
         ]

@@ -343,8 +343,9 @@ def probed(tmp_path, architecture, *names, **documents):
     asked = dataclasses.replace(chosen.task, max_input_tokens=96, max_target_tokens=32, **documents)
     methods = [(name, str(METHODS[name].file), {}) for name in names]
     (tmp_path / "models").mkdir(exist_ok=True)
-    return plan.probe(plain(of(architecture, **POSITIONS.get(architecture, {}))), plain(asked), plain(chosen.machine),
-                      methods, str(tmp_path / "models"), print)  # fmt: skip
+    model = of(architecture, **POSITIONS.get(architecture, {}))
+    settled = (plain(part) for part in (model, asked, chosen.scoring, chosen.machine))
+    return plan.probe(*settled, methods, str(tmp_path / "models"), print)
 
 
 POSITIONS = {"gpt2": {"n_positions": 128}, "llama": {"max_position_embeddings": 128}}

@@ -17,7 +17,7 @@ import pytest
 
 from bakeoff import worker
 from bakeoff.__main__ import main
-from bakeoff.results import Prediction, RunResult
+from bakeoff.results import SCORED, Prediction, RunResult
 from bakeoff.settings import ROOT
 from bakeoff.store import Store
 
@@ -287,13 +287,14 @@ def predictions(tmp_path):
 def test_score_prints_means_and_their_signature(predictions, capsys):
     assert main(["score", str(predictions)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("2 documents, F1 x 100\nrouge1   50.00\nrouge2   50.00\nrougeL   50.00\nrouge-score:")
+    means = [f"{metric:<10} 50.00" for metric in SCORED]
+    assert out.startswith("\n".join(["2 documents, F1 x 100", *means, "rouge-score:"]))
 
 
 def test_score_gives_every_document_as_json(predictions, capsys):
     assert main(["score", str(predictions), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["scores"] == {metric: [1.0, 0.0] for metric in ("rouge1", "rouge2", "rougeL")}
+    assert found["scores"] == {metric: [1.0, 0.0] for metric in SCORED}
     assert found["document_ids"] == ["1", "2"]
 
 
@@ -313,7 +314,7 @@ def test_score_finds_a_run_by_its_fingerprint_or_its_folder(stored, capsys, name
     by_name = capsys.readouterr().out
     assert main(["score", str(stored.folder("ab" * 16))]) == 0
     assert capsys.readouterr().out == by_name
-    assert "rouge1  100.00" in by_name
+    assert "rouge1    100.00" in by_name
 
 
 @pytest.mark.parametrize(

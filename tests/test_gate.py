@@ -53,6 +53,25 @@ def test_a_run_like_its_baseline_passes():
     assert words(found) == {"passed"} and len(found.verdicts) == 3 and not found.failures(strict=True)
 
 
+def test_zeros_of_what_the_tokenizer_does_not_know_are_refused_in_words():
+    nothing = {metric: [0.0] * 20 for metric in METRICS}
+    empty = record([run(seed=seed, scores=nothing) for seed in FIVE])
+    found = gate(empty, empty, unscored="90 % of the letters fall away")
+    assert found.refusals == {
+        "lora": "every score is 0, in the baseline, too, so nothing is compared: 90 % of the letters fall away"
+    }
+    assert gate(empty, empty).refusals == {}
+    assert gate(record(runs()), record(runs()), unscored="2.5 % of the letters fall away").refusals == {}
+
+
+def test_a_baseline_of_an_earlier_version_is_compared():
+    old = "rouge-score:0.1.2|nltk:3.10.4|metrics:rouge1,rouge2,rougeL|value:f1|stemmer:yes|average:documents"
+    new = f"{old}|tokenizer:rouge-score|references:best".replace("rougeL|", "rougeL,rougeLsum|")
+    sides = [record([dataclasses.replace(one, signature=signature) for one in runs()]) for signature in (new, old)]
+    assert words(gate(*sides)) == {"passed"}
+    assert "its scores are made as" in refused(record(runs()), sides[1])
+
+
 @pytest.mark.parametrize("points, word", [(-8, "regressed"), (8, "improved"), (-0.3, "passed"), (0.3, "passed")])
 def test_the_word_follows_the_difference(points, word):
     assert words(gate(record(runs(points, seeds=(42,))), record(runs()))) == {word}

@@ -10,7 +10,7 @@ from bakeoff.worker import Died
 
 SPEC = RunSpec(
     method="lora", control=False, method_file="lora.py", hyperparameters={}, seed=7, model={}, task={}, training={},
-    generation={}, machine={}, hashes={}, versions={},
+    generation={}, scoring={}, machine={}, hashes={}, versions={},
 )  # fmt: skip
 NEWS = [
     {"phase": "setup"},

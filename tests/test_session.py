@@ -173,7 +173,7 @@ def test_the_compiler_works_while_a_model_is_prepared(tmp_path, monkeypatch):
     monkeypatch.setattr(native, "build", lambda folder: f"gcc {both.wait() * 0}")
     monkeypatch.setattr(models, "prepare", lambda *place: (both.wait(), prepare(*place))[1])
     chosen = settings.load("smoke", changes=["machine.device=cpu", "machine.attention=eager"])
-    asked = (settings.plain(part) for part in (chosen.model, chosen.task, chosen.machine))
+    asked = (settings.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine))
     assert plan.probe(*asked, [], str(tmp_path / "models"), print)["compiler"] == "gcc 0"
 
 

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bakeoff import tasks
+from bakeoff import sources, tasks
 from bakeoff.errors import UsageError
 from bakeoff.settings import TaskSettings, load
 
@@ -85,7 +85,8 @@ def test_all_aspects_stand_together_and_are_named_in_the_prompt():
     task = tasks.load(TaskSettings(name="aclsum/all", train=5, validation=2, test=2))
     assert "{aspect}" in task.prompt and "{aspect}" in task.instruction
     assert [example.aspect for example in task.examples.train] == ["Challenge", "Approach", "Outcome"] * 5
-    assert len({example.id for example in task.examples.train}) == 15
+    assert len({example.label for example in task.examples.train}) == 15
+    assert len({example.id for example in task.examples.train}) == 5
     assert len({example.document for example in task.examples.train}) == 5
 
 
@@ -101,7 +102,7 @@ def test_papers_that_are_not_installed_are_named_with_the_command(monkeypatch):
 
 
 def test_papers_that_are_not_the_measured_ones_are_refused(monkeypatch):
-    monkeypatch.setitem(tasks.ACLSUM_SHA256, "val", "0" * 64)
+    monkeypatch.setitem(sources.ACLSUM_SHA256, "val", "0" * 64)
     found = complaint("aclsum/outcome")
     assert "val.jsonl: its sha256 is 354ca637" in found and "type pip install" in found
 
@@ -113,7 +114,7 @@ def test_papers_that_are_not_the_measured_ones_are_refused(monkeypatch):
         ("aclsum", "did you mean"),
         ("xsun", "did you mean 'xsum'?"),
         ("/no/such/folder", "is not known"),
-        ("papers.txt", "give a .jsonl, .csv or .parquet file"),
+        ("papers.txt", "or give a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file, or one of these as .gz"),
     ],
 )
 def test_an_unknown_task_offers_the_nearest(name, expected):
@@ -165,13 +166,27 @@ def test_a_document_in_two_splits_is_named_by_both_rows(write):
     path = write([*ROWS, {**ROWS[0], "split": "test"}])
     first, again = (2, 9) if path.suffix == ".csv" else (1, 8)
     found = complaint(path)
-    assert found.startswith(f"{path}:{again} (test): ") and f"{path}:{first} (train)" in found
+    assert "one document stands in two splits" in found
+    assert f"{path}:{again} (test) and {path}:{first} (train)" in found
+
+
+def test_documents_in_two_splits_are_counted_and_the_first_five_named(tmp_path):
+    path = tmp_path / "papers.jsonl"
+    write_jsonl(
+        path, [{**ROWS[0], "document": f"d{n % 600}", "split": ("train", "test")[n // 600]} for n in range(1200)]
+    )
+    found = complaint(path)
+    assert "600 documents stand in two splits; the first 5: " in found and found.count("(test) and") == 5
+    assert f"{path}:601 (test) and {path}:1 (train)" in found and f"{path}:605 (test) and {path}:5 (train)" in found
 
 
 def test_a_document_with_two_summaries_counts_once_and_stays_together(write):
     path = write([*ROWS, {**ROWS[0], "summary": "Another."}])
-    assert len(read(path).examples.train) == 4
-    assert len(read(path, train=1, split_seed=1).examples.train) in (1, 2)
+    assert len(read(path).examples.train) == 3
+    [one] = [e for e in read(path).examples.train if e.document == ROWS[0]["document"]]
+    assert one.references == ("Summary 0.", "Another.")
+    assert len(list(tasks.each_reference(read(path).examples.train))) == 4
+    assert len(read(path, train=1, split_seed=1).examples.train) == 1
 
 
 @pytest.mark.parametrize("word", ["trian", "", "None"])
@@ -355,15 +370,26 @@ def test_a_hub_data_set_is_read_by_its_short_name(monkeypatch):
     assert asked == [("abisee/cnn_dailymail", "3.0.0")]
 
 
-def test_a_document_that_a_hub_repeats_stays_in_its_first_split(monkeypatch):
+def test_rows_that_a_hub_repeats_or_leaves_empty_are_dropped_and_counted(monkeypatch):
     splits = {
-        "train": [("same", "s", "0"), ("a", "s", "1")],
-        "validation": [("b", "s", "2")],
-        "test": [("same", "s", "3"), ("c", "s", "4")],
+        "train": [("same", "s", "0"), ("a", "s", "1"), ("a", "s", "5")],
+        "validation": [("b", "s", "2"), (" ", "s", "6")],
+        "test": [("same", "s", "3"), ("c", "s", "4"), ("c", "t", "4")],
+        "unsupervised": [("d", "s", "7")],
     }
     hub(monkeypatch, splits)
-    found = documents(read("cnn_dailymail", train=2, validation=1, test=1))
-    assert found == {"train": ["same", "a"], "validation": ["b"], "test": ["c"]}
+    task = read("cnn_dailymail", train=2, validation=1, test=1)
+    assert documents(task) == {"train": ["same", "a"], "validation": ["b"], "test": ["c"]}
+    assert task.examples.test[0].references == ("s", "t")
+    assert task.counts == {"rows": 9, "repeated": 1, "empty": 1, "two_splits": 1, "other_splits": 1, "ids_made": 0,
+                           "train": 2, "validation": 1, "test": 1}  # fmt: skip
+
+
+def test_an_id_that_a_hub_gives_twice_is_made_anew_and_counted(monkeypatch):
+    splits = {split: [(f"{split} {n}.", "Gist.", str(n)) for n in range(size)] for split, size in SIZES.items()}
+    hub(monkeypatch, splits)
+    task = read("cnn_dailymail")
+    assert [e.id for e in task.examples.test] == ["test-0", "test-1"] and task.counts["ids_made"] == 4
 
 
 def test_a_hub_data_set_without_the_column_names_those_it_has(monkeypatch):

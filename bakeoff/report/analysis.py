@@ -37,6 +37,24 @@ def compared(comparison: Comparison, quote: Quote) -> str:
     )
 
 
+def warnings(comparison: Comparison, quote: Quote) -> list[str]:
+    """What a reader must know of scores and documents, a sentence each."""
+    said = [f"{quote(note)}." for note in comparison.notes]
+    data = comparison.data
+    dropped = {
+        "without a text": data.get("empty", 0),
+        "that repeat another": data.get("repeated", 0),
+        "of documents that stand in an earlier split": data.get("two_splits", 0),
+        "of other splits": data.get("other_splits", 0),
+    }
+    if total := sum(dropped.values()):
+        each = ", ".join(f"{count:,} {what}" for what, count in dropped.items() if count)
+        said.append(f"Of {number(data['rows'], 'row')} of the documents' source {total:,} were dropped: {each}.")
+    if made := data.get("ids_made", 0):
+        said.append(f"{number(made, 'document')} got an id by place, since an earlier document has the same id.")
+    return said
+
+
 def deaths(comparison: Comparison, quote: Quote) -> list[str]:
     """Who died, where, and of what; one line each."""
     return [f"{quote(d.method)}, seed {d.seed}, in {quote(d.phase)}: {quote(d.cause)}" for d in comparison.deaths]

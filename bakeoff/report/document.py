@@ -12,6 +12,7 @@ from bakeoff.report.escape import clip, markdown, plain
 from bakeoff.report.figures import MISSING, listing, number
 from bakeoff.report.plots import Image
 from bakeoff.results import METRICS, Prediction
+from bakeoff.scoring import Scorer
 
 SAMPLES = 3
 EXCERPT = 400
@@ -31,6 +32,7 @@ def render(
     parts = [
         f"# Bake-off: {markdown(comparison.settings.preset)}",
         analysis.compared(comparison, markdown),
+        *analysis.warnings(comparison, markdown),
         "## Settings, environment, signature",
         table.text_table(["setting", "value"], setting_rows(comparison)),
         "## Comparison",
@@ -109,6 +111,10 @@ def reading(comparison: Comparison) -> str:
     said = [
         "ROUGE: mean over the test documents, in brackets its 95 % interval (Student's t) over documents and, where "
         "their spread is known, seeds.",
+        "ROUGE-L is sentence-level: it takes a text for one sentence; ROUGE-Lsum takes each line for one.",
+        "A document counts once: of several references "
+        + ("the best score" if comparison.settings.scoring.references == "best" else "the mean")
+        + " counts, of several aspects the mean.",
         "Seconds, tokens per second: per run"
         + (", mean over seeds; memory and adapter size: the highest of the seeds." if several else "."),
         "Each second is booked once.",
@@ -193,23 +199,26 @@ def value(row: Row, key: str) -> str:
 def samples(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]]) -> list[str]:
     """The first, the middle and the last test document with what was written about them."""
     ids = comparison.document_ids
-    written = {name: {prediction.id: prediction for prediction in made} for name, made in predictions.items()}
+    written: dict[str, dict[str, list[Prediction]]] = {}
+    for name, made in predictions.items():
+        for prediction in made:
+            written.setdefault(name, {}).setdefault(prediction.id, []).append(prediction)
     # Controls that copy sentences would only repeat the document.
     rows = [row for row in comparison.rows if row.name in written and (not row.control or row.parameters)]
     places = sorted({0, len(ids) // 2, len(ids) - 1})[:SAMPLES] if ids else []
-    parts = []
+    parts, scorer = [], Scorer(comparison.settings.scoring)
     for place in places:
         known = [(row, written[row.name][ids[place]]) for row in rows if ids[place] in written[row.name]]
         if not known:
             continue
-        first = known[0][1]
-        cells = [["reference", "", shown(first.reference)]]
-        cells += [[markdown(row.name), score(row, place), shown(prediction.summary)] for row, prediction in known]
-        parts += [
-            f"### {markdown(ids[place])}",
-            f"Document: {shown(first.document, EXCERPT)}",
-            table.text_table(["by", "ROUGE-1 / 2 / L", "summary"], cells),
-        ]
+        parts += [f"### {markdown(ids[place])}", f"Document: {shown(known[0][1][0].document, EXCERPT)}"]
+        for nth, first in enumerate(known[0][1]):
+            cells = [["reference", "", shown(text)] for text in first.references]
+            for row, made in known:
+                own = score(row, place) if len(made) == 1 else scorer.rouge(made[nth].summary, first.references)
+                cells.append([markdown(row.name), listed(own), shown(made[nth].summary)])
+            parts += [f"{markdown(first.aspect)}:"] * (len(known[0][1]) > 1)
+            parts.append(table.text_table(["by", "ROUGE-1 / 2 / L", "summary"], cells))
     if not parts:
         return ["No summaries were handed over."]
     chosen = listing([f"{place + 1:,}" for place in places])
@@ -224,6 +233,11 @@ def shown(text: str, limit: int = SUMMARY) -> str:
     return markdown(clip(text.strip(), limit)) or "(empty)"
 
 
-def score(row: Row, place: int) -> str:
-    """F1 x 100 of one document, first seed."""
-    return " / ".join(points(row.scores[metric][0][place]) for metric in row.rouge)
+def score(row: Row, place: int) -> dict[str, float]:
+    """F1 of one document by metric, first seed."""
+    return {metric: rows[0][place] for metric, rows in row.scores.items()}
+
+
+def listed(scores: Mapping[str, float]) -> str:
+    """F1 x 100 by metric."""
+    return " / ".join(points(scores[metric]) for metric in METRICS)

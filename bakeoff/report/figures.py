@@ -7,6 +7,8 @@ from bakeoff.statistics import Interval
 
 MISSING = "–"
 ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+SHOWN = {**ROUGE, "rougeLsum": "ROUGE-Lsum"}
+"""With the metrics that are shown and get no verdict."""
 MEMORY = {
     "allocated": "allocated memory",
     "max_allocated": "peak allocated memory",

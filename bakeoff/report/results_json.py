@@ -37,6 +37,8 @@ def content(comparison: Comparison) -> dict[str, Any]:
                 for death in comparison.deaths
             ],
             "document_ids": list(comparison.document_ids),
+            "data": comparison.data,
+            "notes": list(comparison.notes),
         }
     )
 

@@ -7,11 +7,11 @@ from bakeoff.report.escape import plain
 
 def render(comparison: Comparison) -> str:
     """What was compared, the table of the methods, the controls, and who died."""
-    parts = [analysis.compared(comparison, plain)]
+    parts = ["\n".join([analysis.compared(comparison, plain), *analysis.warnings(comparison, plain)])]
     if comparison.methods or comparison.dead:
         parts.append(table.to_text(table.frame(comparison, comparison.methods, comparison.dead, plain), "method"))
     if comparison.controls:
-        parts.append(table.to_text(table.controls(comparison.controls, plain), "control"))
+        parts.append(table.one_block(table.controls(comparison.controls, plain), "control"))
     if comparison.deaths:
         parts.append("\n".join(f"dead: {line}" for line in analysis.deaths(comparison, plain)))
     if comparison.signature:

@@ -1,5 +1,6 @@
 """The comparison table: figures as rows, methods as columns; for Markdown and for a terminal."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,6 @@ from bakeoff.comparison import MEMORY, Comparison, Row, extreme, points
 from bakeoff.parameters import ParameterCounts
 from bakeoff.report import figures
 from bakeoff.report.figures import MISSING, bounds, cell
-from bakeoff.results import METRICS
 from bakeoff.statistics import letters
 
 COUNTS = {"total": "total", "trainable": "trainable", "frozen": "non-trainable", "added": "added"}
@@ -45,8 +45,8 @@ class Line:
 def lines(rows: Sequence[Row]) -> list[Line]:
     """The rows of the table of `rows`; a figure that none of them has gives no row."""
     found = [
-        Line(f"{label} F1 x 100", lambda row, m=metric: row.rouge[m].mean, points, metric=metric)  # type: ignore[misc]
-        for metric, label in figures.ROUGE.items()
+        Line(f"{label} F1 x 100", functools.partial(mean_of, metric), points, metric=metric)
+        for metric, label in figures.SHOWN.items()
     ]
     found += [
         Line(f"{label}, SD between seeds", lambda row, m=metric: row.spread[m], points, missing=NOT_MEASURED)  # type: ignore[misc]
@@ -75,6 +75,11 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         for line in found
         if rows and (line.missing == NOT_MEASURED or any(line.figure(row) is not None for row in rows))
     ]
+
+
+def mean_of(metric: str, row: Row) -> float | None:
+    """Of ROUGE; None where the row's runs were not scored by this metric."""
+    return row.rouge[metric].mean if metric in row.rouge else None
 
 
 def once(row: Row) -> ParameterCounts | None:
@@ -123,17 +128,20 @@ def frame(
 def _cell(line: Line, row: Row, mark: str, shared: str) -> str:
     value = line.figure(row)
     text = f"{mark}{line.missing if value is None else line.show(value)}{mark}"
-    return " ".join(part for part in (text, bounds(row.rouge[line.metric]), shared) if part) if line.metric else text
+    if line.metric not in row.rouge:
+        return text
+    return " ".join(part for part in (text, bounds(row.rouge[line.metric]), shared) if part)
 
 
 def controls(rows: Sequence[Row], quote: Callable[[str], str]) -> pd.DataFrame:
     """The controls' table: one control a row, ROUGE and seconds of evaluation as columns."""
+    shown = {metric: label for metric, label in figures.SHOWN.items() if all(metric in row.rouge for row in rows)}
     cells = [
-        [f"{points(row.rouge[metric].mean)} {bounds(row.rouge[metric])}".rstrip() for metric in METRICS]
+        [f"{points(row.rouge[metric].mean)} {bounds(row.rouge[metric])}".rstrip() for metric in shown]
         + [cell(row.seconds["evaluate"], figures.seconds)]
         for row in rows
     ]
-    names = [*(f"{label} F1 x 100" for label in figures.ROUGE.values()), TIMES["evaluate"]]
+    names = [*(f"{label} F1 x 100" for label in shown.values()), TIMES["evaluate"]]
     return pd.DataFrame(cells, index=[quote(row.name) for row in rows], columns=names, dtype=object)
 
 
