@@ -106,7 +106,7 @@ def of_method(runs: Sequence[RunResult]) -> Scored:
 
 def digest(predictions: Sequence[Prediction]) -> str:
     """sha256 of ids, documents and references, whatever their order."""
-    rows = sorted([one.label, one.document, reference] for one in predictions for reference in one.references)
+    rows = sorted([one.id, one.document, reference] for one in predictions for reference in one.references)
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

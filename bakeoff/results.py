@@ -76,7 +76,7 @@ class RunResult:
     """Size of what the method saved."""
     evidence: dict[str, Any] = field(default_factory=dict)
     """frozen_before, frozen_after: digest of every weight that is not trained; frozen_changed: names;
-    reloaded: [{id, summary, again}] of the first documents."""
+    reloaded: [{id, aspect, summary, again}] of the first documents."""
     truncated: dict[str, int] = field(default_factory=dict)
     """documents, summaries: how many were cut to the task's limits."""
     data: dict[str, int] = field(default_factory=dict)
@@ -114,11 +114,6 @@ class Prediction:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "references", tuple(self.references) or (self.reference,))
-
-    @property
-    def label(self) -> str:
-        """The document's id, with the aspect where there is one: `P16-1001/outcome`."""
-        return f"{self.id}/{self.aspect.lower()}" if self.aspect else self.id
 
 
 @dataclass(frozen=True)

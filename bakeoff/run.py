@@ -141,7 +141,12 @@ def run(
             if small and not exact and second != first:
                 first, _ = write(model, tokenizer, asked)
             evidence["reloaded"] = [
-                {"id": task.examples.test[place].label, "summary": first[number], "again": second[number]}
+                {
+                    "id": task.examples.test[place].id,
+                    "aspect": task.examples.test[place].aspect,
+                    "summary": first[number],
+                    "again": second[number],
+                }
                 for number, place in enumerate(few)
             ]
     return finish(

@@ -51,11 +51,6 @@ class Example:
         """All references, at least one."""
         return (self.summary, *self.others)
 
-    @property
-    def label(self) -> str:
-        """The document's id, with the aspect where there is one."""
-        return f"{self.id}/{self.aspect.lower()}" if self.aspect else self.id
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -123,7 +118,7 @@ class Rows:
             self.shelf.append(row)
             self.splits.append(SPLITS.index(row.split))
             self.texts.append(digest_of(row.document))
-            self.contents.append(digest_of(json.dumps([row.split, row.document, row.summary, row.aspect])))
+            self.contents.append(digest_of(f"{row.split} {row.aspect} {len(row.summary)} {row.summary}{row.document}"))
             self.ids.append(digest_of(row.id) if row.id else 0)
 
 
@@ -144,6 +139,18 @@ def first_alike(digests: Any) -> Any:
     found = numpy.empty_like(order)
     found[order] = order[begins][begins.cumsum() - 1]
     return found
+
+
+class SortedNumbers:
+    """Which numbers an array holds, in no more memory than its own."""
+
+    def __init__(self, numbers: Any) -> None:
+        self.numbers = numbers
+        self.numbers.sort()
+
+    def __contains__(self, number: int) -> bool:
+        place = int(self.numbers.searchsorted(number))
+        return place < len(self.numbers) and int(self.numbers[place]) == number
 
 
 def draw(found: Source, settings: TaskSettings, counts: Counter[str]) -> dict[str, Sequence[Example]]:
@@ -178,24 +185,27 @@ def draw(found: Source, settings: TaskSettings, counts: Counter[str]) -> dict[st
     counts["ids_made"] += int(shared[firsts].sum())
     kept = kept[numpy.argsort(home[kept], kind="stable")]  # a document's rows stand together
     homes = home[kept]
-    taken = numpy.sort(ids)
+    bounds = numpy.searchsorted(homes, firsts), numpy.searchsorted(homes, firsts, side="right")
+    starts, ends = (numpy.zeros(len(shelf), dtype=numpy.int64) for _ in bounds)
+    starts[firsts], ends[firsts] = bounds
+    given = SortedNumbers(ids[ids != 0])
 
     def name(row: Row, number: int) -> str:
         if ids[number]:
             return row.id
         made = row.made_id
-        while digest_of(made) in taken[slice(*numpy.searchsorted(taken, [digest_of(made), digest_of(made) + 1]))]:
+        while digest_of(made) in given:
             made += "-made"
         return made
 
     def examples(number: int) -> Iterator[Example]:
-        low, high = numpy.searchsorted(homes, [number, number + 1])
         together: dict[str, list[Row]] = {}
-        for place in kept[low:high]:
-            row = shelf[int(place)]
+        for place in kept[starts[number] : ends[number]].tolist():
+            row = shelf[place]
             together.setdefault(row.aspect, []).append(row)
-        label = name(shelf[number], number)
+        label = ""
         for aspect, (first, *others) in together.items():
+            label = label or name(first, number)  # the first of all is the document's first row
             summaries = tuple(row.summary for row in others)
             yield Example(label, first.document, first.summary, aspect, first.sentences, summaries)
 

@@ -7,9 +7,10 @@ import re
 import pytest
 from factories import predictions, run
 
-from bakeoff import baseline
+from bakeoff import baseline, settings, tasks
 from bakeoff.errors import UsageError
 from bakeoff.report.results_json import render
+from bakeoff.results import Prediction
 
 
 def record(*methods, seeds=(1, 2, 3, 4, 5), **changes):
@@ -170,3 +171,11 @@ def test_a_torn_file_is_one_line(file, content, expected):
 def test_a_folder_is_no_baseline(tmp_path):
     with pytest.raises(UsageError, match="can't be read"):
         baseline.read(tmp_path)
+
+
+def test_the_committed_baseline_is_of_the_documents_as_they_are_read():
+    examples = tasks.load(settings.load("ci").task).examples.test
+    found = baseline.read(settings.ROOT / "bench" / "baselines" / "ci.json")
+    assert list(found.documents) == [example.id for example in examples]
+    made = [Prediction(e.id, e.document, e.summary, "any", e.references, e.aspect) for e in examples]
+    assert baseline.digest(made) == found.texts

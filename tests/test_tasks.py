@@ -85,7 +85,7 @@ def test_all_aspects_stand_together_and_are_named_in_the_prompt():
     task = tasks.load(TaskSettings(name="aclsum/all", train=5, validation=2, test=2))
     assert "{aspect}" in task.prompt and "{aspect}" in task.instruction
     assert [example.aspect for example in task.examples.train] == ["Challenge", "Approach", "Outcome"] * 5
-    assert len({example.label for example in task.examples.train}) == 15
+    assert len({(example.id, example.aspect) for example in task.examples.train}) == 15
     assert len({example.id for example in task.examples.train}) == 5
     assert len({example.document for example in task.examples.train}) == 5
 
