@@ -13,7 +13,7 @@ from bakeoff.comparison import compare
 from bakeoff.errors import UsageError
 from bakeoff.resources import Clock
 from bakeoff.results import Prediction, RunSpec
-from bakeoff.run import run
+from bakeoff.run import cut_documents, run
 from bakeoff.scoring import Scorer
 from bakeoff.settings import ROOT, ScoringSettings, Settings, TaskSettings
 
@@ -184,6 +184,12 @@ def test_what_was_dropped_is_in_report_and_results(tmp_path):
         assert "1 document got an id by place" in text and "a note on letters." in text
     saved = json.loads((tmp_path / "results.json").read_text())
     assert saved["data"] == data and saved["notes"] == ["a note on letters"]
+
+
+def test_a_document_that_is_cut_in_each_reference_counts_once(write):
+    test = load(write([*OTHERS, *TWO_REFERENCES])).examples.test
+    assert cut_documents(tasks.each_reference(test), [True, True, False]) == 1
+    assert cut_documents(tasks.each_reference(test), [False, True, True]) == 2
 
 
 # Controls
