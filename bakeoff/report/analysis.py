@@ -49,8 +49,9 @@ def warnings(comparison: Comparison, quote: Quote) -> list[str]:
     }
     if total := sum(dropped.values()):
         each = ", ".join(f"{count:,} {what}" for what, count in dropped.items() if count)
-        said.append(f"Of {number(data['rows'], 'row')} of the documents' source {total:,} {'was' if total == 1 else 'were'} "
-                    f"dropped: {each}.")  # fmt: skip
+        verb = "was" if total == 1 else "were"
+        rows = number(data["rows"], "row")
+        said.append(f"Of {rows} of the documents' source {total:,} {verb} dropped: {each}.")
     if made := data.get("ids_made", 0):
         said.append(f"{number(made, 'document')} got an id by place, since an earlier document has the same id.")
     return said
