@@ -118,12 +118,12 @@ def collate(
         input_ids[row, : len(example.ids)] = torch.tensor(example.ids)
         predicts[row, example.prompt - 1 : len(example.ids) - 1] = True
     labels = torch.cat([torch.tensor(example.ids[example.prompt :]) for example in examples])
+    return Batch(to_device(input_ids, device), to_device(predicts, device), to_device(labels, device))
+
+
+def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """A tensor made on the CPU, on `device`; nobody waits for the transfer to a GPU."""
     pinned = str(device).startswith("cuda")
-    input_ids, predicts, labels = (_place(tensor, device, pinned) for tensor in (input_ids, predicts, labels))
-    return Batch(input_ids, predicts, labels)
-
-
-def _place(tensor: torch.Tensor, device: str | torch.device, pinned: bool) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if pinned else tensor.to(device)
 
 

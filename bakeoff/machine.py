@@ -1,16 +1,23 @@
 """What this machine is, and the choices that it makes for a run: device, precision, attention, threads."""
 
+import contextlib
 import dataclasses
 import os
 import platform
+import re
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from bakeoff.errors import UsageError
 from bakeoff.settings import MachineSettings
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "numpy", "rouge-score", "nltk")
+DRIVER = Path("/proc/driver/nvidia/version")
+CARDS = (DRIVER, Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+"""Files of which one is there where a GPU is: NVIDIA's, AMD's, and those of Windows' own Linux."""
 
 
 def resolve(asked: MachineSettings) -> MachineSettings:
@@ -88,6 +95,66 @@ def versions() -> dict[str, str]:
             found[name] = "missing"
     found["processor"] = processor()
     return found
+
+
+def card(device: str) -> dict[str, str]:
+    """What changes how a GPU rounds: its name, capability and driver, and CUDA's and cuDNN's versions; {} on a CPU."""
+    if device != "cuda":
+        return {}
+    import torch
+
+    try:
+        kernel = re.search(r"\b\d+\.\d+(\.\d+)*\b", DRIVER.read_text())
+    except OSError:  # ROCm, Windows' own Linux
+        kernel = None
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "gpu_capability": ".".join(map(str, torch.cuda.get_device_capability())),
+        "gpu_driver": kernel[0] if kernel else "unknown",
+        "cuda": str(torch.version.cuda or f"ROCm {torch.version.hip}"),
+        "cudnn": str(torch.backends.cudnn.version()),
+    }
+
+
+def expects_card(device: str) -> bool:
+    """Whether `resolve` will take a GPU for the setting `device`, as far as can be seen without importing torch."""
+    if device != "auto":
+        return device == "cuda"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # CUDA stops reading at the first name that is none: "", "-1" and "NoDevFiles" hide every GPU.
+    if visible is not None and not re.match(r"\d|GPU-|MIG-", visible.strip()):
+        return False
+    found = find_spec("torch")
+    try:
+        build = Path(str(found and found.origin)).with_name("version.py").read_text()
+    except OSError:
+        return False
+    built = re.search(r"^(cuda|hip)\b[^=\n]*=\s*['\"]", build, re.MULTILINE)
+    return bool(built) and any(sign.exists() for sign in CARDS)
+
+
+@contextlib.contextmanager
+def repeatable(device: str) -> Iterator[None]:
+    """Inside, every operation repeats to the bit. Raises UsageError for one that has no such form on a GPU.
+
+    With warnings alone, attention's backward pass on a GPU would still add in any order.
+    """
+    if device != "cuda":  # seed_everything asks for it everywhere
+        yield
+        return
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        name, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if not found:
+            raise
+        raise UsageError(f"{name} can't be repeated to the bit on a GPU; type --set machine.device=cpu") from None
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def processor() -> str:

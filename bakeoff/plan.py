@@ -47,7 +47,7 @@ class Plan:
     specs: dict[str, tuple[RunSpec, ...]]
     """Method name to one RunSpec a seed; a control has one, since its rows don't depend on the seed."""
     found: dict[str, Any]
-    """What `probe` found: hashes of model and data, the machine resolved, and its compiler."""
+    """What `probe` found: hashes of model and data, the machine resolved, its compiler and its GPU."""
 
 
 def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str, Any] | None = None) -> Plan:
@@ -62,7 +62,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
         str(store.models), log=store.logs / "prepare.log",
     )  # fmt: skip
     hashes = {"model": found["model"], "data": found["data"], "rooms": rooms_sha256()}
-    versions = {**machine.versions(), "compiler": found["compiler"]}
+    versions = {**machine.versions(), "compiler": found["compiler"], **found["card"]}
     specs = {}
     for entry, (_, recipe) in chosen:
         seeds = settings.seeds[:1] if entry.control else settings.seeds
@@ -165,6 +165,7 @@ def probe(
         "data": loaded.sha256,
         "machine": plain(dataclasses.replace(where, attention=chosen)),
         "compiler": compiler,
+        "card": machine.card(where.device),
         "no compiler": why,
         "methods": decided,
         "notes": notes,

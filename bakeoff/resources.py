@@ -1,5 +1,6 @@
-"""What a run costs: seconds by phase, each booked once, and bytes above the level before the model was loaded."""
+"""What a run costs: seconds by phase, each booked once, and bytes of memory."""
 
+import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,14 +39,14 @@ class Clock:
         return self.seconds[phase] + running
 
     def _book(self) -> None:
-        _synchronise()
+        synchronise()
         now = time.perf_counter()
         if self._stack:
             self.seconds[self._stack[-1]] += now - self._since
         self._since = now
 
 
-def _synchronise() -> None:
+def synchronise() -> None:
     """Waits for the GPU where one is in use, so that its work is booked to the phase that asked for it."""
     import torch
 
@@ -54,19 +55,26 @@ def _synchronise() -> None:
 
 
 class Memory:
-    """Bytes above the level at which it was made: torch's four counters on CUDA, resident memory on a CPU."""
+    """Bytes: torch's four counters on CUDA, on a CPU resident memory above the level at which this was made."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.base = 0
         self.before: dict[str, int] = {}
-        if device == "cuda":
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
-        else:
+        if device != "cuda":
             _reset_peak()
             self.base = _status("VmRSS") or 0
+
+    def placed(self) -> None:
+        """Starts a GPU's peaks anew: the model stands there as it is trained, and what loading it took is given back.
+
+        On a CPU nothing changes.
+        """
+        if self.device == "cuda":
+            import torch
+
+            release(self.device)
+            torch.cuda.reset_peak_memory_stats()
 
     def read(self) -> dict[str, int | None]:
         """Bytes by counter; None where this machine has no such counter."""
@@ -97,6 +105,15 @@ class Memory:
             level = found[name]
             found[name] = peak if level is None else max(level, peak)
         return found
+
+
+def release(device: str) -> None:
+    """Frees what nobody can reach any more, a model that refers to itself for one, and gives a GPU's memory back."""
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _status(counter: str) -> int | None:

@@ -70,8 +70,8 @@ class RunResult:
     tokens: dict[str, int] = field(default_factory=dict)
     """training: tokens passed forward in training; labels: of them labelled; generated: tokens written."""
     memory_bytes: dict[str, int | None] = field(default_factory=dict)
-    """allocated, max_allocated, reserved, max_reserved (CUDA), resident, max_resident (CPU); above the level before
-    the model was loaded."""
+    """allocated, max_allocated, reserved, max_reserved (CUDA), resident, max_resident (CPU). On a CPU above the
+    level before the model was loaded; a GPU's peaks start when the model stands there in its precision."""
     adapter_bytes: int | None = None
     """Size of what the method saved."""
     evidence: dict[str, Any] = field(default_factory=dict)

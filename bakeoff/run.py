@@ -19,7 +19,7 @@ from bakeoff.compiler import PLACE
 from bakeoff.encoding import Encoder
 from bakeoff.generation import decoding, summarise
 from bakeoff.parameters import count, shapes_of
-from bakeoff.resources import Clock, Memory
+from bakeoff.resources import Clock, Memory, release
 from bakeoff.results import Prediction, RunResult, RunSpec
 from bakeoff.scoring import Scorer
 from bakeoff.settings import (
@@ -72,6 +72,7 @@ def run(
         model, tokenizer = base.load()
         shapes = shapes_of(model)
         model = base.settle(method.attach(model, tokenizer))
+        memory.placed()
         answers = layout.answers(model)
         encoder = Encoder(tokenizer, task, task_settings)
         train, validation = (
@@ -134,6 +135,7 @@ def run(
             adapter_bytes = file.stat().st_size
             if not small:
                 del model
+                release(where.device)
             again = base.settle(method.attach(*base.load()), answers)
             adapters.load(again, folder / "adapter")
             evidence["trained"], evidence["reloaded_trained"] = weights, together(adapters.trained_digests(again))
@@ -254,8 +256,8 @@ def finish(
         data=dict(task.counts),
         notes=[note] if note else [],
         environment={
+            **spec.versions,  # compiler and card are known to the plan alone
             **machine.environment(),
-            "compiler": spec.versions["compiler"],
             "model_note": model_note,
             "documents": documents,
         },
@@ -281,7 +283,8 @@ def seed_everything(seed: int, where: MachineSettings) -> None:
     torch.set_num_threads(where.threads)
     if where.device == "cpu":
         machine.keep_freed_memory()
-    # Some CUDA kernels have no deterministic form; they warn into the run's log.
+    # Some CUDA kernels have no deterministic form; they warn into the run's log. Gradients come from none of them:
+    # see machine.repeatable.
     torch.use_deterministic_algorithms(True, warn_only=where.device == "cuda")
     # Nothing reads memory before it is written, so filling it first would only take time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from bakeoff.calibration import Loans
 from bakeoff.errors import UsageError
 from bakeoff.keeper import Keeper
 from bakeoff.ledger import Ledger
+from bakeoff.machine import expects_card
 from bakeoff.progress import Progress
 from bakeoff.session import Session, trials
 from bakeoff.store import Store
@@ -86,7 +87,7 @@ def ahead(chosen: settings.Settings, store: Store, new: bool) -> None:
     """
     machine = chosen.machine
     with FileLock((store.root / plan.MACHINE).with_suffix(".lock")):
-        if new and machine.compiled and machine.fused and machine.packing and machine.device != "cuda":
+        if new and machine.compiled and machine.fused and machine.packing and not expects_card(machine.device):
             with contextlib.suppress(compiler.NoCompiler, OSError):
                 compiler.compile_all(store.root / compiler.PLACE)
         report.prepare()

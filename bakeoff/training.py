@@ -13,11 +13,12 @@ from bakeoff import layout, plain
 from bakeoff.attention import documents, row_logits
 from bakeoff.checkpoints import Partial, Training
 from bakeoff.decoder import forget
-from bakeoff.encoding import Batch, Encoded, collate, micro_batches, windows
+from bakeoff.encoding import Batch, Encoded, collate, micro_batches, to_device, windows
 from bakeoff.errors import Diverged
 from bakeoff.head import CrossEntropy
 from bakeoff.layers import sharing
 from bakeoff.linear import passed_by, plain_head
+from bakeoff.machine import repeatable
 from bakeoff.resources import Clock
 from bakeoff.settings import MachineSettings, TrainingSettings
 from bakeoff.trunk import Remembered, Trunk, head_alone
@@ -94,26 +95,29 @@ def fine_tune(
                 partial.counts()
                 examples = [train[place] for place in window]
                 labels = sum(len(example.ids) - example.prompt for example in examples)
-                loss = 0.0
+                total_loss = zero(machine)
                 for micro in micro_batches(examples, recipe.micro_batch_size):
                     part = loss_of(model, micro, pad, machine) / labels
-                    part.backward()
-                    loss += part.item()
+                    with repeatable(machine.device):
+                        part.backward()
+                    total_loss += part.detach()
+                norms = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip or math.inf)
+                # Both at once: to read a number waits until a GPU has done all that it was given.
+                loss, norm = torch.stack([total_loss, norms.to(total_loss)]).tolist()
                 step = len(curves.steps) + 1
                 if not math.isfinite(loss):
                     raise Diverged(
                         f"loss is {loss} at step {step} of {total}; "
                         "type --set training.learning_rate with a lower value"
                     )
-                norm = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip or math.inf)
                 if not math.isfinite(norm):
                     raise Diverged(
-                        f"the gradient's norm is {norm.item()} at step {step} of {total}; "
+                        f"the gradient's norm is {norm} at step {step} of {total}; "
                         "type --set training.learning_rate with a lower value"
                     )
                 rate = float(schedule.get_last_lr()[0])
                 curves.steps.append({"step": step, "epoch": epoch, "loss": loss, "learning_rate": rate,
-                                     "gradient_norm": norm.item()})  # fmt: skip
+                                     "gradient_norm": norm})  # fmt: skip
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -164,7 +168,7 @@ def loss_of(model: Any, examples: Sequence[Encoded], pad: int, machine: MachineS
     if isinstance(examples[0], Remembered):
         hidden = torch.cat([example.hidden for example in examples if isinstance(example, Remembered)])
         labels = [label for example in examples for label in example.ids[example.prompt :]]
-        return entropy(model, hidden, torch.tensor(labels, device=hidden.device), machine)
+        return entropy(model, hidden, to_device(torch.tensor(labels), hidden.device), machine)
     first, *others = batches(model, examples, pad, machine)
     return sum((loss_sum(model, batch, machine) for batch in others), loss_sum(model, first, machine))
 
@@ -238,6 +242,11 @@ def products_in(machine: MachineSettings) -> AbstractContextManager[Any]:
     return torch.autocast(machine.device, dtype=torch.bfloat16, enabled=machine.precision == "bf16")
 
 
+def zero(machine: MachineSettings) -> torch.Tensor:
+    """0 in double precision where the run computes: to it losses are added in place, and read once."""
+    return torch.zeros((), dtype=torch.float64, device=machine.device)
+
+
 @torch.no_grad()
 def mean_loss(
     model: torch.nn.Module, examples: Sequence[Encoded], recipe: TrainingSettings, machine: MachineSettings, pad: int
@@ -246,7 +255,7 @@ def mean_loss(
     if not examples:
         return math.nan
     model.eval()
-    total = sum(
-        loss_of(model, micro, pad, machine).item() for micro in micro_batches(examples, recipe.micro_batch_size)
-    )
-    return total / sum(len(example.ids) - example.prompt for example in examples)
+    total = zero(machine)
+    for micro in micro_batches(examples, recipe.micro_batch_size):
+        total += loss_of(model, micro, pad, machine)
+    return total.item() / sum(len(example.ids) - example.prompt for example in examples)

@@ -214,6 +214,8 @@ def _child(connection: Connection, job: Callable[..., Any], arguments: tuple[Any
     sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     if DUMP is not None:
         faulthandler.register(DUMP, file=2, all_threads=True)
+    # Read when CUDA starts. A child that no server of ours started (Windows) has none of QUIET.
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = QUIET["CUBLAS_WORKSPACE_CONFIG"]
     try:
         answer = job(*arguments, lambda news: connection.send(("news", news)))
         with contextlib.suppress(OSError):

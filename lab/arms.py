@@ -15,7 +15,7 @@ from bakeoff import adapters, tasks
 from bakeoff.catalogue import load_file
 from bakeoff.encoding import Encoder, collate
 from bakeoff.generation import summarise
-from bakeoff.resources import Clock, Memory
+from bakeoff.resources import Clock, Memory, synchronise
 from bakeoff.run import Base, seed_everything
 from bakeoff.settings import GenerationSettings, MachineSettings, ModelSettings, TaskSettings, TrainingSettings, build
 from bakeoff.training import fine_tune, label_logits
@@ -52,7 +52,7 @@ class Bench:
         task = tasks.load(self.limits)
         self.base = base = Base(build(ModelSettings, spec["model"], "speed"), Path(job["cache"]), self.where)
         if job["opponent"]:
-            self.model, self.tokenizer = opponents.load(base, self.method, self.seed, self.where.threads)
+            self.model, self.tokenizer = opponents.load(base, self.method, self.seed, self.where)
         else:
             seed_everything(self.seed, self.where)
             model, self.tokenizer = base.load()
@@ -75,7 +75,7 @@ def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
     bench = Bench(job)
     if job["documents"]:
         torch.optim.AdamW = Damped  # for both sides; this process trains nothing else
-    memory, clock = Memory("cpu"), Clock()
+    memory, clock = level(bench), Clock()
     with busy() as load:
         start = time.perf_counter()
         if job["opponent"]:
@@ -86,11 +86,12 @@ def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
                 seed=bench.seed, pad=bench.tokenizer.pad_token_id, clock=clock,
             )  # fmt: skip
             losses, tokens = [step["loss"] for step in curves.steps], curves.tokens
+        synchronise()
         seconds = time.perf_counter() - start
     found = {
         "seconds": seconds,
         "losses": losses,
-        "peak": memory.read()["max_resident"],
+        "peak": peak(memory),
         "tokens": tokens,
         "load": load,
     }
@@ -119,12 +120,25 @@ def generate(job: dict[str, Any], tell: Any) -> dict[str, Any]:
     if job["opponent"]:
         bench.model = opponents.for_use(bench.model)
         bench.model.to(torch.bfloat16 if job["bf16"] else torch.float32)
-    memory = Memory("cpu")
+    memory = level(bench)
     with busy() as load:
         start = time.perf_counter()
         texts, tokens = write(bench, job, bench.prompts)
         seconds = time.perf_counter() - start
-    return {"seconds": seconds, "texts": texts, "tokens": tokens, "peak": memory.read()["max_resident"], "load": load}
+    return {"seconds": seconds, "texts": texts, "tokens": tokens, "peak": peak(memory), "load": load}
+
+
+def level(bench: Bench) -> Memory:
+    """Counts from here on what the bench's device takes."""
+    memory = Memory(bench.where.device)
+    memory.placed()
+    return memory
+
+
+def peak(memory: Memory) -> int | None:
+    """Bytes of a GPU's memory or of the process, at most."""
+    found = memory.read()
+    return found["max_allocated"] if memory.device == "cuda" else found["max_resident"]
 
 
 def write(bench: Bench, job: dict[str, Any], prompts: list[list[int]]) -> tuple[list[str], int]:
@@ -144,14 +158,15 @@ def teacher_forced(bench: Bench, job: dict[str, Any]) -> numpy.ndarray:
     rows = []
     for example in bench.test[:CHECKED]:
         if job["opponent"]:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=job["bf16"]):
-                logits = bench.model(input_ids=torch.tensor([list(example.ids)]), use_cache=False).logits[0]
+            with torch.autocast(bench.where.device, dtype=torch.bfloat16, enabled=job["bf16"]):
+                ids = torch.tensor([list(example.ids)], device=bench.where.device)
+                logits = bench.model(input_ids=ids, use_cache=False).logits[0]
             logits = logits[example.prompt - 1 - len(example.ids) : -1]
         else:
-            batch = collate([example], bench.tokenizer.pad_token_id, packed=bench.where.packing)
+            batch = collate([example], bench.tokenizer.pad_token_id, bench.where.device, packed=bench.where.packing)
             logits = label_logits(bench.model, batch, bench.where)
         rows.append(logits.float().log_softmax(-1))
-    return torch.cat(rows).numpy()
+    return torch.cat(rows).cpu().numpy()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Floating-point operations that training needs, derived from the method's graph, and the processor's measured peak.
+"""Floating-point operations that training needs, derived from the method's graph, and the device's measured peak.
 
 A product of (m x k) and (k x n) counts 2 m k n; the rest of a transformer (norms, softmax, activations) counts nothing,
 as is usual for model FLOPs utilisation (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from bakeoff.resources import synchronise
 
 
 @dataclass(frozen=True)
@@ -90,23 +92,27 @@ def training_flops(
 
 
 def peak(
-    shapes: list[tuple[int, int]], rows: int, threads: int, precision: str, seconds: float = 1.0
+    shapes: list[tuple[int, int]], rows: int, threads: int, precision: str, device: str = "cpu", seconds: float = 1.0
 ) -> dict[str, float]:
     """FLOP/s of the fastest product in `precision` by its size: `shapes` (inputs, outputs), and 4096 cubed."""
     torch.set_num_threads(threads)
     found = {}
     for m, k, n in [(4096, 4096, 4096), *((rows, inputs, outputs) for inputs, outputs in shapes)]:
         kind = torch.bfloat16 if precision == "bf16" else torch.float32
-        a, b = torch.randn(m, k).to(kind), torch.randn(n, k).to(kind)
+        a, b = torch.randn(m, k).to(device, kind), torch.randn(n, k).to(device, kind)
         best, end = float("inf"), time.perf_counter() + seconds
         while best == float("inf") or time.perf_counter() < end:
+            synchronise()
             start = time.perf_counter()
             torch.nn.functional.linear(a, b)
+            synchronise()
             best = min(best, time.perf_counter() - start)
         found[f"{m} x {k} x {n}"] = 2 * m * k * n / best
     return found
 
 
-def measure_peak(shapes: list[tuple[int, int]], rows: int, threads: int, precision: str, tell: Any) -> dict[str, float]:
+def measure_peak(
+    shapes: list[tuple[int, int]], rows: int, threads: int, precision: str, device: str, tell: Any
+) -> dict[str, float]:
     """`peak` as a job of its own process."""
-    return peak(shapes, rows, threads, precision)
+    return peak(shapes, rows, threads, precision, device)

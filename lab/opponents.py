@@ -10,17 +10,18 @@ from transformers import GenerationConfig, Trainer, TrainingArguments
 
 from bakeoff import models
 from bakeoff.encoding import Encoded, micro_batches, windows
+from bakeoff.settings import MachineSettings
 from bakeoff.training import learning_rate_factor
 
 
-def load(base: Any, method: Any, seed: int, threads: int) -> tuple[Any, Any]:
+def load(base: Any, method: Any, seed: int, where: MachineSettings) -> tuple[Any, Any]:
     """The same safetensors copy in fp32 with its default attention, and the method attached from the same seed."""
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(where.threads)
     model, tokenizer = models.load(base.settings, base.source, base.folder, None)
-    return method.attach(model, tokenizer), tokenizer
+    return method.attach(model, tokenizer).to(where.device), tokenizer
 
 
 class Order(torch.utils.data.Sampler):
@@ -72,8 +73,11 @@ def train(bench: Any, *, bf16: bool, grouped: bool, folder: str) -> tuple[list[f
         per_device_eval_batch_size=size, num_train_epochs=recipe.epochs, max_grad_norm=recipe.gradient_clip, bf16=bf16,
         train_sampling_strategy="group_by_length" if grouped else "random", eval_strategy="epoch", eval_on_start=True,
         prediction_loss_only=True, save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="epoch",
-        use_cpu=True, dataloader_pin_memory=False, seed=bench.seed, remove_unused_columns=False,
+        use_cpu=bench.where.device == "cpu", dataloader_pin_memory=bench.where.device == "cuda", seed=bench.seed,
+        remove_unused_columns=False,
     )  # fmt: skip
+    if arguments.n_gpu > 1:  # Bakeoff computes on one
+        arguments._n_gpu = 1
     trainer = Recorder(
         model=bench.model, args=arguments, optimizers=(optimizer, schedule),
         train_dataset=[row(example) for example in bench.train],
@@ -123,7 +127,9 @@ def write(model: Any, tokenizer: Any, prompts: Sequence[list[int]], limit: int, 
         ids = torch.tensor([[pad] * (length - len(prompts[place])) + prompts[place] for place in some])
         mask = torch.tensor([[0] * (length - len(prompts[place])) + [1] * len(prompts[place]) for place in some])
         with torch.inference_mode():
-            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            output = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+            )
         for place, written in zip(some, output[:, length:].tolist(), strict=True):
             stop = written.index(end) if end in written else len(written)
             tokens += min(stop + 1, len(written))

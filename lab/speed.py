@@ -175,13 +175,15 @@ class Lab:
             self.arm(kind, shape, method, f"without {switch}", **found)
 
     def utilisation(self, shape: str, lora: bool) -> None:
-        """The processor's matrix-product peak in Bakeoff's precision and, in the same minute, LoRA's whole training."""
+        """The device's matrix-product peak in Bakeoff's precision and, in the same minute, LoRA's whole training."""
         from lab import flops
 
         lengths = 8 * (180 if shape == "quick" else 600)
         products = [(576, 576), (576, 192), (576, 1536), (1536, 576)]
-        precision = self.spec(shape, "lora")["machine"]["precision"]
-        found = worker.call(flops.measure_peak, products, lengths, 2, precision, log=self.store.logs / "speed.log")
+        machine = self.spec(shape, "lora")["machine"]
+        precision, device = machine["precision"], machine["device"]
+        log = self.store.logs / "speed.log"
+        found = worker.call(flops.measure_peak, products, lengths, 2, precision, device, log=log)
         self.peaks[shape][self.round] = found
         best = max(found, key=lambda name: found[name])
         say(f"{self.elapsed():5.0f} s  {precision} product peak {found[best] / 1e9:.0f} GFLOP/s ({best})")

@@ -124,8 +124,9 @@ def orphan(path, log):
 
 
 def where(tell):
-    """Where a job's process stands, and whether it may ask the hub."""
-    return {"folder": os.getcwd(), "offline": os.environ.get("HF_HUB_OFFLINE")}
+    """Where a job's process stands, whether it may ask the hub, and what cuBLAS is told."""
+    names = {"offline": "HF_HUB_OFFLINE", "cublas": "CUBLAS_WORKSPACE_CONFIG"}
+    return {"folder": os.getcwd(), **{key: os.environ.get(name) for key, name in names.items()}}
 
 
 def checked(spec, folder, cache, small, forgetful, tell):

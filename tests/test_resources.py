@@ -39,8 +39,25 @@ def test_a_system_without_counters_gives_null_and_never_0(monkeypatch):
     assert set(Memory("cpu").read().values()) == {None}
 
 
+def test_a_gpus_peaks_start_when_what_loading_took_is_given_back(monkeypatch):
+    order = []
+    for name in ("reset_peak_memory_stats", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: order.append(name))
+    monkeypatch.setattr(resources.gc, "collect", lambda: order.append("collect"))
+    memory = Memory("cuda")
+    assert order == []
+    memory.placed()
+    assert order == ["collect", "empty_cache", "reset_peak_memory_stats"]
+
+
+def test_a_cpus_level_stays_that_before_the_model_was_loaded(monkeypatch):
+    memory = Memory("cpu")
+    monkeypatch.setattr(resources, "_status", lambda counter: memory.base + 2**20)
+    memory.placed()
+    assert memory.read()["resident"] == 2**20
+
+
 def test_a_gpu_gives_its_four_counters(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     names = ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved")
     for number, name in enumerate(names, 1):
         monkeypatch.setattr(torch.cuda, name, lambda number=number: number)

@@ -9,7 +9,7 @@ import jobs
 import pytest
 from factories import DOOMED
 
-from bakeoff import attention, compiler, models, native, plan, report, settings, start, worker
+from bakeoff import attention, compiler, machine, models, native, plan, report, settings, start, worker
 from bakeoff.errors import UsageError
 from bakeoff.progress import Progress
 from bakeoff.session import Session
@@ -179,12 +179,14 @@ def test_the_compiler_works_while_a_model_is_prepared(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("changes", "new", "compiles"),
-    [([], True, True), ([], False, False), (["machine.compiled=false"], True, False),
+    [([], True, True), ([], False, False), (["machine.device=cpu"], True, True),
+     (["machine.compiled=false"], True, False),
      (["machine.fused=false"], True, False), (["machine.packing=false"], True, False),
      (["machine.device=cuda"], True, False)],
 )  # fmt: skip
 def test_the_compiler_works_ahead_of_a_new_plan_that_may_want_it(store, monkeypatch, changes, new, compiles):
     asked = []
+    monkeypatch.setattr(machine, "CARDS", ())
 
     def missing(folder):
         asked.append(folder)
@@ -211,7 +213,9 @@ def test_nothing_is_timed_while_the_compiler_works(store, tmp_path, monkeypatch)
     monkeypatch.setattr(compiler, "compile_all", lambda folder: order.append("compiled"))
     monkeypatch.setattr(report, "prepare", report_needs)
     monkeypatch.setattr(attention, "quicker", quicker)
-    beside = threading.Thread(target=start.ahead, args=(settings.load("smoke"), place, True))
+    beside = threading.Thread(
+        target=start.ahead, args=(settings.load("smoke", changes=["machine.device=cpu"]), place, True)
+    )
     beside.start()
     while not order:
         pass

@@ -53,7 +53,7 @@ def test_trainer_takes_the_same_steps_in_fp32(tiny, encoded, fp32, tmp_path, nam
     recipe = TrainingSettings(epochs=2, batch_size=4, micro_batch_size=micro, learning_rate=1e-2)
     ours, theirs = attached(tiny, name), attached(tiny, name)
     curves = fine_tune(ours, encoded, encoded[:1], recipe, fp32, seed=3, pad=256, clock=Clock())
-    bench = SimpleNamespace(model=theirs, recipe=recipe, train=encoded, validation=encoded[:1], seed=3,
+    bench = SimpleNamespace(model=theirs, recipe=recipe, train=encoded, validation=encoded[:1], seed=3, where=fp32,
                             tokenizer=SimpleNamespace(pad_token_id=256))  # fmt: skip
     losses, tokens = opponents.train(bench, bf16=False, grouped=False, folder=str(tmp_path))
     assert tokens == curves.tokens

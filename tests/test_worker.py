@@ -192,7 +192,7 @@ def test_a_job_runs_in_the_callers_folder_and_offline(tmp_path, log, monkeypatch
     folder = tmp_path / "wörk ing"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    assert call(jobs.where, log=log) == {"folder": str(folder), "offline": "1"}
+    assert call(jobs.where, log=log) == {"folder": str(folder), "offline": "1", "cublas": ":4096:8"}
 
 
 def test_the_main_module_is_as_it_was(log):
