@@ -14,7 +14,7 @@ from filelock import FileLock
 from bakeoff import machine, worker
 from bakeoff.catalogue import Entry, configure, refuse_unread, select
 from bakeoff.disk import write_whole
-from bakeoff.errors import UsageError
+from bakeoff.errors import UsageError, first_line
 from bakeoff.results import RunSpec
 from bakeoff.settings import (
     MachineSettings,
@@ -31,9 +31,9 @@ from bakeoff.store import Store
 
 # The rooms on a run's way: a change in one of them makes another run. Reports and commands are not among them.
 ROOMS = ("results", "settings", "machine", "shelf", "scripts", "readers", "scoring", "sources", "tasks", "conversion",
-         "models", "encoding", "parameters", "targets", "catalogue", "compiler", "native", "head", "kernels", "shared",
-         "attention", "cache", "plain", "layout", "linear", "decoder", "layers", "ordered", "trunk", "training",
-         "checkpoints", "generation", "resources", "adapters", "run")  # fmt: skip
+         "models", "tokens", "chat", "encoding", "parameters", "targets", "catalogue", "compiler", "native", "head",
+         "kernels", "shared", "attention", "cache", "plain", "layout", "linear", "decoder", "layers", "ordered",
+         "trunk", "training", "checkpoints", "generation", "resources", "adapters", "run")  # fmt: skip
 MACHINE = "machine.json"
 """What was timed of this machine, in a store. Who holds its lock computes something else."""
 
@@ -79,7 +79,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
                 generation=plain(settings.generation),
                 scoring=plain(settings.scoring),
                 machine=found["machine"],
-                hashes={**hashes, "method": entry.sha256},
+                hashes={**hashes, "method": entry.sha256, "prompt": found["prompts"].get(entry.name, "")},
                 versions=versions,
             )
             for seed in seeds
@@ -110,7 +110,7 @@ def probe(
     from bakeoff.attention import replaceable, virtual_tokens
     from bakeoff.catalogue import load_file
     from bakeoff.compiler import PLACE, NoCompiler
-    from bakeoff.encoding import Encoder
+    from bakeoff.encoding import Encoder, template_of
     from bakeoff.scoring import Scorer
 
     where = machine.resolve(build(MachineSettings, asked, "run"))
@@ -145,17 +145,22 @@ def probe(
     chosen = models.attention(settings, folder, wanted, forced=asked["attention"] != "auto")
     base = blueprint.builder(settings, folder, len(tokenizer))
     decided, notes = {}, [covered.note] if covered.note else []
+    prompts: dict[str, str] = {}
+    encoders: dict[str, Encoder] = {}
     for name, file, hyperparameters in methods:
         entry = next(entry for entry in load_file(Path(file)) if entry.name == name)
         method = build(entry.kind, hyperparameters, file)
         if entry.needs_model:
             method, _, attached = fitted(entry, method, base, settings.name)
+            refuse_text(entry.name, method, tokenizer)
+            template = template_of(method, documents)
+            if template not in encoders:
+                encoders[template] = Encoder(tokenizer, loaded, documents, models.end_tokens(folder), template)
+                notes += checked(encoders[template], settings.name)
+            prompts[name] = encoders[template].sha256()
             longest = documents.max_input_tokens
-            if getattr(entry.kind, "prompt", "") == "chat" and positions.limited(
-                attached
-            ):  # a template's words are more
-                encoder = Encoder(tokenizer, loaded, documents)
-                longest = max(len(encoder.chat(example)[0]) for example in loaded.examples.test)
+            if template == "chat" and positions.limited(attached):  # a template's words are more
+                longest = encoders[template].longest()
             note = positions.check(attached, f"method {name!r}", settings.name, longest, virtual_tokens(attached),
                                    documents.max_target_tokens)  # fmt: skip
             notes += [note] * bool(note)
@@ -168,8 +173,29 @@ def probe(
         "card": machine.card(where.device),
         "no compiler": why,
         "methods": decided,
+        "prompts": prompts,
         "notes": notes,
     }
+
+
+def refuse_text(name: str, method: Any, tokenizer: Any) -> None:
+    """Raises UsageError where a method has settings that it can't use with this tokenizer."""
+    if hasattr(method, "check"):
+        try:
+            method.check(tokenizer)
+        except (UsageError, ValueError) as error:
+            why = first_line(error)
+            raise UsageError(
+                f"method {name!r}: {why}{'' if '; ' in why else f'; change --set methods.{name}.KEY'}"
+            ) from None
+
+
+def checked(encoder: Any, name: str) -> list[str]:
+    """What must be said of the texts that the model called `name` will be asked. Raises UsageError."""
+    try:
+        return list(encoder.check())
+    except UsageError as error:
+        raise UsageError(f"--model {name}: {error}") from None
 
 
 def remembered(file: Path, where: MachineSettings) -> str:

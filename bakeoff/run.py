@@ -16,7 +16,7 @@ from bakeoff.attention import llama_like
 from bakeoff.catalogue import load_file
 from bakeoff.checkpoints import Partial
 from bakeoff.compiler import PLACE
-from bakeoff.encoding import Encoder
+from bakeoff.encoding import Encoder, template_of
 from bakeoff.generation import decoding, summarise
 from bakeoff.parameters import count, shapes_of
 from bakeoff.resources import Clock, Memory, release
@@ -74,13 +74,12 @@ def run(
         model = base.settle(method.attach(model, tokenizer))
         memory.placed()
         answers = layout.answers(model)
-        encoder = Encoder(tokenizer, task, task_settings)
+        encoder = Encoder(tokenizer, task, task_settings, base.ends, template_of(method, task_settings))
         train, validation = (
             Shelf(encoder.example(e) for e in tasks.each_reference(split))
             for split in (task.examples.train, task.examples.validation)
         )
-        ask = encoder.chat if getattr(entry.kind, "prompt", "") == "chat" else encoder.prompt
-        prompts = [ask(example) for example in task.examples.test]
+        prompts = [encoder.asked(example) for example in task.examples.test]
     with clock("checks"):
         before = adapters.frozen_digests(model)
 

@@ -68,7 +68,12 @@ class TaskSettings:
     prompt: str = ""
     """Text around `{document}` (and `{aspect}`), ending with the separator; empty: the task's own."""
     instruction: str = ""
-    """The user's turn for `zero-shot` where the model has a chat template; empty: the task's own."""
+    """The user's turn where the model is asked through its chat template; empty: the task's own."""
+    template: str = setting("plain", choices=("plain", "chat"))
+    """How methods are trained and asked: by `prompt`, or through the model's chat template, with the summary as the
+    assistant's turn. `zero-shot` has a setting of its own, methods.zero-shot.prompt."""
+    thinking: bool = False
+    """Whether a chat template that has a switch for thinking is rendered with it on."""
     document_column: str = ""
     """Column of the document; empty: the task's own, `document` for a file."""
     summary_column: str = ""
@@ -387,6 +392,13 @@ def contradictions(settings: Settings) -> None:
         raise UsageError(f"{blame(settings, 'task.prompt')}: task.prompt must hold {{document}} exactly once")
     if task.instruction and task.instruction.count("{document}") != 1:
         raise UsageError(f"{blame(settings, 'task.instruction')}: task.instruction must hold {{document}} exactly once")
+    for key in ("prompt", "instruction"):
+        if escape := re.search(r"\\[nrt]", getattr(task, key)):
+            quoted = getattr(task, key).replace('"', '\\"')
+            raise UsageError(
+                f"{blame(settings, f'task.{key}')}: task.{key} holds {escape[0]} as two characters, not as one; put "
+                f"the value in double quotes: --set 'task.{key}=\"{quoted}\"'"
+            )
     added = settings.model.special_tokens
     if len(set(added)) < len(added) or any(not token for token in added):
         raise UsageError(

@@ -15,12 +15,11 @@ from filelock import FileLock
 
 from bakeoff import baseline, compiler, plan, published, report, settings, worker
 from bakeoff.calibration import Loans
-from bakeoff.errors import UsageError, nearest
+from bakeoff.errors import UsageError
 from bakeoff.keeper import Keeper
 from bakeoff.ledger import Ledger
 from bakeoff.machine import expects_card
 from bakeoff.progress import Progress
-from bakeoff.results import SCORED
 from bakeoff.session import Session, trials
 from bakeoff.store import Store
 
@@ -146,9 +145,6 @@ def floors(path: Path, chosen: settings.Settings, method: str) -> dict[str, floa
         numbers = values.values() if isinstance(values, dict) else [values]
         if name not in ("model", "task") and not all(type(value) in (int, float) for value in numbers):
             raise UsageError(f"{settings.at(str(path), f'{chosen.preset}.{name}')}: {name}: expected floors as numbers")
-        if unknown := sorted(set(values) - set(SCORED) if isinstance(values, dict) else ()):
-            where = settings.at(str(path), f"{chosen.preset}.{name}.{unknown[0]}")
-            raise UsageError(f"{where}: {unknown[0]!r} is no metric; {nearest(unknown[0], SCORED)}")
     if table.get("model") != chosen.model.name or table.get("task") != chosen.task.name:
         return None
     return table.get(method)

@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from bakeoff.parameters import ParameterCounts, Shapes
 from bakeoff.scripts import join_sentences
@@ -19,7 +19,8 @@ class ZeroShot:
 
     name: ClassVar[str] = "zero-shot"
     control: ClassVar[bool] = True
-    prompt: ClassVar[str] = "chat"
+
+    prompt: Literal["chat", "plain"] = "chat"
 
     def attach(self, model, tokenizer):
         """Freezes everything."""

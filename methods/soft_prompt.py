@@ -38,16 +38,26 @@ class SoftPrompt:
                 wrapped.prompt_encoder.default.embedding.weight.copy_(start)
         return wrapped
 
+    def check(self, tokenizer):
+        """Raises ValueError for a text of which the tokenizer makes no token."""
+        if self.text and not (self.text.strip() and self._ids(tokenizer)):
+            raise ValueError(f"text = {self.text!r} holds no token; give it a word, or leave it empty: a random start")
+
+    def _ids(self, tokenizer):
+        return tokenizer(self.text, add_special_tokens=False).input_ids
+
     def _start(self, model, tokenizer):
-        """virtual_tokens x hidden: the embeddings of `text`; None without a text, or without a tokenizer (counting)."""
+        """virtual_tokens x width: what the model sees for `text`; None without a text, or a tokenizer (counting)."""
         import torch
 
         if not self.text or tokenizer is None:
             return None
-        ids = tokenizer(self.text, add_special_tokens=False).input_ids
+        ids = self._ids(tokenizer)
         ids = (ids * (self.virtual_tokens // len(ids) + 1))[: self.virtual_tokens]
-        embeddings = model.get_input_embeddings().weight
-        return embeddings[torch.tensor(ids, device=embeddings.device)].detach().clone()
+        embeddings = model.get_input_embeddings()
+        # Called, not read: some modules scale their rows. What a model does to all embeddings it does to virtual ones.
+        with torch.no_grad():
+            return embeddings(torch.tensor(ids, device=embeddings.weight.device)).detach().clone()
 
     def expected_parameters(self, shapes: Shapes) -> ParameterCounts:
         """virtual_tokens x the width of the input embedding."""

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from bakeoff import settings, start, worker
-from bakeoff.errors import UsageError
+from bakeoff import worker
 from bakeoff.settings import ROOT
 from lab import contention
 
@@ -94,13 +93,3 @@ def test_a_run_is_told_that_waiting_threads_sleep(tmp_path, monkeypatch):
 def environment_of(tell):
     """The variables that a process was given."""
     return {name: os.environ.get(name) for name in worker.WAITING}
-
-
-def test_a_floor_of_a_metric_that_is_none_is_refused_by_its_line(tmp_path):
-    file, chosen = tmp_path / "thresholds.toml", settings.load("smoke")
-    model = f'model = "{chosen.model.name}"\ntask = "{chosen.task.name}"'
-    file.write_text(f"[smoke]\n{model}\n[smoke.lora]\nrougeLsum = 3\n")
-    assert start.floors(file, chosen, "lora") == {"rougeLsum": 3}
-    file.write_text(f"[smoke]\n{model}\n[smoke.lora]\nrouge3 = 3\n")
-    with pytest.raises(UsageError, match=r"thresholds\.toml:5: 'rouge3' is no metric"):
-        start.floors(file, chosen, "lora")

@@ -82,10 +82,9 @@ def test_a_batch_of_nothing_but_the_padding_token_has_a_loss(tiny, fp32):
 def test_a_document_without_any_token_is_asked_with_the_end_token_alone(tiny, task, fp32):
     model, tokenizer = tiny()
     encoder = Encoder(tokenizer, task, TaskSettings())
-    encoder._foreign = lambda text: []
     encoder.task = task.__class__("t", "{document}", "{document}", task.examples, "")
-    assert encoder.prompt(Example("a", "x", "y"))[0] == [tokenizer.eos_token_id]
-    encoded = encoder.example(Example("a", "x", "y"))
+    assert encoder.prompt(Example("a", "", ""))[0] == [tokenizer.eos_token_id]
+    encoded = encoder.example(Example("a", "", ""))
     assert encoded.ids == [tokenizer.eos_token_id] * 2 and encoded.prompt == 1
     assert math.isfinite(mean_loss(model, [encoded], RECIPE, fp32, 256))
 

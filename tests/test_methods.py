@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bakeoff import adapters
+from bakeoff import adapters, plan
 from bakeoff.catalogue import configure, select
 from bakeoff.encoding import Encoder
+from bakeoff.errors import UsageError
 from bakeoff.generation import summarise
 from bakeoff.resources import Clock
 from bakeoff.settings import GenerationSettings, Settings, TaskSettings
@@ -111,3 +112,30 @@ def test_null_trains_all_its_steps_and_writes_what_the_plain_prompt_writes(tiny,
 
 def test_all_leaves_null_out():
     assert "null" not in {entry.name for entry in select(["all"])}
+
+
+SCALED = {
+    "gemma2": {"head_dim": 8}, "gemma3_text": {"head_dim": 8}, "granite": {"embedding_multiplier": 7.0}, "llama": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_a_soft_prompt_that_starts_from_a_text_is_what_the_model_sees_for_it(tiny, kind):
+    model, tokenizer = tiny(model_type=kind, **SCALED[kind])
+    text, document = tokenizer("Sum up:").input_ids, tokenizer(" a text").input_ids
+    with torch.no_grad():
+        told = model.eval()(input_ids=torch.tensor([[*text, *document]])).logits[0, len(text) :]
+        wrapped = select(["soft-prompt"])[0].kind(virtual_tokens=len(text), text="Sum up:").attach(model, tokenizer)
+        learned = wrapped.prompt_encoder.default.embedding.weight[None]
+        words = model.get_input_embeddings()(torch.tensor([document]))
+        by_hand = model(inputs_embeds=torch.cat([learned, words], dim=1)).logits[0, len(text) :]
+        found = wrapped.eval()(input_ids=torch.tensor([document])).logits[0, len(text) :]
+    assert torch.allclose(by_hand, told, atol=1e-5) and torch.allclose(found, told, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", [" ", "\n\t"])
+def test_a_soft_prompts_text_without_a_token_is_refused_when_it_is_planned(tiny, text):
+    method = select(["soft-prompt"])[0].kind(text=text)
+    with pytest.raises(UsageError, match=r"method 'soft-prompt': text = .* holds no token"):
+        plan.refuse_text("soft-prompt", method, tiny()[1])
+    plan.refuse_text("soft-prompt", select(["soft-prompt"])[0].kind(text="a"), tiny()[1])

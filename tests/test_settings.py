@@ -305,3 +305,11 @@ def test_a_method_may_type_its_fields_as_python_does(hint, good, bad, expected):
     for value in bad:
         with pytest.raises(UsageError, match=f"here = .*: expected {expected}"):
             settings.check(value, hint, {}, "here")
+
+
+@pytest.mark.parametrize("key", ["prompt", "instruction"])
+def test_a_backslash_n_that_is_no_newline_is_refused_with_what_to_type(key):
+    with pytest.raises(UsageError, match=r"two characters.*--set 'task\.\w+=\"\{document\}\\nSum:\"'"):
+        settings.load("smoke", changes=[rf"task.{key}={{document}}\nSum:"])
+    found = settings.load("smoke", changes=[rf'task.{key}="{{document}}\nSum:"'])
+    assert getattr(found.task, key) == "{document}\nSum:"
