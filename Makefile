@@ -5,6 +5,7 @@
 # make calibrate   false alarms and power of the verdicts, from the kept seeds: reports/calibration/report.md
 # make lint    ruff, mypy, import-linter
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
+# make compatibility   every method on tiny models of every architecture: docs/compatibility.md
 # make tune    learning rates, chosen on the validation split
 # make keep    copies reports/quick, speed, torture and calibration, where they are there, to docs/reports/ on purpose
 # make readme  writes the README's table and its list of rooms anew
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench gate test slow lint calibrate torture tune speed keep readme clean
+.PHONY: bench gate test slow lint calibrate torture tune speed keep readme compatibility clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -40,6 +41,9 @@ torture: $(READY)
 
 calibrate: $(READY)
 	$(BIN)/python -m lab.calibration
+
+compatibility: $(READY)
+	$(BIN)/python -m lab.compatibility
 
 tune: $(READY)
 	$(BIN)/python -m lab.tune

@@ -58,6 +58,11 @@ def head_last(model: Any) -> str:
     return answer(model, "head", ends_in_head)
 
 
+def steady(model: Any) -> str:
+    """Why what a model says of a document is not the same each time it trains."""
+    return answer(model, "steady", repeats)
+
+
 def packable(model: Any) -> bool:
     """Whether documents may stand in one row."""
     return not packed(model)
@@ -77,6 +82,7 @@ def settle(
             if written(model):
                 alike(model)
         head_last(model)
+    steady(model)
 
 
 def answer(model: Any, question: str, test: Callable[[Any], str]) -> str:
@@ -215,6 +221,11 @@ def unreadable(model: Any) -> str:
         )
         return "" if unknown else f"{type(error).__name__}: {first_line(error)}"
     return ""
+def repeats(model: Any) -> str:
+    """Two passes over one document as it is read in training: dropout stands in an architecture in many ways."""
+    [text, _] = documents(model)
+    model.train()
+    return "" if torch.equal(whole_logits(model, text), whole_logits(model, text)) else "dropout changes its logits"
 
 
 def ends_in_head(model: Any) -> str:

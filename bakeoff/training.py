@@ -184,7 +184,7 @@ def batches(model: Any, examples: Sequence[Encoded], pad: int, machine: MachineS
 def with_trunk(model: Any, examples: Sequence[Encoded], machine: MachineSettings, size: int, pad: int) -> Any:
     """`examples`, with what a frozen trunk says of them, `size` at a time, where the head is all that is trained."""
     head = head_alone(model) if machine.reuse_trunk else None
-    if head is None or layout.head_last(model):
+    if head is None or layout.head_last(model) or layout.steady(model):
         return examples
 
     @torch.no_grad()

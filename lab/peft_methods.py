@@ -6,7 +6,8 @@ A count needs what no shape tells (how many layers, how wide a key is), so it st
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bakeoff.parameters import ParameterCounts, Shapes
+from bakeoff.parameters import ParameterCounts, Shapes, shapes_of
+from bakeoff.targets import target_layers, target_names
 
 
 def adding(shapes: Shapes, added: int) -> ParameterCounts:
@@ -99,22 +100,18 @@ class PTuning:
 
 @dataclass(frozen=True)
 class IA3:
-    """Trained factors of what the layers named in `targets` give (Liu et al. 2022, arXiv:2205.05638)."""
+    """Trained factors of what a linear layer gives (Liu et al. 2022, arXiv:2205.05638)."""
 
     name: ClassVar[str] = "ia3"
     by_default: ClassVar[bool] = False
 
-    targets: tuple[str, ...] = ("k_proj", "v_proj")
-    added: int = 0
-    """Outputs of these layers together."""
-
     def attach(self, model, tokenizer):
-        """Wraps `model` in PEFT's IA3."""
+        """Wraps `model` in PEFT's IA3 on the layers that LoRA adapts by default."""
         from peft import IA3Config, get_peft_model
 
-        config = IA3Config(task_type="CAUSAL_LM", target_modules=list(self.targets), feedforward_modules=[])
-        return get_peft_model(model, config)
+        names = list(target_names("auto", shapes_of(model)))
+        return get_peft_model(model, IA3Config(task_type="CAUSAL_LM", target_modules=names, feedforward_modules=[]))
 
     def expected_parameters(self, shapes: Shapes) -> ParameterCounts:
         """One factor an output."""
-        return adding(shapes, self.added)
+        return adding(shapes, sum(outputs for _, outputs in target_layers("auto", shapes).values()))

@@ -5,12 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from bakeoff import layout
+from bakeoff import layout, models
 from bakeoff.catalogue import select
 from bakeoff.resources import Clock
-from bakeoff.settings import TrainingSettings
-from bakeoff.training import fine_tune
+from bakeoff.settings import ModelSettings, TrainingSettings
+from bakeoff.training import fine_tune, loss_of
 from bakeoff.trunk import Trunk, head_alone
+from lab import architectures
 
 [LAST] = [entry.kind for entry in select(["last-layer"]) if entry.name == "last-layer"]
 [LORA] = [entry.kind for entry in select(["lora"]) if entry.name == "lora"]
@@ -51,6 +52,24 @@ def test_remembering_changes_no_loss(tiny, encoded, fp32, packing):
         curves = fine_tune(model, encoded[:6], encoded[6:], recipe, machine, seed=1, pad=256, clock=Clock())
         found.append([row["loss"] for row in curves.steps] + [row["validation_loss"] for row in curves.epochs])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["opt", "biogpt", "gpt_bigcode"])  # as a function, or as a module
+def test_a_trunk_with_dropout_is_computed_each_time_and_validated_without(encoded, fp32, kind):
+    settings = ModelSettings(name="random", architecture={**architectures.ARCHITECTURES[kind], "vocab_size": 257})
+    model, _ = models.load(settings, models.locate(settings), None, "eager")
+    model = LAST(untie=True).attach(model, None)
+    assert layout.steady(model)
+    curves = fine_tune(
+        model, encoded[:4], encoded[4:6], TrainingSettings(epochs=0), fp32, seed=1, pad=256, clock=Clock()
+    )
+    with torch.no_grad():
+        right = sum(loss_of(model.eval(), [example], 256, fp32).item() for example in encoded[4:6])
+    assert curves.epochs[0]["validation_loss"] == pytest.approx(right / labels(encoded[4:6]), rel=1e-5)
+
+
+def labels(examples):
+    return sum(len(example.ids) - example.prompt for example in examples)
 
 
 def test_each_example_is_asked_for_once_with_others_of_its_length(encoded):
