@@ -1,13 +1,17 @@
 """Whether a method fits a model, found before its first run: it attaches, and trains what its closed form says."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from bakeoff import adapters, layout
+from bakeoff import adapters, layout, plain
+from bakeoff.attention import virtual_tokens
 from bakeoff.catalogue import Entry
 from bakeoff.errors import UsageError, first_line
 from bakeoff.parameters import ParameterCounts, count, shapes_of
 
+IN_CACHE = ("PREFIX_TUNING", "CARTRIDGE")
+"""PEFT's kinds of virtual tokens that are keys and values of every layer."""
 Build = Callable[[str], Any]
 """The base model on the device `meta` (shapes alone), or on `cpu` with random values."""
 
@@ -25,7 +29,8 @@ def fitted(entry: Entry, method: Any, build: Build, name: str) -> tuple[Any, Par
         expected = method.expected_parameters(shapes)
         model = attached(method, build)
         found = count(model, shapes)
-        why = unpruned(model) or disagreement(entry, expected, found) or layout.unreadable(model)
+        why = unpruned(model) or disagreement(entry, expected, found)
+        why = why or unread(method, model, build) or layout.unreadable(model)
     except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         why = kind + first_line(error)
@@ -102,3 +107,36 @@ def unpruned(model: Any) -> str:
                 "would train as LoRA of its first rank; take LoRA"
             )
     return ""
+
+
+def unread(method: Any, model: Any, build: Build) -> str:
+    """Why a model can't read the virtual tokens that a method puts in front of its own; empty where it can.
+
+    Keys and values are tried on a model with random values: no configuration tells what lies in a cache.
+    """
+    if not virtual_tokens(model):
+        return ""
+    import torch
+
+    takes = inspect.signature(model.get_base_model().forward).parameters
+    kind = model.active_peft_config.peft_type.value.lower().replace("_", " ")
+    keys = model.active_peft_config.peft_type.value in IN_CACHE
+    if keys and "past_key_values" not in takes:
+        return f"{kind} puts keys and values before the prompt's, and the model takes none; take the method soft-prompt"
+    if not keys and "inputs_embeds" not in takes:
+        return f"{kind} puts embeddings before the prompt's, and the model takes none; take the method lora"
+    if not keys:
+        width, found = (part.shape[-1] for part in (model.word_embeddings.weight, model.get_prompt(batch_size=1)))
+        if width != found:
+            return f"its virtual tokens are {found} wide, the input embedding {width}; set token_dim in its PEFT config"
+        return ""
+    tried = method.attach(build("cpu"), None).train()
+    trained = [parameter for parameter in tried.parameters() if parameter.requires_grad]
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    try:
+        logits = plain.label_logits(tried, ids, torch.ones_like(ids, dtype=torch.bool))
+        gradients = torch.autograd.grad(logits.square().sum(), trained, allow_unused=True)
+    except Exception as error:  # the model's own complaint of a shape
+        return f"the model can't read the keys and values of {kind} ({first_line(error)}); take the method soft-prompt"
+    reached = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+    return "" if reached else f"the model passes over the keys and values of {kind}; take the method soft-prompt"

@@ -221,6 +221,8 @@ def unreadable(model: Any) -> str:
         )
         return "" if unknown else f"{type(error).__name__}: {first_line(error)}"
     return ""
+
+
 def repeats(model: Any) -> str:
     """Two passes over one document as it is read in training: dropout stands in an architecture in many ways."""
     [text, _] = documents(model)

@@ -1,7 +1,7 @@
 """Which method works on which architecture: docs/compatibility.md and docs/compatibility.json (`make compatibility`).
 
-python -m lab.compatibility                                  makes every cell and writes both files
-python -m lab.compatibility --only llama,gpt2 --method lora  prints these cells and writes nothing
+python -m lab.compatibility                                  makes every cell
+python -m lab.compatibility --only llama,gpt2 --method lora  makes these cells anew, the others stay
 """
 
 import argparse
@@ -42,7 +42,7 @@ Where nothing is packed, `compatibility.json` says why. What is packed here is p
 
 
 def main() -> int:
-    """Writes the table, or prints the cells that were asked for; 1 where one is wrong."""
+    """Writes the table with the cells that were asked for; 1 where one of these is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="architectures, with commas")
     parser.add_argument("--method", default="", help="methods, with commas")
@@ -58,11 +58,17 @@ def main() -> int:
                 print(
                     f"{cell.architecture:18} {cell.method:18} {cell.verdict:8} {cell.path:10} {cell.words}", flush=True
                 )
-    if not arguments.only and not arguments.method:
-        TABLE.parent.mkdir(exist_ok=True)
-        CELLS.write_text(json.dumps([asdict(cell) for cell in found], indent=1) + "\n", encoding="utf-8")
-        TABLE.write_text(page(found), encoding="utf-8")
+    write(found)
     return int(any(cell.verdict == "wrong" for cell in found))
+
+
+def write(found: Sequence[Cell]) -> None:
+    """Puts `found` among the cells that are kept, in the order of ARCHITECTURES and METHODS."""
+    known = {(cell.architecture, cell.method): cell for cell in (*(committed() if CELLS.is_file() else ()), *found)}
+    order = [known[name, method] for name in ARCHITECTURES for method in METHODS if (name, method) in known]
+    TABLE.parent.mkdir(exist_ok=True)
+    CELLS.write_text(json.dumps([asdict(cell) for cell in order], indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(page(order), encoding="utf-8")
 
 
 def cells(name: str, methods: Sequence[str]) -> list[Cell]:
@@ -89,7 +95,9 @@ def page(found: Sequence[Cell]) -> str:
     by_name = {(cell.architecture, cell.method): cell for cell in found}
     names = list(dict.fromkeys(cell.architecture for cell in found))
     rows = [f"| architecture | {' | '.join(methods)} |", f"| --- |{' --- |' * len(methods)}"]
-    rows += [f"| {name} | {' | '.join(shown(by_name[name, method], notes) for method in methods)} |" for name in names]
+    rows += [
+        f"| {name} | {' | '.join(shown(by_name.get((name, method)), notes) for method in methods)} |" for name in names
+    ]
     refused = [f"{number}. {words}" for words, number in notes.items()]
     verdicts = [cell.verdict for cell in found]
     packed = sum(cell.path == PACKED for cell in found)
@@ -100,8 +108,10 @@ def page(found: Sequence[Cell]) -> str:
     return "\n".join([HEADER, counts, "", *rows, "", "## Refused with", "", *refused]).rstrip() + "\n"
 
 
-def shown(cell: Cell, notes: dict[str, int]) -> str:
+def shown(cell: Cell | None, notes: dict[str, int]) -> str:
     """A cell of the table; `notes` numbers the lines of what is refused."""
+    if cell is None:
+        return ""
     if cell.verdict == "refused":
         return f"- <sup>{notes.setdefault(cell.words, len(notes) + 1)}</sup>"
     return cell.path if cell.verdict == "works" else f"**wrong**: {cell.words}"
