@@ -29,7 +29,7 @@ class Reference:
                 parameter.copy_(theirs[name])
                 parameter.requires_grad_(theirs[name].requires_grad)
         taken = inspect.signature(self.inner.forward).parameters
-        self.positioned, self.cached = "position_ids" in taken, "past_key_values" in taken
+        self.positioned = "position_ids" in taken
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """Tokens x vocabulary, of one document."""
@@ -47,7 +47,7 @@ class Reference:
     def _forward(self, start: int, length: int, **inputs: Any) -> torch.Tensor:
         if self.positioned:
             inputs["position_ids"] = torch.arange(start, start + length)[None]
-        logits: torch.Tensor = self.inner(use_cache="past_key_values" in inputs, **inputs).logits[0]
+        logits: torch.Tensor = self.inner(use_cache=False, **inputs).logits[0]
         return logits
 
     def loss(self, ids: Sequence[int], prompt: int) -> torch.Tensor:

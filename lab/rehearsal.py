@@ -16,6 +16,7 @@ from bakeoff.results import RunResult
 from bakeoff.settings import Settings, plain
 from bakeoff.store import Store
 from lab import architectures
+from lab.cells import probed
 
 
 def smoke(name: str) -> Settings:
@@ -59,8 +60,7 @@ def rehearse(name: str, folder: Path, method: str = "all") -> tuple[str, list[st
     try:
         chosen = plan.configured(asked, [method])
         methods = [(entry.name, str(entry.file), plain(configured)) for entry, (configured, _) in chosen]
-        found = plan.probe(plain(asked.model), plain(asked.task), plain(asked.machine), methods, str(store.models),
-                           lambda news: None)  # fmt: skip
+        found = probed(asked.model, asked.task, asked.machine, methods, store.models)
         planned = plan.make(asked, [method], store, found)
     except UsageError as refusal:
         return str(refusal), faults
