@@ -22,7 +22,8 @@ from lab.cells import probed
 def smoke(name: str) -> Settings:
     """The smoke preset with a model of the architecture `name`, on fewer papers."""
     preset = settings.load("smoke", changes=["task.train=4", "task.validation=2", "task.test=3",
-                                             "task.max_target_tokens=12", "machine.threads=1"])  # fmt: skip
+                                             "task.max_target_tokens=12", "machine.threads=1",
+                                             "machine.compiled=false"])  # fmt: skip
     return dataclasses.replace(preset, model=architectures.settings(name))
 
 
