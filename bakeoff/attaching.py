@@ -135,7 +135,8 @@ def unread(method: Any, model: Any, build: Build) -> str:
     ids = torch.zeros(2, 3, dtype=torch.long)
     try:
         logits = plain.label_logits(tried, ids, torch.ones_like(ids, dtype=torch.bool))
-        gradients = torch.autograd.grad(logits.square().sum(), trained, allow_unused=True)
+        total = logits.square().sum()
+        gradients = torch.autograd.grad(total, trained, allow_unused=True) if total.requires_grad else ()
     except Exception as error:  # the model's own complaint of a shape
         return f"the model can't read the keys and values of {kind} ({first_line(error)}); take the method soft-prompt"
     reached = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
