@@ -81,9 +81,20 @@ class Chat:
         if self._render(self._turns(f"{head}{document}{tail}"), ask=True) != told:
             raise UsageError(f"its chat template changes a document that begins {document[:40]!r}; {REMEDY}")
 
-    def thinks(self) -> bool:
-        """Whether the template knows a switch for thinking."""
-        return "enable_thinking" in self.template or "thinking" in self.template
+    def note(self) -> str:
+        """What must be said of thinking; empty where the template has no switch for it and begins no thought."""
+        asked = self._turns(MARK)
+        shown = self._render(asked, ask=True)
+        self.thinking = not self.thinking
+        try:
+            other = self._render(asked, ask=True)
+        finally:
+            self.thinking = not self.thinking
+        if other != shown:
+            return f"chat template: thinking is {'on' if self.thinking else 'off'} (task.thinking)"
+        if shown.rfind("<think>") > shown.rfind("</think>"):
+            return "chat template: it begins a thought and has no switch for it; task.max_target_tokens is soon used up"
+        return ""
 
     def _form(self) -> tuple[bool, bool]:
         """Whether the template wants a system's turn, and contents in parts: the first way that shows a document."""

@@ -127,8 +127,7 @@ class Encoder:
         if self._kind == "chat":
             for example in some:
                 self._chat.check(example.document, *_around(self.task.instruction, example.aspect))
-            if self._chat.thinks():
-                notes.append(f"chat template: thinking is {'on' if self.thinking else 'off'} (task.thinking)")
+            notes += filter(None, [self._chat.note()])
         return notes
 
     def sha256(self) -> str:

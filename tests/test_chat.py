@@ -101,6 +101,11 @@ def test_thinking_is_a_setting(encoder):
     assert encoder(SWITCH, thinking=True).check() == ["chat template: thinking is on (task.thinking)"]
 
 
+def test_a_thought_that_no_switch_ends_is_said(encoder):
+    assert encoder(PLAIN + "<think>").check()[0].startswith("chat template: it begins a thought")
+    assert encoder("{# thinking #}" + PLAIN).check() == []
+
+
 def test_the_day_changes_no_prompt_and_stays_as_it_was_elsewhere(encoder, monkeypatch):
     class Tomorrow(datetime.datetime):
         @classmethod

@@ -2,7 +2,7 @@
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AddedToken, PreTrainedTokenizerFast
+from transformers import AddedToken, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from bakeoff.encoding import Encoder, separator
 from bakeoff.errors import UsageError
@@ -142,6 +142,16 @@ def test_a_cut_document_leaves_the_words_around_it_whole(kind):
     tail = tokenizer("a\n\nSummary:", add_special_tokens=False).input_ids
     tail = tail[len(tokenizer("a", add_special_tokens=False).input_ids) :]
     assert cut and ids == [*uncut[: 40 - len(tail)], *tail]
+
+
+def test_a_tokenizer_written_in_python_keeps_the_same_promises():
+    tokenizer = ByT5Tokenizer()
+    end, extra = tokenizer.convert_tokens_to_ids(["</s>", "<extra_id_0>"])
+    document = "The </s> cat <extra_id_0>"
+    found = encoder(tokenizer, "{document}<extra_id_0>").example(Example("a", document, "Gist </s>"))
+    assert found.ids.count(end) == found.ids.count(extra) == 1 and found.ids[-1] == end
+    assert found.ids[found.prompt - 1] == extra
+    assert tokenizer.decode(found.ids, skip_special_tokens=True) == "The </s> cat <extra_id_0> Gist </s>"
 
 
 # What stands before every prompt
