@@ -124,6 +124,12 @@ class Encoder:
                 notes.append(f"{unknown:.0%} of the tokens of a {part} are unknown to the model's tokenizer")
         if self.needs_template and not self.tokenizer.chat_template:
             raise UsageError("its tokenizer has no chat template; type --set task.template=plain")
+        words = max(frame.head_tokens + len(frame.tail_ids) for frame in (self._frame(e, "plain") for e in some))
+        if self._kind == "plain" and len(self.start) + words >= self.max_input:
+            notes.append(
+                f"task.prompt takes {len(self.start) + words} tokens of task.max_input_tokens = {self.max_input}: every "
+                "document is cut to one token"
+            )
         if self._kind == "chat":
             for example in some:
                 self._chat.check(example.document, *_around(self.task.instruction, example.aspect))

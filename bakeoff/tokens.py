@@ -98,15 +98,24 @@ class Tokens:
             return self._apart(pieces)
         self._renamed = self._renamed or rename(self.tokenizer.backend_tokenizer, set(self.added.values()))
         backend, names, numbers = self._renamed
-        text, own = "", ""
+        parts, own = [], ""
         for piece in (*pieces, Foreign("")):
             if not isinstance(piece, Foreign):
                 own += piece
                 continue
-            text += self._added.sub(lambda match: names[match[0]], own) + piece
+            cuts = re.split(f"({self._added.pattern})", own)  # text, token, text, token, ..., text
+            parts += [(part, names[part] if n % 2 else part) for n, part in enumerate(cuts)] + [(piece, str(piece))]
             own = ""
-        ids = backend.encode(text, add_special_tokens=False).ids
-        return [numbers.get(number, number) for number in ids]
+        ids = {backend.token_to_id(name) for name in names.values()}
+        found = backend.encode("".join(name for _, name in parts), add_special_tokens=False)
+        spans = [span for number, span in zip(found.ids, found.offsets, strict=True) if number in ids]
+        text, at = "", 0
+        for part, name in parts:  # not every tokenizer finds a token that it lists wherever it stands
+            end = at + len(name)
+            text += name if part == name or any(low <= at and end <= high for low, high in spans) else part
+            at = end
+        found = backend.encode(text, add_special_tokens=False)
+        return [numbers.get(number, number) for number in found.ids]
 
     def _apart(self, pieces: tuple[str, ...]) -> list[int]:
         """The same for a tokenizer written in Python: piece by piece, added tokens of foreign text broken in two."""

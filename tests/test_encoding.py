@@ -34,6 +34,12 @@ def test_only_the_document_is_truncated(encoder):
     assert prompt.startswith("word word") and prompt.endswith("\n\nSummary:")
 
 
+def test_a_prompt_that_leaves_no_room_for_documents_is_said(tiny, task):
+    [note] = Encoder(tiny()[1], task, TaskSettings(max_input_tokens=10)).check()
+    assert note == "task.prompt takes 10 tokens of task.max_input_tokens = 10: every document is cut to one token"
+    assert Encoder(tiny()[1], task, TaskSettings(max_input_tokens=11)).check() == []
+
+
 def test_a_long_summary_is_cut_to_the_target_limit_and_still_ends(encoder):
     encoded = encoder.example(Example("a", "Short.", "gist " * 50))
     assert encoded.summary_cut

@@ -31,10 +31,10 @@ def bpe(space, words=WORDS):
     return vocab, merges
 
 
-def build(kind):
-    """A tokenizer of one of KINDS, with an end token and two special tokens."""
+def build(kind, words=WORDS):
+    """A tokenizer of one of KINDS, with an end token and two special tokens; `words` are tokens."""
     space = "Ġ" if kind in ("bytes", "gpt2", "gpt4") else "▁"
-    vocab, merges = bpe(space, () if kind == "bytes" else WORDS)
+    vocab, merges = bpe(space, () if kind == "bytes" else words)
     if kind == "unigram":
         inner = Tokenizer(models.Unigram([("<unk>", 0.0), *((word, -1.0 / len(word)) for word in vocab)], unk_id=0))
     else:
@@ -105,6 +105,24 @@ def test_foreign_text_never_becomes_an_added_token(kind, text):
     plain_text = text.replace("think", "thimk").replace("/s", "/z").replace("|", "!")
     lengths = [len(tokens.encode(Foreign(part))) for part in (text, plain_text)]
     assert kind != "bytes" or lengths[0] == lengths[1] == len(plain.encode(plain_text).ids)
+
+
+@pytest.mark.parametrize("kind", ["prepend", "unigram", "always"])
+def test_an_added_token_that_a_vocabulary_can_put_together_is_not_made_of_foreign_text(kind):
+    tokenizer = build(kind, [*WORDS, "<think>", "<thinks>"])
+    tokens, think = Tokens(tokenizer), tokenizer.convert_tokens_to_ids("<think>")
+    assert tokens.encode("a <think>").count(think) == 1
+    ids = tokens.encode("<think>", Foreign(" a <think> cat"))
+    assert ids.count(think) == 1 and tokenizer.decode(ids[1:]).strip() == "a <think> cat"
+
+
+def test_an_own_token_that_a_tokenizer_finds_behind_spaces_alone_is_text_elsewhere():
+    tokenizer = build("prepend")
+    tokens, think = Tokens(tokenizer), tokenizer.convert_tokens_to_ids("<think>")
+    for text in ("a<think>", "a <think>"):
+        alone = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokens.encode(text, Foreign(" <think>")) == [*alone, *tokens.encode(Foreign("<think>"))]
+    assert think not in tokens.encode("a<think>", Foreign(" <think>"))
 
 
 @pytest.mark.parametrize("kind", ["prepend", "unigram"])
