@@ -127,8 +127,8 @@ class Encoder:
         words = max(frame.head_tokens + len(frame.tail_ids) for frame in (self._frame(e, "plain") for e in some))
         if self._kind == "plain" and len(self.start) + words >= self.max_input:
             notes.append(
-                f"task.prompt takes {len(self.start) + words} tokens of task.max_input_tokens = {self.max_input}: every "
-                "document is cut to one token"
+                f"task.prompt takes {len(self.start) + words} tokens of task.max_input_tokens = {self.max_input}: "
+                "every document is cut to one token"
             )
         if self._kind == "chat":
             for example in some:
