@@ -1,5 +1,7 @@
 """A tiny Llama built in memory, a byte tokenizer, and examples; nothing is read from disk."""
 
+import os
+
 import pytest
 import torch
 
@@ -8,6 +10,10 @@ from bakeoff.compiler import NoCompiler
 from bakeoff.encoding import Encoder
 from bakeoff.settings import MachineSettings, ModelSettings, TaskSettings
 from bakeoff.tasks import Example, Examples, Task
+
+# A command that a test starts is no worker of the tests, though these may run in several processes.
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    del os.environ[name]
 
 ARCHITECTURE = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

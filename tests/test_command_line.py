@@ -107,7 +107,7 @@ def test_a_wrong_command_is_one_line_and_exit_code_four(bench, arguments, expect
         (jsonl([{"document": "d", "split": "train"}]), ":1: no column 'summary' (there: document, split)"),
         (jsonl([*GOOD, {**GOOD[0], "document": " "}]), ":5: 'document' is empty"),
         (jsonl([*GOOD, {**GOOD[0], "summary": ""}]), ":5: 'summary' is empty"),
-        (jsonl([*GOOD, {**GOOD[0], "split": "test"}]), ":5 (test): the document stands at "),
+        (jsonl([*GOOD, {**GOOD[0], "split": "test"}]), "one document stands in two splits: "),
         (jsonl(GOOD[1:]), "task.train = 2, but the train split has 1 documents; type --set task.train=1"),
     ],
     ids=["missing", "empty", "not UTF-8", "no column", "no document", "no summary", "two splits", "too few"],
