@@ -1,9 +1,12 @@
 """Base model and tokenizer: from a hub, a folder, a GGUF file, or built in memory from a configuration."""
 
 import hashlib
+import inspect
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -282,9 +285,20 @@ def configuration(settings: ModelSettings, vocabulary: int = 0) -> Any:
             replace(settings, architecture={**settings.architecture, "pad_token_id": None}), vocabulary
         )
     for key in values:
-        if key in vars(config) and not hasattr(default, key):  # kept, but nobody reads it
+        if key in vars(config) and not hasattr(default, key) and not read_by(config, key):  # kept, but nobody reads it
             raise UsageError(f"model.architecture.{key} is not a setting of {kind!r}; {nearest(key, vars(default))}")
     return config
+
+
+def read_by(config: Any, key: str) -> bool:
+    """Whether the code of the configuration's causal language model names `key`: some read what no default has."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        source = inspect.getsource(sys.modules[AutoModelForCausalLM._model_mapping[type(config)].__module__])
+    except (KeyError, OSError, TypeError):
+        return False
+    return re.search(rf"\b{re.escape(key)}\b", source) is not None
 
 
 def grow(model: Any, vocabulary: int) -> None:

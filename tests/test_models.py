@@ -532,3 +532,11 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, gguf, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         models.prepare(gguf, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_setting_that_only_a_models_code_reads_is_one():
+    shape = {"model_type": "qwen3_moe", "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 257}
+    found = models.configuration(ModelSettings(name="random", architecture={**shape, "head_dim": 16}))
+    assert found.head_dim == 16
+    with pytest.raises(UsageError, match="head_dimm is not a setting of 'qwen3_moe'"):
+        models.configuration(ModelSettings(name="random", architecture={**shape, "head_dimm": 16}))
