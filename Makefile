@@ -28,7 +28,8 @@ test: $(READY)
 	$(BIN)/python -m pytest tests -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 slow: $(READY)
-	$(BIN)/python -m pytest tests -m slow
+	$(BIN)/python -m pytest tests/test_compatibility.py -m slow -n auto --maxprocesses 4
+	$(BIN)/python -m pytest tests -m slow --ignore tests/test_compatibility.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
