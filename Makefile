@@ -28,8 +28,8 @@ test: $(READY)
 	$(BIN)/python -m pytest tests -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 slow: $(READY)
-	$(BIN)/python -m pytest tests/test_compatibility.py -m slow -n auto --maxprocesses 4
-	$(BIN)/python -m pytest tests -m slow --ignore tests/test_compatibility.py
+	$(BIN)/python -m pytest tests/lab/test_compatibility.py -m slow -n auto --maxprocesses 4
+	$(BIN)/python -m pytest tests -m slow --ignore tests/lab/test_compatibility.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -38,7 +38,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 torture: $(READY)
-	$(BIN)/python -m lab.torture
+	$(BIN)/python -m lab.faults
 
 calibrate: $(READY)
 	$(BIN)/python -m lab.calibration

@@ -1,3 +1,26 @@
-"""Bakeoff: which fine-tuning method writes the better summaries, what it costs, and whether the difference is real."""
+"""Bakeoff: which fine-tuning method writes the better summaries, what it costs, and whether the difference is real.
 
+What a method file, a test in `bench/` and a notebook may import stands here; everything else may move.
+"""
+
+from bakeoff.core.writing import join_sentences
+from bakeoff.methods.api import Control, Example, Examples, Method
+from bakeoff.methods.parameters import ParameterCounts, Shapes, shapes_of
+from bakeoff.methods.targets import target_layers, target_names
+from bakeoff.metrics.rouge import rouge
+
+__all__ = [
+    "Control",
+    "Example",
+    "Examples",
+    "Method",
+    "ParameterCounts",
+    "Shapes",
+    "__version__",
+    "join_sentences",
+    "rouge",
+    "shapes_of",
+    "target_layers",
+    "target_names",
+]
 __version__ = "0.1.0"

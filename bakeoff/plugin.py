@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bakeoff.settings import ROOT
+from bakeoff.config.presets import ROOT
 
 
 def pytest_addoption(parser):
@@ -56,8 +56,8 @@ def pytest_sessionstart(session):
     config = session.config
     config.bakeoff = config.bakeoff_gate = None
     if _selected(config):
-        from bakeoff.errors import UsageError
-        from bakeoff.start import keep, start, stop_on_sigterm
+        from bakeoff.core.errors import UsageError
+        from bakeoff.session.start import keep, start, stop_on_sigterm
 
         config.add_cleanup(stop_on_sigterm())
         shared = getattr(config, "workerinput", {}).get("bakeoff", "")
@@ -72,7 +72,7 @@ def pytest_sessionstart(session):
 def pytest_configure_node(node):
     """Tells a worker of `pytest -n N` what was planned, so that it neither checks nor makes anything again."""
     if getattr(node.config, "bakeoff", None):
-        from bakeoff.start import share
+        from bakeoff.session.start import share
 
         node.workerinput["bakeoff"] = share(node.config.bakeoff)
 
@@ -134,8 +134,8 @@ def bakeoff(request):
 
 
 def _finished(bakeoff, method):
-    from bakeoff.errors import one_line
-    from bakeoff.worker import Died
+    from bakeoff.core.errors import one_line
+    from bakeoff.session.worker import Died
 
     try:
         return bakeoff.runs(method)
@@ -171,7 +171,7 @@ def gate_verdict(request):
 @pytest.fixture
 def floors(runs, bakeoff):
     """The floors of this method under this preset, from bench/thresholds.toml; skips where there are none."""
-    from bakeoff.start import floors
+    from bakeoff.session.start import floors
 
     found = floors(ROOT / "bench" / "thresholds.toml", bakeoff.plan.settings, runs[0].spec["method"])
     if found is None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bakeoff import published
-from bakeoff.parameters import ParameterCounts
+from bakeoff.methods.parameters import ParameterCounts
+from bakeoff.report import published
 
 
 def test_closed_form_is_what_requires_grad_says(runs):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bakeoff.results import METRICS
-from bakeoff.statistics import better, mean_over_seeds
+from bakeoff.metrics.rouge import METRICS
+from bakeoff.stats.intervals import better, mean_over_seeds
 
 pytestmark = pytest.mark.filterwarnings("error")
 

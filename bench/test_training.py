@@ -2,7 +2,7 @@
 
 import pytest
 
-from bakeoff.errors import one_line
+from bakeoff.core.errors import one_line
 
 
 def test_the_loss_fell(runs):

@@ -11,10 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-from bakeoff import plan, settings, worker
-from bakeoff.progress import Progress
-from bakeoff.session import Session
-from bakeoff.store import Store
+from bakeoff.config import presets
+from bakeoff.session import plan, worker
+from bakeoff.session.progress import Progress
+from bakeoff.session.session import Session
+from bakeoff.session.store import Store
 
 GRID = {  # five each, around the value that is usual for the method
     "lora": (3e-4, 6e-4, 1e-3, 2e-3, 4e-3),
@@ -29,9 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lab.tune", description=__doc__)
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--method", action="append", choices=GRID, help="default: all four")
-    parser.add_argument("--store", default=str(settings.ROOT / ".bakeoff"))
+    parser.add_argument("--store", default=str(presets.ROOT / ".bakeoff"))
     options = parser.parse_args()
-    record = settings.preset_path(options.preset).with_suffix(".trials.json")
+    record = presets.preset_path(options.preset).with_suffix(".trials.json")
     trials = json.loads(record.read_text())["trials"] if record.is_file() else []
     store = Store(Path(options.store))
     worker.start_server(offline=True)
@@ -54,7 +55,7 @@ def main() -> None:
 def run(preset: str, method: str, rate: float, store: Store) -> dict[str, object]:
     """One trial: validation loss by epoch, None where training diverged."""
     changes = [f"methods.{method}.learning_rate={rate!r}", "task.test=1"]
-    planned = plan.make(settings.load(preset, changes=changes), [method], store)
+    planned = plan.make(presets.load(preset, changes=changes), [method], store)
     session = Session(planned, store, Progress(sys.stdout, live=False))
     trial = {"method": method, "learning_rate": rate, "seed": planned.settings.seeds[0]}
     try:

@@ -4,8 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from bakeoff.parameters import ParameterCounts, Shapes
-from bakeoff.scripts import join_sentences
+from bakeoff import ParameterCounts, Shapes, join_sentences
 
 
 def rouge1(examples, summary: str, example) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bakeoff.parameters import ParameterCounts, Shapes
+from bakeoff import ParameterCounts, Shapes
 
 
 @dataclass(frozen=True)

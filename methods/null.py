@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from bakeoff.parameters import ParameterCounts, Shapes, shapes_of
-from bakeoff.targets import target_layers, target_names
+from bakeoff import ParameterCounts, Shapes, shapes_of, target_layers, target_names
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ import os
 import pytest
 import torch
 
-from bakeoff import models, native
-from bakeoff.compiler import NoCompiler
-from bakeoff.encoding import Encoder
-from bakeoff.settings import MachineSettings, ModelSettings, TaskSettings
-from bakeoff.tasks import Example, Examples, Task
+from bakeoff.config.schema import MachineSettings, ModelSettings, TaskSettings
+from bakeoff.data.encoding import Encoder
+from bakeoff.data.tasks import Example, Examples, Task
+from bakeoff.engine.cpu import native
+from bakeoff.engine.cpu.compiler import NoCompiler
+from bakeoff.models import loading
 
 # A command that a test starts is no worker of the tests, though these may run in several processes.
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
@@ -27,7 +28,7 @@ def tiny():
 
     def build(special_tokens=(), **changes):
         settings = ModelSettings(name="random", architecture={**ARCHITECTURE, **changes}, special_tokens=special_tokens)
-        return models.load(settings, models.locate(settings), None, "eager")
+        return loading.load(settings, loading.locate(settings), None, "eager")
 
     return build
 

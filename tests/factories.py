@@ -3,9 +3,10 @@
 import random
 from typing import Any
 
-from bakeoff.comparison import MEMORY, SECONDS
-from bakeoff.results import METRICS, Prediction, RunResult
-from bakeoff.settings import Settings
+from bakeoff.config.schema import Settings
+from bakeoff.metrics.rouge import METRICS, Prediction
+from bakeoff.report.comparison import MEMORY, SECONDS
+from bakeoff.runs.records import RunResult
 
 DOOMED = '''"""Dies at its first step."""
 
@@ -13,7 +14,7 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bakeoff.parameters import ParameterCounts, Shapes
+from bakeoff import ParameterCounts, Shapes
 
 
 @dataclass(frozen=True)

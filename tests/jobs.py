@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from bakeoff.errors import Diverged, UsageError
+from bakeoff.core.errors import Diverged, UsageError
 
 
 def answer(value, tell):
@@ -117,7 +117,7 @@ def fill_the_disk(path, tell):
 
 def orphan(path, log):
     """Asks for a job, in a process that will be killed; leaves the pid of the job's process in `path`."""
-    from bakeoff import worker
+    from bakeoff.session import worker
 
     worker.start_server(offline=True)
     worker.call(linger, True, log=Path(log), tell=lambda news: Path(path).write_text(str(news["pid"])))
@@ -134,14 +134,14 @@ def checked(spec, folder, cache, small, forgetful, tell):
 
     `forgetful`: saved tensors are not loaded.
     """
-    from bakeoff import run
-    from bakeoff.resources import Clock
-    from bakeoff.results import RunSpec
+    from bakeoff.runs import pipeline
+    from bakeoff.runs.records import RunSpec
+    from bakeoff.runs.resources import Clock
 
-    asked, plain = [], run.summarise
-    run.SMALL = small
-    run.summarise = lambda *given, **more: asked.append(len(given[2])) or plain(*given, **more)
+    asked, plain = [], pipeline.summarise
+    pipeline.SMALL = small
+    pipeline.summarise = lambda *given, **more: asked.append(len(given[2])) or plain(*given, **more)
     if forgetful:
-        run.adapters.load = lambda model, folder: None
-    result, _ = run.run(RunSpec(**spec), folder, cache, tell, Clock())
+        pipeline.adapters.load = lambda model, folder: None
+    result, _ = pipeline.run(RunSpec(**spec), folder, cache, tell, Clock())
     return result.evidence, asked

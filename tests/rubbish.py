@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pyarrow
 import pyarrow.parquet
 
-from bakeoff.settings import SECTIONS
+from bakeoff.config.schema import SECTIONS
 
 LONG = 10_000_000
 """Characters of the long lines."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bakeoff.comparison import Comparison
-from bakeoff.gate import Gate
-from bakeoff.results import Prediction
+from bakeoff.gate.verdicts import Gate
+from bakeoff.metrics.rouge import Prediction
+from bakeoff.report.comparison import Comparison
 
 __all__ = ["prepare", "terminal", "write"]
 
@@ -26,8 +26,8 @@ def write(
     `predictions` are those of one run by method or control. The same arguments leave the same bytes.
     """
     # pandas and matplotlib take a second to import (see `prepare`); only who writes a report pays it.
+    from bakeoff.core.files import replace
     from bakeoff.report import document, plots, results_json
-    from bakeoff.report.files import replace
 
     images = plots.draw(comparison, folder / "plots")
     replace(folder / "results.json", results_json.dump(comparison).encode())

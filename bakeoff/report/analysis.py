@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bakeoff.comparison import MEMORY, Comparison, Row, extreme
+from bakeoff.metrics.rouge import METRICS
 from bakeoff.report import figures
+from bakeoff.report.comparison import MEMORY, Comparison, Row, extreme
 from bakeoff.report.figures import ROUGE, listing, number
 from bakeoff.report.performance import Quote, performance
-from bakeoff.results import METRICS
 
 PEAKS = tuple(counter for counter in MEMORY if counter.startswith("max_"))
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from bakeoff.comparison import Comparison
-from bakeoff.pairs import ALPHA, Pair
+from bakeoff.report.comparison import Comparison
 from bakeoff.report.figures import ROUGE, p_value, signed, span
 from bakeoff.report.table import to_markdown
+from bakeoff.stats.pairs import ALPHA, Pair
 
 Quote = Callable[[str], str]
 

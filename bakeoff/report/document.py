@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bakeoff.comparison import Comparison, Row, points
-from bakeoff.gate import Gate
-from bakeoff.report import analysis, differences, published, table
+from bakeoff.gate.verdicts import Gate
+from bakeoff.metrics.rouge import METRICS, Prediction, Scorer
+from bakeoff.report import analysis, differences, published_table, table
 from bakeoff.report import gate as gates
+from bakeoff.report.comparison import Comparison, Row, points
 from bakeoff.report.escape import clip, markdown, plain
 from bakeoff.report.figures import MISSING, listing, number
 from bakeoff.report.plots import Image
-from bakeoff.results import METRICS, Prediction
-from bakeoff.scoring import Scorer
 
 SAMPLES = 3
 EXCERPT = 400
@@ -42,7 +41,11 @@ def render(
         *([gates.markdown_table(gate).rstrip()] if gate else []),
         "## Controls",
         *controls(comparison),
-        *(["## Beside published figures", *published.section(comparison, markdown)] if comparison.published else []),
+        *(
+            ["## Beside published figures", *published_table.section(comparison, markdown)]
+            if comparison.published
+            else []
+        ),
         "## Plots",
         *([figure(image) for image in images] or ["No run left a curve or a score."]),
         "## Truncated documents",

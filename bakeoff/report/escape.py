@@ -3,7 +3,7 @@ workflow commands of GitHub Actions (`workflow`)."""
 
 import re
 
-from bakeoff.errors import one_line as plain
+from bakeoff.core.errors import one_line as plain
 
 __all__ = ["clip", "markdown", "plain", "workflow", "workflow_property"]
 

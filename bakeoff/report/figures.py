@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from bakeoff.comparison import points
-from bakeoff.statistics import Interval
+from bakeoff.report.comparison import points
+from bakeoff.stats.intervals import Interval
 
 MISSING = "–"
 ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}

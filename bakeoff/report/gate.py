@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from bakeoff.comparison import points
-from bakeoff.gate import POWER, Gate, Verdict
+from bakeoff.gate.verdicts import POWER, Gate, Verdict
 from bakeoff.report import table
+from bakeoff.report.comparison import points
 from bakeoff.report.escape import markdown, plain, workflow, workflow_property
 from bakeoff.report.figures import MISSING, ROUGE
 

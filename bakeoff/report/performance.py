@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bakeoff.comparison import Comparison, Row, extreme, points
+from bakeoff.metrics.rouge import METRICS
+from bakeoff.report.comparison import Comparison, Row, extreme, points
 from bakeoff.report.figures import ROUGE, listing
-from bakeoff.results import METRICS
 
 Quote = Callable[[str], str]
 """Makes untrusted text inert for where the sentence goes."""

@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bakeoff.comparison import Comparison, Row
+from bakeoff.core.files import replace
+from bakeoff.report.comparison import Comparison, Row
 from bakeoff.report.escape import plain
 from bakeoff.report.figures import ROUGE
-from bakeoff.report.files import replace
 
 # Okabe and Ito's palette, without its yellow, which is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -1,67 +1,95 @@
-"""What others published beside what was measured, and sentences about published means, which carry no verdict."""
+"""Results that others published, from bench/published/*.toml: counts that must match, scores to look at."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from bakeoff.comparison import Comparison, Row, points
-from bakeoff.published import COUNTS, Published
-from bakeoff.report import figures, table
-from bakeoff.report.figures import MEMORY, MISSING, ROUGE, cell, signed
-from bakeoff.report.performance import Quote, order
-from bakeoff.results import METRICS
+from bakeoff.config.presets import ROOT, preset_names, read_toml
+from bakeoff.config.schema import Settings, setting
+from bakeoff.core.errors import UsageError, nearest
+from bakeoff.core.validation import at, build
+from bakeoff.methods.parameters import ParameterCounts
 
-
-def section(comparison: Comparison, quote: Quote) -> list[str]:
-    """One table a published one, with the note of its source and what its own means say."""
-    parts = []
-    for found in comparison.published:
-        rows = [row for row in comparison.methods if row.name in found.methods]
-        cells = [line for row in rows for line in beside(found, row, quote)]
-        parts += [f"Published: {quote(found.source)}. {quote(found.note)}".rstrip()]
-        if cells:
-            parts += [table.text_table(["figure", "published", "measured", "difference"], cells),
-                      "Counts must match exactly; scores, seconds and memory are only shown."]  # fmt: skip
-        parts.append("\n".join(f"- {sentence}" for sentence in sentences(found, quote)))
-    return parts
+FOLDER = ROOT / "bench" / "published"
+COUNTS = ("total", "trainable", "frozen", "added")
 
 
-def beside(found: Published, row: Row, quote: Quote) -> list[list[str]]:
-    """The published figures of one method as cells: figure, published, measured, difference."""
-    theirs = found.methods[row.name]
-    counts = row.parameters.with_ties() if row.parameters and found.ties else row.parameters
-    lines: list[tuple[str, float | None, float | None, Callable[[float], str], Callable[[float], str]]] = [
-        *((f"parameters, {name}", getattr(theirs, name), getattr(counts, name, None), figures.count, exact)
-          for name in COUNTS),
-        *((ROUGE[metric], getattr(theirs, metric), row.rouge[metric].mean, points, signed) for metric in METRICS),
-        ("training, s", theirs.train_minutes and 60 * theirs.train_minutes, row.seconds["train"], figures.seconds,
-         lambda by: f"{by:+,.1f}"),
-        *((label, (gb := getattr(theirs, f"{counter}_gb", None)) and 1e9 * gb, row.memory_bytes[counter], figures.size,
-           lambda by: f"{by / 1e9:+,.2f} GB") for counter, label in MEMORY.items()),
-    ]  # fmt: skip
-    return [
-        [f"{quote(row.name)}: {label}", show(published), cell(measured, show),
-         MISSING if measured is None else by(measured - published)]
-        for label, published, measured, show, by in lines if published is not None
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class Figures:
+    """What was published of one method; None where it was not."""
+
+    total: int | None = setting(None, minimum=0)
+    trainable: int | None = setting(None, minimum=0)
+    frozen: int | None = setting(None, minimum=0)
+    added: int | None = setting(None, minimum=0)
+    rouge1: float | None = setting(None, minimum=0.0, maximum=1.0)
+    """F1 in 0..1, like the next two."""
+    rouge2: float | None = setting(None, minimum=0.0, maximum=1.0)
+    rougeL: float | None = setting(None, minimum=0.0, maximum=1.0)
+    train_minutes: float | None = setting(None, minimum=0.0)
+    allocated_gb: float | None = setting(None, minimum=0.0)
+    """GB of 10^9 bytes, like the next three."""
+    max_allocated_gb: float | None = setting(None, minimum=0.0)
+    reserved_gb: float | None = setting(None, minimum=0.0)
+    max_reserved_gb: float | None = setting(None, minimum=0.0)
 
 
-def exact(by: float) -> str:
-    """The difference of two counts."""
-    return "none" if by == 0 else f"{by:+,.0f} (must be none)"
+@dataclass(frozen=True)
+class Published:
+    """One published table."""
+
+    preset: str = ""
+    """The preset that it stands beside."""
+    model: str = ""
+    task: str = ""
+    source: str = ""
+    """Who published it."""
+    note: str = ""
+    """What a reader must know about it."""
+    ties: bool = False
+    """Whether its counts have a tied tensor at each of its names."""
+    methods: Mapping[str, Figures] = setting({})
+
+    def mismatches(self, name: str, counts: ParameterCounts) -> list[str]:
+        """The published counts of a method that are not `counts`, in words; [] where all match."""
+        theirs = self.methods[name]
+        ours = counts.with_ties() if self.ties else counts
+        return [
+            f"{name}: {field} = {getattr(ours, field):,}, published {published:,}"
+            for field in COUNTS
+            if (published := getattr(theirs, field)) is not None and published != getattr(ours, field)
+        ]
 
 
-def sentences(found: Published, quote: Quote) -> list[str]:
-    """Order and ratio of the published means. They come without scores of documents, so nothing is told apart."""
-    said = []
-    for metric in METRICS:
-        values = {name: getattr(one, metric) for name, one in found.methods.items()}
-        means = {name: value for name, value in values.items() if value is not None}
-        if means:
-            said.append(f"Published {order(means, metric, quote)}{ratio(list(means.values()))}")
-    return said
+def load(path: Path) -> Published:
+    """The table in one file. Raises UsageError with file and line for what is not as it must be."""
+    where = str(path)
+    values = read_toml(path)
+    methods = values.pop("methods", {})
+    if not isinstance(methods, dict) or not methods or not all(isinstance(table, dict) for table in methods.values()):
+        raise UsageError(f"{at(where, 'methods')}: methods: expected tables [methods.NAME], at least one")
+    found = build(Published, values, where)
+    for key in ("preset", "model", "task", "source"):
+        if not getattr(found, key):
+            raise UsageError(f"{at(where, key)}: {key}: expected a text, for example {key} = {EXAMPLES[key]!r}")
+    if found.preset not in preset_names():
+        raise UsageError(f"{at(where, 'preset')}: preset = {found.preset!r}; {nearest(found.preset, preset_names())}")
+    figures = {name: build(Figures, table, where, f"methods.{name}.") for name, table in methods.items()}
+    for name, one in figures.items():
+        if None not in (one.total, one.trainable, one.frozen) and one.total != one.trainable + one.frozen:
+            raise UsageError(
+                f"{at(where, f'methods.{name}.total')}: methods.{name}.total = {one.total}: expected "
+                f"trainable + frozen, {one.trainable + one.frozen}"
+            )
+    return dataclasses.replace(found, methods=figures)
 
 
-def ratio(values: Sequence[float]) -> str:
-    """How the highest compares with the lowest; empty where they are alike or the lowest is 0."""
-    if min(values) <= 0 or f"{max(values) / min(values):.2f}" == "1.00":
-        return ""
-    return f" The highest is {max(values) / min(values):.2f} times the lowest."
+EXAMPLES = {"preset": "quick", "model": "smollm2-135m", "task": "aclsum/outcome", "source": "Smith et al. 2024"}
+
+
+def beside(settings: Settings, folder: Path = FOLDER) -> list[Published]:
+    """The published tables of a bake-off's preset, where it still has the table's model and task. Raises UsageError."""
+    tables = [load(path) for path in sorted(folder.glob("*.toml"))]
+    asked = (settings.preset, settings.model.name, settings.task.name)
+    return [table for table in tables if (table.preset, table.model, table.task) == asked]

@@ -5,11 +5,11 @@ import json
 import math
 from typing import Any
 
-from bakeoff.comparison import Comparison, Row
-from bakeoff.pairs import Pair
-from bakeoff.parameters import ParameterCounts
-from bakeoff.results import SCHEMA
-from bakeoff.settings import plain
+from bakeoff.config.schema import plain
+from bakeoff.methods.parameters import ParameterCounts
+from bakeoff.report.comparison import Comparison, Row
+from bakeoff.runs.records import SCHEMA
+from bakeoff.stats.pairs import Pair
 
 WIDTH = 110
 """Objects that fit into this many characters stand on one line."""

@@ -1,7 +1,7 @@
 """The table that a pytest run ends with, as plain text."""
 
-from bakeoff.comparison import Comparison
 from bakeoff.report import analysis, table
+from bakeoff.report.comparison import Comparison
 from bakeoff.report.escape import plain
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pandas as pd
 from tabulate import tabulate
 
-from bakeoff.comparison import MEMORY, Comparison, Row, extreme, points
-from bakeoff.parameters import ParameterCounts
+from bakeoff.methods.parameters import ParameterCounts
 from bakeoff.report import figures
+from bakeoff.report.comparison import MEMORY, Comparison, Row, extreme, points
 from bakeoff.report.figures import MISSING, bounds, cell
-from bakeoff.statistics import letters
+from bakeoff.stats.intervals import letters
 
 COUNTS = {"total": "total", "trainable": "trainable", "frozen": "non-trainable", "added": "added"}
 TIMES = {

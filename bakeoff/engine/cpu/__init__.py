@@ -1,0 +1,1 @@
+"""The fast way on a processor: layers of Llama's kind by compiled kernels."""

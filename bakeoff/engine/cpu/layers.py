@@ -1,0 +1,339 @@
+"""How a model's modules compute by the sums of kernels.py, where they are transformers' own of Llama's kind."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.activations import SiLUActivation
+
+from bakeoff.config.schema import MachineSettings
+from bakeoff.engine.attention import Documents, Segments, llama_like
+from bakeoff.engine.cache import Step
+from bakeoff.engine.cpu import native
+from bakeoff.engine.cpu.decoder import Layer, Stack, layer_of
+from bakeoff.engine.cpu.kernels import (
+    BLOCK,
+    Attention,
+    CompiledAttention,
+    Gate,
+    Norm,
+    Product,
+    gated,
+    normed,
+    turn_keys,
+)
+from bakeoff.engine.cpu.linear import group, hooked, stack, stacked, trained_in, untouched
+from bakeoff.engine.shared_prefix import Copies
+
+QKV = ("q_proj", "k_proj", "v_proj")
+UNIT = ("gate_proj", "up_proj")
+SILU = (nn.SiLU, SiLUActivation)
+PLAIN = (*SILU, nn.Linear, nn.Embedding, nn.Identity, nn.Dropout, nn.ModuleList, nn.ModuleDict, nn.ParameterDict)
+KNOWN = ("transformers.", "peft.peft_model", "peft.tuners.tuners_utils", "peft.tuners.lora.",
+         "peft.tuners.prompt_tuning.")  # fmt: skip
+"""Where the classes come from that treat each token alone but for attention."""
+PARTS = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
+"""What a decoder layer is made of."""
+ORDERED = "bakeoff_ordered"
+"""Attribute of a module, while it decodes: its products with weights in the order that the processor likes."""
+STEPS = "bakeoff_steps"
+"""Attribute of a decoder layer, while it decodes: what takes a step through it and those behind it, and these."""
+
+WORTH = {False: 0.02, True: 0.3}
+"""Share of a row's tokens that must fall away for it to be copied, which costs the more of a step the quicker the rest
+is. True: in bf16 with the tiles of layer.c; a step without 700 of 2,255 tokens was 1.02x quicker there, without 420 of
+1,975 0.96x."""
+
+
+def install(model: nn.Module) -> None:
+    """Replaces how the norms, attentions and gated units of `model` compute; parameters and their names stay.
+
+    A module is replaced where its class is transformers' own of Llama's kind. What a method puts in a module's or its
+    forward's place, or wraps around a linear layer, is called as it is. The last decoder layer stops at the tokens
+    whose logits are wanted.
+    """
+    for module in model.modules():
+        kind = type(module)
+        if not original(module):
+            continue
+        if kind.__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.forward = functools.partial(norm, module)
+        elif all(hasattr(module, name) for name in (*QKV, "o_proj", "scaling")) and not hasattr(module, "q_norm"):
+            stack(module, QKV)
+            module.forward = functools.partial(attention, module, module.forward)
+        elif all(hasattr(module, name) for name in (*UNIT, "down_proj")) and untouched(module.act_fn, *SILU):
+            stack(module, UNIT)
+            module.forward = functools.partial(gated_unit, module)
+    last = last_layer(model)
+    if last is not None:
+        last.forward = functools.partial(narrowed, last, last.forward)
+    trunk = plain_trunk(model)
+    for module in model.modules():
+        if (module is last or original(module)) and all(hasattr(module, name) for name in PARTS):
+            module.forward = functools.partial(decoder_layer, module, module.forward, trunk, last)
+
+
+def original(module: Any) -> bool:
+    """Whether `module` is of a class of transformers' models and computes as that says."""
+    kind = type(module)
+    own = kind.__module__.startswith("transformers.models.") and kind.forward.__module__ == kind.__module__
+    return own and "forward" not in vars(module)
+
+
+def last_layer(model: nn.Module) -> Any:
+    """The last decoder layer of `model` where it and all that reads its output treat each token alone; else None."""
+    get: Any = getattr(model, "get_base_model", lambda: model)
+    inner = get()
+    trunk: Any = getattr(inner, "model", None)
+    layer: Any = next(reversed(getattr(trunk, "layers", nn.ModuleList())), None)
+    if not all(original(module) for module in (inner, trunk, layer)) or list(trunk.layers).count(layer) > 1:
+        return None
+    outside = [module for name, module in model.named_modules() if ".layers." not in f".{name}."]
+    return layer if replaced(layer, trunk.norm) and not any(map(hooked, outside)) else None
+
+
+def replaced(layer: Any, *norms: nn.Module) -> bool:
+    """Whether all parts of a decoder layer, and `norms` beside them, compute as `install` says, and nothing listens."""
+    norms += layer.input_layernorm, layer.post_attention_layernorm
+    ours = {layer.self_attn: attention, layer.mlp: gated_unit, **dict.fromkeys(norms, norm)}
+    replacing = all(getattr(vars(part).get("forward"), "func", None) is own for part, own in ours.items())
+    return replacing and not any(map(hooked, (layer, *ours)))
+
+
+def plain_trunk(model: nn.Module) -> Any:
+    """What calls the decoder layers of `model`, if it gives what one returns to the next and to nobody else."""
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
+    trunk: Any = getattr(inner, "model", None)
+    return trunk if trunk is not None and original(trunk) and llama_like(inner) and hasattr(trunk, "layers") else None
+
+
+def behind(module: nn.Module, trunk: Any) -> list[Any]:
+    """The decoder layer `module` and those after it, if nothing comes between them and each is called once."""
+    layers = list(trunk.layers)[: trunk.config.num_hidden_layers] if trunk is not None and original(trunk) else []
+    if not own(module) or module not in layers or len(set(layers)) < len(layers):
+        return [module]
+    return layers[layers.index(module) :]
+
+
+def decoder_layer(
+    module: Any, plain: Any, trunk: Any, last: Any, hidden_states: torch.Tensor, position_embeddings: Any = None,
+    segments: Any = None, **others: Any,
+) -> torch.Tensor:  # fmt: skip
+    """The forward of a decoder layer: by layer.c where it can, else `plain`.
+
+    It computes the layers behind it, too, up to one of which a method made another thing; these then return what they
+    are given. The `last` one goes on after its attention only for tokens whose logits are wanted, and is 0 for the
+    others.
+    """
+    out: torch.Tensor
+    found: dict[Any, Layer] = {}
+    if module in getattr(segments, "computed", ()):
+        segments.computed.remove(module)
+        return hidden_states
+    if isinstance(segments, Documents):
+        tokens = len(segments.shared.row) if segments.shared else sum(segments.lengths)
+        fits = hidden_states.shape[:-1].numel() == position_embeddings[0].shape[:-1].numel() == tokens
+        found = run(module, trunk, hidden_states) if fits else {}
+        segments.computed.update(one for one in found if one is not module)
+    elif isinstance(segments, Step) and STEPS in vars(module):
+        steps, others_behind = vars(module)[STEPS]
+        if native.sums(hidden_states) is steps.sums:
+            segments.computed.update(others_behind)
+            cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
+            out = steps(hidden_states.squeeze(0), segments, cos, sin)
+            return out.unsqueeze(0)
+    if not found:
+        out = plain(hidden_states, position_embeddings=position_embeddings, segments=segments, **others)
+        return out
+    cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
+    wanted = segments.wanted if last in found else None
+    trained = [tensor for layer in found.values() for tensor in trained_in(layer.beside)]
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (hidden_states, *trained))
+    out = Stack.apply(hidden_states.squeeze(0), [*found.values()], segments, cos, sin, wanted, keep, *trained)
+    return out.unsqueeze(0)
+
+
+def run(module: Any, trunk: Any, hidden_states: torch.Tensor) -> dict[Any, Layer]:
+    """The decoder layer `module` and those behind it that layer.c computes one after another; empty without itself."""
+    found: dict[Any, Layer] = {}
+    for one in behind(module, trunk):
+        layer = whole(one, hidden_states) if one is module or own(one) else None
+        if layer is None:
+            break
+        found[one] = layer
+    return found
+
+
+def own(module: nn.Module) -> bool:
+    """Whether a decoder layer computes as `install` says, with nothing around it."""
+    return getattr(vars(module).get("forward"), "func", None) is decoder_layer
+
+
+def whole(module: Any, hidden_states: torch.Tensor) -> Layer | None:
+    """What the two calls need to know of a decoder layer; None where something in it doesn't compute as replaced."""
+    sums = native.sums(hidden_states)
+    if sums is None or not sums.tiles or len(hidden_states) > 1:
+        return None
+    if module.gradient_checkpointing or not replaced(module):
+        return None
+    parts, norms = (module.self_attn, module.mlp), (module.input_layernorm, module.post_attention_layernorm)
+    groups = [group(part, names) for part in parts for names in PRODUCTS[vars(part)["forward"].func]]
+    return layer_of(module, groups, norms, hidden_states.shape[-1], sums)
+
+
+def narrowed(
+    module: Any, plain: Any, hidden_states: torch.Tensor, position_embeddings: Any = None, segments: Any = None,
+    **others: Any,
+) -> torch.Tensor:  # fmt: skip
+    """The forward of the last decoder layer: after its attention only for tokens whose logits are wanted, else 0."""
+    wanted, of_attention, unit = getattr(segments, "wanted", None), module.self_attn, module.mlp
+    if wanted is None or hooked(module) or module.gradient_checkpointing or not (
+        group(of_attention, ("o_proj",)) and all(group(unit, names) for names in PRODUCTS[gated_unit])
+    ):  # fmt: skip
+        found: torch.Tensor = plain(hidden_states, position_embeddings=position_embeddings, segments=segments, **others)
+        return found
+    seen = heads(of_attention, module.input_layernorm(hidden_states), position_embeddings, segments)
+    kept = hidden_states[:, wanted] + product(of_attention, ("o_proj",), seen[wanted].unsqueeze(0))
+    kept = kept + unit(module.post_attention_layernorm(kept))
+    return kept.new_zeros(hidden_states.shape).index_copy(1, wanted, kept)
+
+
+def sharing(model: nn.Module, machine: MachineSettings) -> Callable[[int, int], bool] | None:
+    """Whether a row of `model` is worth copying if so many of so many tokens fall away; None where none may."""
+    sums = native.sums(torch.empty(0, dtype=torch.bfloat16)) if machine.precision == "bf16" else None
+    least = WORTH[sums is not None and sums.tiles]
+    return (lambda gone, tokens: gone >= least * tokens and tokens_alone(model)) if machine.shared_prefix else None
+
+
+def tokens_alone(model: nn.Module) -> bool:
+    """Whether all of `model` but its attention treats each token alone and alike, so that equal ones may be one.
+
+    What it can't know says no: a class of a method's own, a patch, a hook, and dropout in training.
+    """
+    for module in model.modules():
+        kind, patch = type(module), vars(module).get("forward", tokens_alone)
+        known = kind in PLAIN or kind.__module__.startswith(KNOWN)
+        computes = (kind.forward, getattr(patch, "func", patch))
+        if not known or hooked(module) or (model.training and vars(module).get("p")):
+            return False
+        if any(not function.__module__.startswith(("bakeoff.", "torch.nn.", *KNOWN)) for function in computes):
+            return False
+    return True
+
+
+def norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The forward of an RMSNorm module."""
+    if not torch.is_grad_enabled() and (sums := native.sums(hidden_states, module.weight)):
+        return normed(sums, hidden_states, module.weight, module.variance_epsilon)[0]
+    if torch.is_grad_enabled() or hidden_states.numel() > BLOCK * hidden_states.shape[-1]:
+        found: torch.Tensor = Norm.apply(hidden_states, module.weight, module.variance_epsilon)
+        return found
+    wide = hidden_states.float()  # a few tokens: fewer calls are faster than fewer bytes
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + module.variance_epsilon)
+    return (wide * scale).to(hidden_states.dtype) * module.weight
+
+
+def attention(
+    module: Any, plain: Any, hidden_states: torch.Tensor, position_embeddings: Any = None, segments: Any = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """The forward of an attention module; `plain` is transformers' own, for calls that don't say `segments`."""
+    if segments is None:
+        found: tuple[torch.Tensor, None] = plain(hidden_states, position_embeddings=position_embeddings, **others)
+        return found
+    seen = heads(module, hidden_states, position_embeddings, segments)
+    return product(module, ("o_proj",), seen.unsqueeze(0)), None
+
+
+def heads(module: Any, hidden_states: torch.Tensor, position_embeddings: Any, segments: Segments) -> torch.Tensor:
+    """tokens x (heads width), what the heads of an attention module see in 1 x tokens x hidden size."""
+    return attended(module, product(module, QKV, hidden_states)[0], position_embeddings, segments)
+
+
+def attended(module: Any, rows: torch.Tensor, position_embeddings: Any, segments: Segments) -> torch.Tensor:
+    """The same from tokens x (heads + 2 kept) width, their queries, keys and values."""
+    if torch.is_autocast_enabled(rows.device.type):  # what a method does beside its products may be in fp32
+        rows = rows.to(torch.get_autocast_dtype(rows.device.type))
+    cos, sin = turns(position_embeddings, segments, rows.dtype)
+    shared = getattr(segments, "shared", None)
+    if shared:
+        if len(rows) != len(shared.row):
+            raise ValueError(f"attention is given {len(rows)} tokens, where a row has {len(shared.row)}")
+        rows = Copies.apply(rows, shared)
+    seen = from_rows(module, rows, cos, sin, segments).flatten(1)
+    return seen.index_select(0, shared.row) if shared else seen
+
+
+def turns(position_embeddings: Any, segments: Segments, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the positions of all documents' tokens: tokens x 1 x width of a head."""
+    cos, sin = (part[0] for part in position_embeddings)
+    shared = getattr(segments, "shared", None)
+    if shared:
+        cos, sin = (part.index_select(0, shared.copies) for part in (cos, sin))
+    cos, sin = (part.unsqueeze(1).to(kind) for part in (cos, sin))
+    return cos, sin
+
+
+def from_rows(
+    module: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, segments: Segments
+) -> torch.Tensor:
+    """tokens x heads x width from tokens x (heads + 2 kept) width: positions and attention."""
+    kept, scaling, layer = module.config.num_key_value_heads, module.scaling, module.layer_idx
+    sums = native.sums(rows, cos, sin)
+    tokens = len(segments.rows) if isinstance(segments, Step) else sum(getattr(segments, "lengths", [len(rows)]))
+    if not len(rows) == len(cos) == len(sin) == tokens:
+        raise ValueError(
+            f"attention is given {len(rows)} tokens at {len(cos)} positions, where documents have {tokens}"
+        )
+    learns = torch.is_grad_enabled() and rows.requires_grad
+    out: torch.Tensor
+    if sums and learns and isinstance(segments, Documents):
+        out = CompiledAttention.apply(rows, cos, sin, layer, segments, kept, scaling, sums)
+    elif sums and isinstance(segments, Documents | Step):
+        out = segments.from_rows(sums, layer, rows, cos, sin, kept, scaling)
+    elif learns:
+        out = Attention.apply(rows, cos, sin, layer, segments, kept, scaling)
+    else:
+        both, value = turn_keys(rows, cos, sin, kept)
+        query, key = both.transpose(0, 1).split((both.shape[1] - kept, kept))
+        out = segments(layer, query, key, value.transpose(0, 1), scaling)
+    return out
+
+
+def gated_unit(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """The forward of a Llama-like MLP module."""
+    both = product(module, UNIT, x)
+    if not torch.is_grad_enabled() and (sums := native.sums(both)):
+        return product(module, ("down_proj",), gated(sums, both))
+    if torch.is_grad_enabled() or both.numel() > BLOCK * both.shape[-1]:
+        return product(module, ("down_proj",), Gate.apply(both))
+    gate, up = both.chunk(2, dim=-1)
+    return product(module, ("down_proj",), functional.silu(gate) * up)
+
+
+def product(module: nn.Module, names: Sequence[str], x: torch.Tensor) -> torch.Tensor:
+    """... x inputs through the linear layers `names` of `module`, their outputs side by side."""
+    ordered = getattr(module, ORDERED, None)
+    # Many rows of fp32 are for MKL, which is quicker at them than oneDNN, where the weights stand side by side.
+    if ordered and (x.dtype != torch.float32 or x.numel() <= BLOCK * x.shape[-1]):
+        return ordered[names[0]](x)
+    found = group(module, names)
+    weight = stacked(found[0]) if found else None
+    if ordered and weight is None:
+        return ordered[names[0]](x)
+    if not found or weight is None:
+        return torch.cat([getattr(module, name)(x) for name in names], dim=-1)
+    layers, beside = found
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    if not beside:
+        return functional.linear(x, weight, bias)
+    rows = x.to(weight.dtype).flatten(0, -2)
+    result: torch.Tensor = Product.apply(rows, weight, bias, beside, *trained_in(beside))
+    return result.unflatten(0, x.shape[:-1])
+
+
+PRODUCTS: dict[Any, tuple[tuple[str, ...], ...]] = {attention: (QKV, ("o_proj",)), gated_unit: (UNIT, ("down_proj",))}
+"""Which linear layers of a replaced module are one product."""

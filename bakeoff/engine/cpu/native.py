@@ -1,0 +1,86 @@
+"""The sums of the C files beside it: compiled, linked with torch's own OpenMP runtime, and called with tensors."""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bakeoff.engine.cpu import compiler
+from bakeoff.engine.cpu.compiler import NoCompiler
+
+KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+_open: dict[torch.dtype, "Sums"] = {}
+
+
+def threads() -> str:
+    """The file of the OpenMP runtime that torch computes with: a second one would fight it for the processors."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        lines = []
+    loaded = dict.fromkeys(line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line)
+    if not loaded:
+        raise NoCompiler("torch's OpenMP runtime is not GCC's")
+    return min(loaded, key=lambda file: not file.startswith(str(Path(torch.__file__).parent)))
+
+
+def build(folder: Path) -> str:
+    """Compiles the sums into `folder` unless they are there; returns the compiler's version. Raises NoCompiler."""
+    gcc, version = compiler.command()
+    runtime = threads()
+    opened = {}
+    for kind, part in compiler.compile_all(folder).items():
+        # Without -fopenmp, which would name the system's runtime: torch's own is loaded already.
+        made_from = "\n".join((version, part.name, torch.__version__, runtime)).encode()
+        library = compiler.kept(folder, "so", made_from, [*gcc, "-shared", str(part), runtime, "-lm"])
+        try:
+            opened[KINDS[kind]] = Sums(library)
+        except OSError as error:
+            raise NoCompiler(str(error)) from None
+    _open.update(opened)
+    return version
+
+
+def close() -> None:
+    """Forgets the compiled sums: everything is computed by torch's operators again."""
+    _open.clear()
+
+
+def sums(*tensors: torch.Tensor) -> "Sums | None":
+    """The compiled sums for tensors that lie in memory row after row and have the same type; None where they can't."""
+    found = _open.get(tensors[0].dtype)
+    if found is None or any(t.dtype != tensors[0].dtype or t.device.type != "cpu" for t in tensors):
+        return None
+    return found if all(tensor.is_contiguous() for tensor in tensors) else None
+
+
+class Sums:
+    """The functions of one compiled library, each called with tensors and numbers in the order of their source."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises OSError where the file can't be loaded, or the system refuses what it needs of the processor."""
+        self._library = ctypes.CDLL(str(file))
+        if not self._library.able():
+            raise OSError("the system doesn't let a process use the processor's tiles (AMX)")
+        self.tiles = bool(self._library.tiles())
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._library, name)
+        function.restype = None
+
+        def call(*arguments: torch.Tensor | int | float) -> None:
+            if function.argtypes is None:
+                function.argtypes = [kind_of(value) for value in arguments]
+            function(*[value.data_ptr() if isinstance(value, torch.Tensor) else value for value in arguments])
+
+        setattr(self, name, call)
+        return call
+
+
+def kind_of(value: torch.Tensor | int | float) -> Any:
+    """How C is given a value: a tensor as its address, int as 64 bits, float as 32."""
+    if isinstance(value, torch.Tensor):
+        return ctypes.c_void_p
+    return ctypes.c_int64 if isinstance(value, int) else ctypes.c_float

@@ -1,0 +1,149 @@
+"""Weights in the order in which the processor reads them fastest, for the few rows of a step of decoding."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bakeoff.config.hardware import has_bf16
+from bakeoff.config.schema import MachineSettings
+from bakeoff.engine.cpu import native
+from bakeoff.engine.cpu.decoder import Steps, forget
+from bakeoff.engine.cpu.kernels import BLOCK, Thin, joined
+from bakeoff.engine.cpu.layers import ORDERED, PRODUCTS, STEPS, own, plain_trunk, run
+from bakeoff.engine.cpu.linear import WIDE, group, in_panels, plain_head, stacked
+
+
+class Ordered:
+    """Linear layers that read the same input, their weights in oneDNN's order; in fp32 a LoRA is added to them."""
+
+    def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> None:
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        self.outputs, self.up = len(weight), None
+        bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
+        if beside:
+            down, up = joined(beside, weight)
+            if weight.dtype == torch.float32:
+                weight.addmm_(up, down)
+            else:  # a sum of weights would be rounded
+                weight, self.up = torch.cat([weight, down]), up.t().contiguous()
+                bias = None if bias is None else functional.pad(bias, (0, len(down)))
+        self.bias = bias
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """... x outputs from ... x inputs."""
+        rows = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if self.up is None:
+            return rows
+        found = rows.flatten(0, -2)
+        found = torch.addmm(found[:, : self.outputs], found[:, self.outputs :], self.up)
+        return found.unflatten(0, x.shape[:-1])
+
+
+class Panels:
+    """The same in bf16 for a few rows at a time, by decoding.c; many rows read the weights as they are."""
+
+    def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin], sums: native.Sums) -> None:
+        stack = stacked(layers)
+        self.sums, self.thin = sums, None
+        self.weights = [layer.weight.detach() for layer in layers] if stack is None else [stack]
+        weight = torch.cat(self.weights)
+        self.outputs, self.inputs = weight.shape
+        self.panels = laid(weight, sums)
+        if beside:
+            down, up = joined(beside, weight)
+            spare = -len(down) % WIDE
+            down, up = functional.pad(down, (0, 0, 0, spare)), functional.pad(up, (0, spare))
+            self.thin = down, up, laid(down, sums), laid(up, sums)
+
+    @staticmethod
+    def able(layers: Sequence[nn.Linear]) -> native.Sums | None:
+        """The compiled sums, if these weights are of a kind and size that they read."""
+        weight, outputs = layers[0].weight, sum(len(layer.weight) for layer in layers)
+        fits = weight.dtype == torch.bfloat16 and layers[0].bias is None and not (outputs | weight.shape[1]) % WIDE
+        return native.sums(weight) if fits else None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """... x outputs from ... x inputs."""
+        if x.numel() > BLOCK * self.inputs or x.shape[-1] != self.inputs or native.sums(x) is not self.sums:
+            parts = [functional.linear(x, weight) for weight in self.weights]
+            rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            if self.thin:
+                flat = rows.flatten(0, -2)
+                flat.addmm_(functional.linear(x, self.thin[0]).flatten(0, -2), self.thin[1].t())
+            return rows
+        rows = by_panels(self.sums, x, self.panels, self.outputs)
+        if self.thin:
+            down, up = self.thin[2:]
+            inner = by_panels(self.sums, x, down, len(self.thin[0]))
+            self.sums.product(inner, up, rows, inner.numel() // inner.shape[-1], inner.shape[-1], self.outputs, 1)
+        return rows
+
+
+def by_panels(sums: native.Sums, x: torch.Tensor, panels: torch.Tensor, outputs: int) -> torch.Tensor:
+    """... x outputs from ... x inputs, by `panels`."""
+    out = x.new_empty(*x.shape[:-1], outputs)
+    sums.product(x, panels, out, x.numel() // x.shape[-1], x.shape[-1], outputs, 0)
+    return out
+
+
+def laid(weight: torch.Tensor, sums: native.Sums) -> torch.Tensor:
+    """`in_panels`, by layer.c where there are tiles, which takes a third of the time."""
+    if not sums.tiles:
+        return in_panels(weight)
+    panels = weight.new_empty(weight.numel())
+    sums.lay(weight, panels, *weight.shape, 0)
+    return panels
+
+
+def for_decoding(layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> Ordered | Panels:
+    """What computes the products of `layers` while decoding."""
+    sums = Panels.able(layers)
+    return Panels(layers, beside, sums) if sums else Ordered(layers, beside)
+
+
+@contextmanager
+def ordered(model: Any, machine: MachineSettings) -> Iterator[None]:
+    """Inside, the products of replaced modules and the output head read weights in an order made for a few rows."""
+    able = machine.precision == "fp32" or has_bf16("cpu")
+    if machine.device != "cpu" or not able or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        yield
+        return
+    changed: list[nn.Module] = []
+    at_once: list[Any] = []
+    head: Any = None
+    try:
+        prompt, trunk = torch.empty(1, 1, model.config.hidden_size, dtype=torch.bfloat16), plain_trunk(model)
+        for layer in filter(own, model.modules()):
+            with torch.no_grad():
+                found = {} if layer in at_once else run(layer, trunk, prompt)
+            if found:
+                vars(layer)[STEPS] = Steps([*found.values()]), [one for one in found if one is not layer]
+                at_once += found
+        inside = {part for layer in at_once for part in (layer.self_attn, layer.mlp)}
+        for module in model.modules():
+            if module in inside:
+                continue
+            replaced = vars(module).get("forward")
+            names = PRODUCTS.get(getattr(replaced, "func", None), ())
+            parts = {some[0]: group(module, some) for some in names}
+            if names and all(parts.values()):
+                vars(module)[ORDERED] = {name: for_decoding(*found) for name, found in parts.items() if found}
+                changed.append(module)
+        if changed or at_once:
+            head = plain_head(model)
+        if head is not None:
+            head.forward = for_decoding([head], [])
+        yield
+    finally:
+        for module in changed:
+            vars(module).pop(ORDERED, None)
+        for layer in at_once:
+            vars(layer).pop(STEPS, None)
+        forget(model)
+        if head is not None:
+            vars(head).pop("forward", None)

@@ -1,0 +1,63 @@
+"""A frozen trunk's output, computed once: where only the output head is trained, all below it never changes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bakeoff.core.disk_list import Shelf
+from bakeoff.data.encoding import Encoded
+from bakeoff.engine.cpu.linear import taken_apart
+
+
+@dataclass(frozen=True)
+class Remembered(Encoded):
+    """An example with what its trunk says."""
+
+    hidden: torch.Tensor = torch.empty(0)  # noqa: RUF009 (never changed)
+    """label tokens x hidden size: what the output head is asked to turn into logits."""
+
+
+def head_alone(model: Any) -> torch.nn.Module | None:
+    """The output head where it is all that `model` trains and what it is given never changes; else None."""
+    get = getattr(model, "get_output_embeddings", lambda: None)
+    head: Any = get()
+    found = taken_apart(head) if head is not None else None
+    if found is None or found[1]:  # not a matrix alone: hooked, put in another's place, or something beside it
+        return None
+    below = [parameter for parameter in model.parameters() if not any(parameter is own for own in head.parameters())]
+    embedding = model.get_input_embeddings().weight
+    noisy = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
+    noisy = noisy or bool(getattr(getattr(model, "config", None), "attention_dropout", 0.0))
+    if noisy or any(parameter.requires_grad for parameter in below) or head.weight is embedding:
+        return None
+    return head if head.weight.requires_grad else None
+
+
+class Trunk(Sequence[Remembered]):
+    """Examples with their hidden states, computed once and then read from disk."""
+
+    def __init__(
+        self, examples: Sequence[Encoded], hidden: Callable[[list[Encoded]], Sequence[torch.Tensor]], size: int
+    ) -> None:
+        """`hidden` is the trunk's output, label tokens x hidden size, of each of at most `size` examples."""
+        self.examples = examples
+        # Neighbours by length: what is computed together hardly needs padding.
+        places = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
+        self.shelf: Shelf[torch.Tensor] = Shelf()
+        self.shelved = {place: number for number, place in enumerate(places)}
+        for start in range(0, len(places), size):
+            for states in hidden([examples[place] for place in places[start : start + size]]):
+                self.shelf.append(states.clone())
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        example = self.examples[place]
+        found = self.shelf[self.shelved[place]]
+        return Remembered(example.ids, example.prompt, example.document_cut, example.summary_cut, found)

@@ -1,0 +1,104 @@
+"""results.json of a finished bake-off as a side of the gate, with one seed or more a method."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bakeoff.config.schema import GateSettings, ModelSettings, Settings, TaskSettings
+from bakeoff.core.errors import UsageError
+from bakeoff.core.validation import build
+from bakeoff.gate.baseline import Reader, Record, Scored, flat, parse, rounded
+from bakeoff.metrics.rouge import METRICS
+
+REMEDY = "give a results.json that pytest bench/ wrote"
+SILENT = "an earlier version wrote the file, which did not say whether the tokenizer knows the references"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What compare needs of a results.json."""
+
+    record: Record
+    dead: dict[str, str]
+    """Cause by method, of methods without a finished run."""
+    unscored: str
+    """What the tokenizer of the scores does not know; empty where it knows the references."""
+    settings: Settings
+    """Preset, names of model and task, and the gate's settings, which are the defaults where the file has none."""
+
+
+def read(path: Path) -> Saved:
+    """The file's trained methods. Raises UsageError with file and key for everything that isn't as it was written."""
+    if path.is_dir():
+        path = path / "results.json"
+    try:
+        values = parse(path, REMEDY)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; {REMEDY}") from None
+    reader = Reader(path, REMEDY)
+    table = reader.table(values, "the file")
+    for key in ("preset", "task", "signature", "settings", "methods", "deaths", "document_ids"):
+        if key not in table:
+            raise reader.wrong(key, "a value, but it is missing")
+    ids = reader.documents(table["document_ids"])
+    settings = reader.table(table["settings"], "settings")
+    methods = reader.table(table["methods"], "methods")
+    environment = {key: str(value) for key, value in reader.table(table.get("environment", {}), "environment").items()}
+    environment.pop("memory_gib", None)
+    found = {
+        name: scored(reader, f"methods.{name}", value, len(ids), settings, environment)
+        for name, value in methods.items()
+    }
+    if not isinstance(table["deaths"], list):
+        raise reader.wrong("deaths", "a list")
+    deaths = [reader.table(death, f"deaths.{place}") for place, death in enumerate(table["deaths"])]
+    dead = {str(death.get("method")): f"{death.get('cause')} (during {death.get('phase')})" for death in deaths}
+    return Saved(
+        record=Record(
+            preset=reader.text(table["preset"], "preset"),
+            signature=reader.text(table["signature"], "signature"),
+            documents=ids,
+            texts="",
+            methods=found,
+        ),
+        unscored="; ".join(reader.texts(table.get("notes", [SILENT]), "notes")),
+        dead={name: cause for name, cause in dead.items() if name not in found},
+        settings=Settings(
+            preset=reader.text(table["preset"], "preset"),
+            model=ModelSettings(name=reader.text(table.get("model"), "model")),
+            task=TaskSettings(name=reader.text(table["task"], "task")),
+            gate=build(GateSettings, reader.table(settings.get("gate", {}), "settings.gate"), str(path), "gate."),
+        ),
+    )
+
+
+def scored(
+    reader: Reader, key: str, value: Any, documents: int, settings: dict[str, Any], environment: dict[str, str]
+) -> Scored:
+    """One method of the file."""
+    table = reader.table(value, key)
+    seeds = table.get("seeds")
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise reader.wrong(f"{key}.seeds", "a list of whole numbers from 0 on")
+    if len(set(seeds)) < len(seeds):
+        raise reader.wrong(f"{key}.seeds", "each seed once")
+    scores = reader.table(table.get("scores"), f"{key}.scores")
+    for metric in (metric for metric in METRICS if metric not in scores):
+        raise reader.wrong(f"{key}.scores.{metric}", "a value, but it is missing")
+    found = {}
+    for metric in METRICS:
+        rows = scores[metric]
+        if not isinstance(rows, list) or len(rows) != len(seeds):
+            raise reader.wrong(f"{key}.scores.{metric}", f"{len(seeds)} lists of scores, one a seed")
+        found[metric] = {
+            seed: rounded(reader.row(row, f"{key}.scores.{metric}, seed {seed}", documents))
+            for seed, row in zip(seeds, rows, strict=True)
+        }
+    asked = {name: settings.get(name, {}) for name in ("model", "task", "generation", "scoring", "machine")}
+    own = reader.table(table.get("hyperparameters", {}), f"{key}.hyperparameters")
+    return Scored(
+        parameters=reader.counts(table.get("parameters"), f"{key}.parameters"),
+        settings=flat({**asked, "method": own}),
+        environment=environment,
+        scores=found,
+    )

@@ -1,0 +1,1 @@
+"""What a fine-tuning method is: its contract, its counts, and how its file is found."""

@@ -1,0 +1,1 @@
+"""How good a summary is: ROUGE, to the bit what rouge-score says."""

@@ -1,0 +1,1 @@
+"""A base model from anywhere: known names, folders, GGUF files, a hub, or random weights."""

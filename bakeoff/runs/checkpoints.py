@@ -1,0 +1,393 @@
+"""What is kept of an unfinished run, so that a killed one goes on: training checkpoints and finished summaries."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from bakeoff.config.schema import DurabilitySettings
+from bakeoff.core.files import arrive, checksum, flush, write_past_cache, write_whole
+from bakeoff.runs.resources import Clock, Memory
+
+SCHEMA = 4
+KEPT = 2
+"""Checkpoints on disk: the newest and, should it be damaged, the one before."""
+BOOKED = ("training", "validation", "evaluation")
+"""Phases whose seconds a resumed run takes over; what it does again (setup, checks) is booked as it is done."""
+
+
+@dataclass
+class Training:
+    """All that training is between two steps: put back, it goes on as if nothing had happened."""
+
+    trained: Sequence[torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    order: torch.Generator
+    curves: Any
+    """A dataclass of numbers and lists of rows; its `steps` has one row a step."""
+    epoch: int = 1
+    """The epoch that is running."""
+    window: int = 0
+    """Its steps that are done."""
+    drawn: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    """The state of `order` before this epoch's order was drawn."""
+    best: float = math.inf
+    """The lowest validation loss so far."""
+    kept: list[torch.Tensor] = field(default_factory=list)
+    """The weights that had it."""
+    kept_step: int = 0
+    """Steps that were done when they were kept."""
+    over: bool = False
+    """Whether all epochs are done: nothing but `kept` is needed any more."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Summaries that were decoded together."""
+
+    texts: dict[int, str]
+    """Summary by place."""
+    written: int
+    """Tokens."""
+
+
+class Partial:
+    """The folder of an unfinished run. Without a folder it keeps nothing and finds nothing."""
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        settings: DurabilitySettings | None = None,
+        clock: Clock | None = None,
+        tell: Callable[[dict[str, Any]], None] = lambda news: None,
+    ) -> None:
+        self.folder, self.tell = folder, tell
+        self.settings = settings or DurabilitySettings()
+        self.clock = clock or Clock()
+        self.memory: Memory | None = None
+        self.saved_at = time.monotonic()
+        self.saved_step = 0
+        self.beside = ThreadPoolExecutor(1)
+        self.begun: tuple[int, Future[str]] | None = None
+        """Number and checksum of the checkpoint whose tensors are being written."""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".*.new"):
+                left.unlink(missing_ok=True)
+
+    # Training
+
+    def restore(self, state: Training) -> bool:
+        """Puts the newest checkpoint that is what was written into `state`; False where there is none."""
+        for body in self._checkpoints():
+            thaw(state, load_file(self._path(body["number"], "safetensors")), body)
+            for phase in BOOKED:
+                self.clock.seconds[phase] = body["seconds"][phase]
+            if self.memory:
+                self.memory.raise_to(body["memory"])
+            self.saved_step = len(state.curves.steps)
+            lost = max(0, self.computed() - self.saved_step - body["repeated"])
+            self.tell({"resumed": f"goes on after step {self.saved_step}, {lost} computed again"})
+            return True
+        if self.folder is not None and self.computed():
+            self.tell({"resumed": f"starts again, {self.computed()} steps computed again"})
+        return False
+
+    def counts(self) -> None:
+        """Counts a step as it begins: whatever moment a process dies at, what it had begun is on the tally."""
+        if self.folder is not None:
+            with (self.folder / "computed").open("ab", buffering=0) as tally:
+                tally.write(b".")
+
+    def stepped(self, state: Training) -> None:
+        """Saves a checkpoint when one is due."""
+        steps = len(state.curves.steps)
+        every, seconds = self.settings.checkpoint_steps, self.settings.checkpoint_seconds
+        if (every and steps - self.saved_step >= every) or (seconds and time.monotonic() - self.saved_at >= seconds):
+            self.save(state)
+
+    def computed(self) -> int:
+        """Steps that all processes of this run began, lost ones among them: one byte each in a file."""
+        path = self.folder / "computed" if self.folder else None
+        return path.stat().st_size if path and path.exists() else 0
+
+    def repeated(self, steps: int) -> int:
+        """Of the steps begun, how many were begun again, where the run has `steps`."""
+        return max(0, self.computed() - steps)
+
+    def begin(self, state: Training) -> None:
+        """Starts to write a checkpoint's tensors, beside what goes on: none of them may change until `save`."""
+        if self.folder is None:
+            return
+        with self.clock("checks"):
+            number = max(self._numbers(), default=0) + 1
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_of(state).items()}
+            self.begun = number, self.beside.submit(save_tensors, tensors, self._aside(number))
+
+    def save(self, state: Training) -> None:
+        """Completes a checkpoint, begun or not: tensors first, then the page that vouches for them. Raises OSError."""
+        if self.folder is None:
+            return
+        if self.begun is None:
+            self.begin(state)
+        assert self.begun is not None
+        with self.clock("checks"):
+            number, writing = self.begun
+            self.begun = None
+            path = self._path(number, "safetensors")
+            try:
+                found = writing.result()
+                arrive(self._aside(number), path)
+                body = {
+                    "schema": SCHEMA,
+                    "run": self.folder.name,
+                    "number": number,
+                    "tensors": found,
+                    "seconds": {phase: self.clock.elapsed(phase) for phase in BOOKED},
+                    "memory": self.memory.read() if self.memory else {},
+                    "repeated": self.repeated(len(state.curves.steps)),
+                    **facts_of(state),
+                }
+                write_whole(self._path(number, "json"), seal(body))
+            except BaseException:
+                self._aside(number).unlink(missing_ok=True)
+                if not self._path(number, "json").exists():  # nothing vouches for the tensors
+                    path.unlink(missing_ok=True)
+                raise
+            for old in self._numbers():
+                if old <= number - KEPT:  # beside what goes on: gigabytes take a quarter of a second
+                    self.beside.submit(self._forget, old)
+        self.saved_at, self.saved_step = time.monotonic(), len(state.curves.steps)
+        self.tell({"kept": f"{self.saved_step} steps"})
+
+    def _checkpoints(self) -> Iterator[dict[str, Any]]:
+        """The pages of all checkpoints that are what was written, newest first; others are removed.
+
+        What is not believed must not stand among the KEPT, or the one that is believed would make room for it.
+        """
+        if self.folder is None:
+            return
+        for number in sorted(self._numbers(), reverse=True):
+            try:
+                body = unseal(self._path(number, "json").read_bytes())
+                whole = (body["schema"], body["run"], body["number"]) == (SCHEMA, self.folder.name, number)
+                whole = whole and body["tensors"] == checksum(self._path(number, "safetensors"))
+            except FileNotFoundError:  # killed between the two files
+                self._forget(number)
+                continue
+            except (OSError, ValueError, KeyError, TypeError):
+                whole = False
+            if whole:
+                yield body
+            else:
+                self.tell({"resumed": f"checkpoint {number} is damaged and not believed"})
+                self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        """Removes a checkpoint, its page first."""
+        for kind in ("json", "safetensors"):
+            with contextlib.suppress(OSError):
+                self._path(number, kind).unlink()
+
+    def _numbers(self) -> set[int]:
+        found = (path.stem.removeprefix("checkpoint-") for path in (self.folder or Path()).glob("checkpoint-*.*"))
+        return {int(number) for number in found if number.isdecimal()}
+
+    def _path(self, number: int, kind: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"checkpoint-{number:08}.{kind}"
+
+    def _aside(self, number: int) -> Path:
+        """Where a checkpoint's tensors are until they are whole."""
+        path = self._path(number, "safetensors")
+        return path.with_name(f".{path.name}.new")
+
+    # Summaries
+
+    def summaries(self, weights: str) -> dict[int, Chunk]:
+        """Finished chunks by number that were written with these weights (a digest); a damaged line is dropped."""
+        if self.folder is None or not (path := self.folder / "summaries.jsonl").exists():
+            return {}
+        lines = path.read_bytes().splitlines(keepends=True)
+        found, good = {}, []
+        for line in lines:
+            try:
+                body = unseal(line)
+                if body["weights"] != weights:
+                    raise ValueError
+            except (ValueError, KeyError, TypeError):
+                continue
+            good.append(line)
+            found[body["chunk"]] = Chunk({int(place): text for place, text in body["texts"].items()}, body["written"])
+            self.clock.seconds["evaluation"] = body["seconds"]
+            if self.memory:
+                self.memory.raise_to(body["memory"])
+        if len(good) < len(lines):
+            self.tell({"resumed": f"{len(lines) - len(good)} damaged lines of summaries are not believed"})
+            write_whole(path, b"".join(good))
+        if found:
+            self.tell({"resumed": f"goes on after {sum(len(chunk.texts) for chunk in found.values())} summaries"})
+        return found
+
+    def keep(self, weights: str, number: int, chunk: Chunk) -> None:
+        """Adds a finished chunk to the journal. Raises OSError."""
+        if self.folder is None:
+            return
+        body = {
+            "weights": weights,
+            "chunk": number,
+            "texts": {str(place): text for place, text in chunk.texts.items()},
+            "written": chunk.written,
+            "seconds": self.clock.elapsed("evaluation"),
+            "memory": self.memory.read() if self.memory else {},
+        }
+        path = self.folder / "summaries.jsonl"
+        with path.open("ab") as journal:
+            journal.write(seal(body))
+            journal.flush()
+            os.fsync(journal.fileno())
+        flush(self.folder)
+        self.tell({"kept": f"all of training and chunk {number + 1} of the summaries"})
+
+
+KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64",
+         torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
+"""How safetensors calls a type."""
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> str:
+    """Writes a safetensors file (github.com/huggingface/safetensors, "Format"); returns its `checksum`.
+
+    Raises OSError.
+
+    safetensors' own writer copies every tensor and goes by the system's cache, and the file would have to be read again
+    for its checksum.
+    """
+    header: dict[str, Any] = {}
+    pieces: list[bytes | memoryview] = []
+    at = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):  # aligned
+        data: Any = tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else memoryview(b"")
+        places = [at, at + data.nbytes]
+        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": places}
+        pieces.append(data)
+        at = places[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return write_past_cache(path, [len(text).to_bytes(8, "little"), text, *pieces])
+
+
+def seal(body: dict[str, Any]) -> bytes:
+    """One line of JSON that carries its own checksum; names in `body` must be texts, or they are sorted otherwise."""
+    text = json.dumps(body, sort_keys=True)
+    sealed = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": body}
+    return json.dumps(sealed, sort_keys=True).encode() + b"\n"
+
+
+def unseal(line: bytes) -> dict[str, Any]:
+    """What was sealed. Raises ValueError where a byte is another than `seal` wrote."""
+    try:
+        body: dict[str, Any] = json.loads(line)["body"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError("not a sealed line") from None
+    if seal(body) != line:
+        raise ValueError("the checksum differs")
+    return body
+
+
+def tensors_of(state: Training) -> dict[str, torch.Tensor]:
+    """What of `state` is large, by name: weights in training, the best ones unless they are the same, moments."""
+    kept = () if state.kept_step == len(state.curves.steps) else state.kept
+    found: dict[str, torch.Tensor] = {}
+    for name, values in (("trained", state.trained), ("kept", kept)):
+        found |= {f"{name}.{place}": value for place, value in enumerate(values)}
+    for place, moments in {} if state.over else state.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{place}.{name}": value for name, value in moments.items() if torch.is_tensor(value)}
+    return found
+
+
+def facts_of(state: Training) -> dict[str, Any]:
+    """The rest of `state` and the random generators, as what JSON holds."""
+    import numpy
+
+    optimizer = state.optimizer.state_dict()
+    numbers: dict[str, dict[str, Any]] = {}  # JSON holds texts as names
+    for place, moments in optimizer["state"].items():
+        if found := {name: value for name, value in moments.items() if not torch.is_tensor(value)}:
+            numbers[str(place)] = found
+    drawn: Any = numpy.random.get_state()
+    kind, words, *rest = drawn
+    generation, internal, gauss = random.getstate()
+    draws = {"numpy": [kind, words.tolist(), *rest], "python": [generation, list(internal), gauss],
+             "torch": text_of(torch.get_rng_state()), "order": text_of(state.drawn)}  # fmt: skip
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        draws["cuda"] = text_of(torch.cuda.get_rng_state())
+    return {
+        "epoch": state.epoch,
+        "window": state.window,
+        "best": state.best,
+        "kept_step": state.kept_step,
+        "curves": vars(state.curves),
+        "groups": optimizer["param_groups"],
+        "numbers": numbers,
+        "schedule": state.schedule.state_dict(),
+        "random": draws,
+    }
+
+
+def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Puts back what `tensors_of` and `facts_of` took."""
+    import numpy
+
+    moments: dict[int, dict[str, Any]] = {int(place): dict(values) for place, values in facts["numbers"].items()}
+    for name in [name for name in tensors if name.startswith("optimizer.")]:
+        _, place, moment = name.split(".", 2)
+        moments.setdefault(int(place), {})[moment] = tensors.pop(name)
+    state.optimizer.load_state_dict({"state": moments, "param_groups": facts["groups"]})
+    state.schedule.load_state_dict(facts["schedule"])
+    for name, value in facts["curves"].items():
+        setattr(state.curves, name, value)
+    state.epoch, state.window = facts["epoch"], facts["window"]
+    state.best, state.kept_step = facts["best"], facts["kept_step"]
+    with torch.no_grad():
+        for number, parameter in enumerate(state.trained):
+            parameter.copy_(tensors.pop(f"trained.{number}"))
+    state.kept = []
+    if state.kept_step == len(state.curves.steps):  # whatever was the best when the tensors were written
+        state.kept = [parameter.detach().clone() for parameter in state.trained]
+    elif state.kept_step:
+        state.kept = [
+            tensors.pop(f"kept.{number}").to(parameter.device) for number, parameter in enumerate(state.trained)
+        ]
+    draws = facts["random"]
+    state.drawn = tensor_of(draws["order"])
+    state.order.set_state(state.drawn)
+    torch.set_rng_state(tensor_of(draws["torch"]))
+    if "cuda" in draws:
+        torch.cuda.set_rng_state(tensor_of(draws["cuda"]))
+    numpy.random.set_state(tuple(draws["numpy"]))
+    version, internal, gauss = draws["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def text_of(state: torch.Tensor) -> str:
+    """A generator's state, as JSON holds it."""
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def tensor_of(text: str) -> torch.Tensor:
+    """The state that `text_of` took."""
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

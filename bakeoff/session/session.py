@@ -1,0 +1,167 @@
+"""A bake-off: the runs of a plan, each fetched from the store or made, and the report that they leave."""
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bakeoff.config import presets as configuration
+from bakeoff.core.errors import UsageError
+from bakeoff.gate.seed_variance import Loans
+from bakeoff.gate.verdicts import Gate
+from bakeoff.metrics.rouge import Prediction
+from bakeoff.report.published import Published
+from bakeoff.runs.records import Death, RunResult, RunSpec
+from bakeoff.session import worker
+from bakeoff.session.ledger import Ledger, Outcome
+from bakeoff.session.plan import Plan
+from bakeoff.session.progress import Progress, Tell, title
+from bakeoff.session.store import Store
+
+
+class Session:
+    """Makes each run once, whoever asks for it, and remembers what came of it."""
+
+    def __init__(
+        self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, ledger: Ledger | None = None,
+        loans: Loans | None = None, published: Sequence[Published] = (), run_timeout: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
+        self.ledger = ledger or Ledger()
+        self.loans, self.published = loans, published
+        self.run_timeout = run_timeout
+        self.unfinished: dict[str, str] = {}
+        self.results: dict[str, list[RunResult]] = {}
+        self.deaths: dict[str, Death] = {}
+
+    def runs(self, method: str) -> list[RunResult]:
+        """One finished run a seed. Raises Died, again at every call, when one of them died."""
+        if method in self.deaths:
+            death = self.deaths[method]
+            raise worker.Died(death.phase, death.cause)
+        if method not in self.results:
+            found = []
+            for spec in self.plan.specs[method]:
+                try:
+                    found.append(self.run(spec))
+                except worker.Died as died:
+                    self.bury(spec, died)
+                    raise
+            self.results[method] = found
+        return self.results[method]
+
+    def run(self, spec: RunSpec) -> RunResult:
+        """The finished run of `spec`, from the store where it is there and `--fresh` was not typed. Raises Died."""
+        with self.store.computing(lambda: self.progress.say(spec, "waits for another bake-off on this store")):
+            known = self.ledger.find(spec.fingerprint)
+            if known and known.how == "dead":
+                raise worker.Died(known.phase, known.cause, known.stack)
+            if (known or not self.fresh) and (finished := self.store.find(spec.fingerprint)):
+                self.store.forget_partial(spec.fingerprint)  # of a session that was killed after it had stored the run
+                if known is None:
+                    self.ledger.note(spec.fingerprint, Outcome("reused"))
+                    self.progress.reused(spec)
+                return finished
+            try:
+                finished = self.make(spec)
+            except worker.Died as died:
+                self.ledger.note(spec.fingerprint, Outcome("dead", died.phase, died.cause, died.stack))
+                self.progress.dead(spec, died)
+                raise
+            self.ledger.note(spec.fingerprint, Outcome("made"))
+            return finished
+
+    def bury(self, spec: RunSpec, died: worker.Died) -> None:
+        """Remembers how a method's run ended."""
+        log = str(self.store.logs / f"{spec.fingerprint}.log")
+        self.deaths[spec.method] = Death(spec.method, spec.seed, died.phase, died.cause, log, died.stack)
+
+    def gather(self) -> None:
+        """Reads what other processes of this session finished; makes nothing."""
+        for method, specs in self.plan.specs.items():
+            outcomes = [self.ledger.find(spec.fingerprint) for spec in specs]
+            for spec, outcome in zip(specs, outcomes, strict=True):
+                if outcome and outcome.how == "dead" and method not in self.deaths:
+                    self.bury(spec, worker.Died(outcome.phase, outcome.cause, outcome.stack))
+            if method not in self.results and all(outcome and outcome.how != "dead" for outcome in outcomes):
+                found = [self.store.find(spec.fingerprint) for spec in specs]
+                if all(found):
+                    self.results[method] = [run for run in found if run]
+
+    def make(self, spec: RunSpec) -> RunResult:
+        """Makes the run in a process of its own and stores it. Raises Died."""
+        log = self.store.logs / f"{spec.fingerprint}.log"
+        if self.fresh:
+            self.store.forget_partial(spec.fingerprint)
+        try:
+            log.unlink(missing_ok=True)
+            with self.store.staging(spec.fingerprint) as staging, self.progress.run(spec) as tell:
+                partial, durability = self.store.partial(spec.fingerprint), asdict(self.plan.settings.durability)
+                job = (asdict(spec), str(staging), str(self.store.models), str(partial), durability)
+                told = functools.partial(self._told, spec, tell)
+                result, predictions = worker.call(worker.run_job, *job, log=log, tell=told, timeout=self.run_timeout)
+                finished = RunResult(**result)
+                self.store.commit(staging, finished, [Prediction(**row) for row in predictions])
+        except UsageError as error:
+            raise worker.Died("setup", str(error)) from None
+        except OSError as error:
+            raise worker.Died("storing", worker.describe(error)) from None
+        self.unfinished.pop(title(spec), None)
+        return finished
+
+    def _told(self, spec: RunSpec, tell: Tell, news: dict[str, Any]) -> None:
+        """Passes a run's news on; what is kept of it is remembered, that it was resumed is said."""
+        if "kept" in news:
+            self.unfinished[title(spec)] = news["kept"]
+        elif "resumed" in news:
+            self.progress.say(spec, news["resumed"])
+        else:
+            tell(news)
+
+    def interrupted(self) -> str:
+        """What is kept of a bake-off that was stopped, and how to go on."""
+        runs = self.ledger.count("made") + self.ledger.count("reused")
+        kept = [f"{runs} finished run{'s' * (runs != 1)}", *(f"{run}: {what}" for run, what in self.unfinished.items())]
+        again = "the same command without --fresh" if self.fresh else "the same command"
+        return f"stopped; kept in {self.store.root}: {'; '.join(kept)}\ntype {again} to go on"
+
+    def report(self, folder: Path, gate: Gate | None = None) -> str | None:
+        """Writes the report of everything that was run into `folder`; returns the table, None when nothing was run."""
+        from bakeoff import report
+        from bakeoff.report import comparison
+
+        self.gather()
+        ordered = {name: self.results[name] for name in self.plan.specs if name in self.results}
+        if not ordered and not self.deaths:
+            return None
+        compared = comparison.compare(
+            self.plan.settings, ordered, list(self.deaths.values()), trials(self.plan.settings),
+            self.loans.of(ordered) if self.loans else None, self.published,
+        )  # fmt: skip
+        predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
+        path = report.write(compared, predictions, folder, gate)
+        return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}"
+
+    def summary(self) -> str:
+        """How many runs were made and how many were there already."""
+        made, reused = self.ledger.count("made"), self.ledger.count("reused")
+        return f"runs: {made} made, {reused} reused from {self.store.root}, {len(self.deaths)} dead"
+
+
+def trials(settings: configuration.Settings) -> dict[str, int]:
+    """How many settings were tried on validation for each method, from the record beside the preset; {} without one.
+
+    Raises UsageError where the record is none.
+    """
+    path = Path(settings.source).with_suffix(".trials.json")
+    if not path.is_file():
+        return {}
+    counts: dict[str, int] = {}
+    try:
+        for row in json.loads(path.read_bytes())["trials"]:
+            counts[row["method"]] = counts.get(row["method"], 0) + 1
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UsageError(f"{path}: expected the record of trials that python -m lab.tune writes") from None
+    return counts

@@ -1,0 +1,261 @@
+"""Finished runs on disk, by fingerprint: each written completely or not at all, and checked when it is read."""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bakeoff.core.errors import UsageError
+from bakeoff.core.files import checksum, flush
+from bakeoff.core.validation import misfit, strict_json
+from bakeoff.data.sources import ASPECTS
+from bakeoff.metrics.rouge import Prediction
+from bakeoff.runs.records import RunResult
+
+SCHEMA = 2
+"""Of a stored run's manifest."""
+MANIFEST = "manifest.json"
+
+
+class Store:
+    """A folder with `runs/<fingerprint>/`, `partial/<fingerprint>/` (what is kept of unfinished runs), `models/`
+    (converted base models) and `logs/`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models = root / "models"
+        self.logs = root / "logs"
+        self.unfinished = root / "partial"
+        self.going: set[Path] = set()
+        """Folders that this process is removing."""
+        try:
+            for folder in (self.models, self.logs, self.unfinished, root / "runs"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{root}: runs can't be kept here: {error.strerror}; type --store FOLDER") from None
+
+    def folder(self, fingerprint: str) -> Path:
+        """Where a finished run is."""
+        return self.root / "runs" / fingerprint
+
+    def find(self, fingerprint: str) -> RunResult | None:
+        """The finished run, or None when there is none or its files are not what was written."""
+        folder = self.folder(fingerprint)
+        if not intact(folder):
+            return None
+        try:
+            found = read_result(folder / "result.json")
+        except UsageError:  # its checksum holds and it is no run all the same: never believed
+            return None
+        return found if found.fingerprint == fingerprint else None
+
+    def predictions(self, fingerprint: str) -> list[Prediction]:
+        """What a finished run wrote, in the order of its document_ids."""
+        return read_predictions(self.folder(fingerprint) / "predictions.jsonl")
+
+    def partial(self, fingerprint: str) -> Path:
+        """Where an unfinished run keeps what it has finished."""
+        return self.unfinished / fingerprint
+
+    def forget_partial(self, fingerprint: str) -> None:
+        """Drops what an unfinished run kept; a disk may take a second for gigabytes, and nobody waits for it."""
+        gone = self.unfinished / f".{fingerprint}-{time.time_ns()}"
+        try:
+            os.rename(self.partial(fingerprint), gone)
+        except FileNotFoundError:
+            return
+        except OSError:  # a file that somebody has open, where a system doesn't rename it then
+            shutil.rmtree(self.partial(fingerprint), ignore_errors=True)
+            return
+        self.going.add(gone)
+        threading.Thread(target=shutil.rmtree, args=(gone, True)).start()
+
+    @contextmanager
+    def computing(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Held while a run is made: no run is made twice, and nothing else computes while one is timed.
+
+        `waiting` is called when another process holds it. The system lets go of it when its holder dies.
+        """
+        lock = FileLock(self.root / "computing.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+        try:
+            # Of a process that was killed: nobody else holds the lock.
+            left = {*(self.root / "runs").glob(".*"), *self.unfinished.glob(".*")} - self.going
+            for folder in left:
+                shutil.rmtree(folder, ignore_errors=True)
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def staging(self, fingerprint: str) -> Iterator[Path]:
+        """A folder to make a run in; gone afterwards unless `commit` took it."""
+        folder = Path(tempfile.mkdtemp(dir=self.root / "runs", prefix=f".{fingerprint}-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def commit(self, staging: Path, result: RunResult, predictions: Sequence[Prediction]) -> None:
+        """Completes `staging` and renames it into place; an older run of the same fingerprint gives way."""
+        write_json(staging / "result.json", dataclasses.asdict(result))
+        lines = [json.dumps(dataclasses.asdict(prediction), ensure_ascii=False) for prediction in predictions]
+        (staging / "predictions.jsonl").write_bytes("".join(line + "\n" for line in lines).encode())
+        names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
+        (staging / MANIFEST).write_bytes(manifest(staging, names).encode())
+        for path in [*staging.rglob("*"), staging]:
+            flush(path)
+        target = self.folder(result.fingerprint)
+        aside = target.with_name(f".{target.name}-old")
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(target, aside)
+        os.rename(staging, target)
+        flush(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+        self.forget_partial(result.fingerprint)
+
+
+def manifest(folder: Path, names: Iterable[str]) -> str:
+    """The text of a run's manifest: the schema, and the checksum of each of its files."""
+    listed = {name: checksum(folder / name) for name in names}
+    return json.dumps({"schema": SCHEMA, "checksums": listed}, indent=1) + "\n"
+
+
+def intact(folder: Path) -> bool:
+    """Whether a run's files, the manifest among them, are byte for byte what was written."""
+    try:
+        text = (folder / MANIFEST).read_bytes().decode()
+        listed = json.loads(text)["checksums"]
+        return {"result.json", "predictions.jsonl"} <= set(listed) and text == manifest(folder, listed)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def foreign_schema(folder: Path) -> object | None:
+    """The schema of a stored run that another Bakeoff wrote; None where it is this one's, or can't be told."""
+    try:
+        schema = json.loads((folder / MANIFEST).read_bytes())["schema"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return None if schema == SCHEMA else schema
+
+
+def read_result(path: Path) -> RunResult:
+    """A stored RunResult. Raises UsageError naming the file where it is not one."""
+    try:
+        found = RunResult(**strict_json(path.read_text(encoding="utf-8")))
+        hints = typing.get_type_hints(RunResult)
+        wrong = [misfit(getattr(found, name), hint, name) for name, hint in hints.items()]
+        if not any(wrong):
+            count = len(found.document_ids)
+            fits = {m: len(v) == count and all(0 <= value <= 1 for value in v) for m, v in found.scores.items()}
+            wrong += [f"scores.{metric}" for metric, right in fits.items() if not right]
+            wrong += ["scores"] if count and not found.scores else []
+        if any(wrong):
+            raise ValueError(f"{next(filter(None, wrong))} is not what is stored there")
+        return found
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [""])[0][:100]
+        raise UsageError(f"{path}: not a stored run ({type(error).__name__}: {reason})") from None
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Predictions from a JSONL file, one a written summary. Raises UsageError with the line."""
+    found: list[Prediction] = []
+    nameless: list[tuple[int, int]] = []
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].count(b"\n")
+        raise UsageError(f"{path}:{before + 1}: not UTF-8; save the file as UTF-8") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = strict_json(line)
+            made = prediction(row)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise UsageError(
+                f'{path}:{number}: expected an object with the texts "reference" (or a list "references") and "summary"'
+            ) from None
+        if row.get("id") is None:
+            nameless.append((len(found), number))
+        found.append(made)
+    if not found:
+        raise UsageError(f"{path}: the file has no predictions")
+    given = {one.id for one in found}
+    for place, number in nameless:
+        name = str(number)
+        while name in given:
+            name += "-made"
+        found[place] = dataclasses.replace(found[place], id=name)
+    return found
+
+
+def prediction(row: dict[str, Any]) -> Prediction:
+    """A line of predictions; its id is empty where none is given. Raises ValueError, KeyError or TypeError."""
+    name = row.get("id")
+    references: Any = row.get("references") or [row["reference"]]
+    if not isinstance(references, list):
+        raise TypeError
+    made = Prediction(
+        id="" if name is None else str(name),
+        document=row.get("document", ""),
+        reference=row["reference"] if "reference" in row else references[0],
+        summary=row["summary"],
+        references=tuple(references),
+        aspect=row.get("aspect", ""),
+    )
+    texts = (made.id, made.document, made.reference, made.summary, made.aspect, *made.references)
+    if isinstance(name, (dict, list)) or any(misfit(t, str, "") for t in texts):
+        raise TypeError
+    "".join(texts).encode()  # JSON lets half of a surrogate pair in
+    return made
+
+
+def one_document_an_id(path: Path, found: list[Prediction]) -> list[Prediction]:
+    """The predictions with an id for each document.
+
+    Earlier versions wrote a line a reference, and an aspect as the end of the id (`P16-1001/outcome`).
+    Raises UsageError where one id stands for two documents.
+    """
+    whole: dict[tuple[str, str, str], Prediction] = {}
+    stems: dict[str, set[str]] = {}
+    for one in found:
+        stem, _, aspect = one.id.rpartition("/")
+        if stem and aspect in ASPECTS:
+            stems.setdefault(stem, set()).add(one.document)
+    documents: dict[str, str] = {}
+    for one in found:
+        stem, _, aspect = one.id.rpartition("/")
+        if not one.aspect and one.document and len(stems.get(stem, ())) == 1 and aspect in ASPECTS:
+            one = dataclasses.replace(one, id=stem, aspect=aspect.capitalize())
+        if documents.setdefault(one.id, one.document) != one.document:
+            raise UsageError(f"{path}: the id {one.id!r} stands for two documents; give each an id of its own")
+        key = (one.id, one.aspect, one.summary)
+        before = whole.get(key)
+        references = tuple(dict.fromkeys((*(before.references if before else ()), *one.references)))
+        whole[key] = dataclasses.replace(before or one, references=references)
+    return list(whole.values())
+
+
+def write_json(path: Path, value: object) -> None:
+    """JSON that refuses NaN, readable, one trailing newline; ASCII, since a path may hold what UTF-8 can't."""
+    path.write_bytes((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

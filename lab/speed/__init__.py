@@ -1,0 +1,1 @@
+"""The measurements against transformers' Trainer with PEFT and `generate`."""

@@ -1,0 +1,311 @@
+"""What a GPU changes, on a machine without one: torch.cuda is made up where it is asked."""
+
+import dataclasses
+import gc
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bakeoff import report
+from bakeoff.config import hardware, presets, schema
+from bakeoff.config.schema import TrainingSettings
+from bakeoff.core.errors import UsageError
+from bakeoff.data import encoding, tasks
+from bakeoff.engine.cpu import native
+from bakeoff.methods.registry import select
+from bakeoff.metrics import rouge
+from bakeoff.runs import pipeline, training
+from bakeoff.runs.resources import Clock, Memory
+from bakeoff.session import plan, start
+from bakeoff.session.store import Store
+from lab.speed import opponents
+
+SMALL = ["task.train=4", "task.validation=2", "task.test=3", "task.max_target_tokens=8", "training.epochs=1"]
+H100 = {"gpu": "NVIDIA H100", "gpu_capability": "9.0", "gpu_driver": "570.86.15", "cuda": "12.8", "cudnn": "91002"}
+
+[LORA] = (entry for entry in select(["lora"]) if entry.name == "lora")
+
+
+@pytest.fixture
+def h100(monkeypatch, tmp_path):
+    """A machine with one H100, as far as anybody asks."""
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC 12.2.0\n")
+    monkeypatch.setattr(hardware, "DRIVER", driver)
+    for name, value in {"is_available": True, "is_bf16_supported": True, "get_device_name": "NVIDIA H100",
+                        "get_device_capability": (9, 0)}.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda *given, value=value, **more: value)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    """The smoke preset on a CPU and what its plan finds, in this process."""
+    folder = tmp_path_factory.mktemp("probed")
+    chosen = presets.load("smoke", changes=[*SMALL, "machine.device=cpu", "machine.compiled=false"])
+    parts = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine))
+    methods = [(entry.name, str(entry.file), schema.plain(entry.kind())) for entry in select(["lora"])]
+    return chosen, plan.probe(*parts, methods, str(folder / "models"), print)
+
+
+def spec_of(tmp_path, found, chosen):
+    return plan.make(chosen, ["lora"], Store(tmp_path / "store"), found).specs["lora"][0]
+
+
+# The card, in fingerprint and report
+
+
+def test_a_plan_finds_the_card_and_starts_no_compiler_beside_it(h100, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "build", lambda folder: pytest.fail("the C compiler was started"))
+    chosen = presets.load("smoke", changes=SMALL)
+    parts = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine))
+    found = plan.probe(*parts, [], str(tmp_path / "models"), print)
+    assert found["machine"]["device"] == "cuda" and found["card"] == H100
+
+
+def test_another_card_driver_or_cuda_is_another_run(tmp_path, probed):
+    chosen, found = probed
+    cards = [H100, *({**H100, key: "other"} for key in H100)]
+    runs = [spec_of(tmp_path, {**found, "card": card}, chosen) for card in cards]
+    assert len({one.fingerprint for one in runs}) == len(cards)
+    assert all(card.items() <= one.versions.items() for card, one in zip(cards, runs, strict=True))
+
+
+def test_a_run_on_a_cpu_knows_of_no_card(tmp_path, probed):
+    chosen, found = probed
+    assert spec_of(tmp_path, found, chosen).versions == {**hardware.versions(), "compiler": "not asked for"}
+
+
+def test_a_card_without_nvidias_driver_file_has_an_unknown_driver(h100, monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "DRIVER", tmp_path / "missing")
+    assert hardware.card("cuda") == {**H100, "gpu_driver": "unknown"}
+
+
+def test_the_report_names_the_card(tmp_path, probed):
+    chosen, found = probed
+    spec = spec_of(tmp_path, {**found, "card": H100}, chosen)
+    task = tasks.load(chosen.task, rouge.Scorer(chosen.scoring))
+    result, _ = pipeline.finish(spec, task, ["a summary"] * len(task.examples.test), Clock())
+    assert H100.items() <= result.environment.items()
+    assert set(result.environment) == {*hardware.environment(), *H100, "compiler", "model_note", "documents"}
+
+
+# Where a GPU is expected
+
+
+@pytest.fixture
+def torch_build(monkeypatch, tmp_path):
+    """A function that makes torch one built as its version.py says, beside a card or none."""
+
+    def build(version, card=True):
+        (tmp_path / "version.py").write_text(version)
+        (tmp_path / "card").write_text("")
+        monkeypatch.setattr(hardware, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+        monkeypatch.setattr(hardware, "CARDS", (tmp_path / "none", *([tmp_path / "card"] if card else [])))
+
+    return build
+
+
+CUDA, CPU = "cuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n", "cuda: Optional[str] = None\nhip = None\n"
+ROCM = "cuda: Optional[str] = None\nhip: Optional[str] = '6.3'\n"
+
+
+@pytest.mark.parametrize(("version", "card", "expected"), [
+    (CUDA, True, True), (ROCM, True, True), (CUDA, False, False), (CPU, True, False), ("", True, False),
+])  # fmt: skip
+def test_a_gpu_is_expected_where_torch_and_system_have_one(torch_build, monkeypatch, version, card, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    torch_build(version, card)
+    assert hardware.expects_card("auto") is expected
+    assert hardware.expects_card("cuda") and not hardware.expects_card("cpu")
+
+
+@pytest.mark.parametrize(("visible", "expected"), [
+    ("0", True), ("3,1", True), ("GPU-8932f937", True), ("MIG-1c", True), ("", False), ("-1", False),
+    ("NoDevFiles", False), ("-1,0", False),
+])  # fmt: skip
+def test_a_gpu_that_is_hidden_is_not_expected(torch_build, monkeypatch, visible, expected):
+    torch_build(CUDA)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert hardware.expects_card("auto") is expected
+
+
+def test_the_build_of_torch_is_read_from_its_own_version_file():
+    found = hardware.find_spec("torch")
+    assert "cuda" in Path(found.origin).with_name("version.py").read_text()
+
+
+def test_no_compiler_works_ahead_where_a_gpu_is_expected(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "expects_card", lambda device: device == "auto")
+    monkeypatch.setattr(start.compiler, "compile_all", lambda folder: pytest.fail("the C compiler was started"))
+    monkeypatch.setattr(report, "prepare", lambda: None)
+    start.ahead(presets.load("smoke"), Store(tmp_path / "store"), True)
+
+
+# Repeated to the bit
+
+
+@pytest.fixture
+def warning_only():
+    """Algorithms as seed_everything asks for them on a GPU."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def strict():
+    return torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def trained(tiny, encoded, fp32, micro=4, **changes):
+    model, tokenizer = tiny()
+    model = LORA.kind().attach(model, tokenizer)
+    recipe = TrainingSettings(**{"batch_size": 4, "micro_batch_size": micro, "epochs": 1, **changes})
+    return training.fine_tune(model, encoded, encoded[:4], recipe, fp32, seed=0, pad=256, clock=Clock())
+
+
+def test_only_the_backward_pass_is_strict_on_a_gpu(tiny, encoded, fp32, monkeypatch, warning_only):
+    monkeypatch.setattr(training, "repeatable", lambda device: hardware.repeatable("cuda"))
+    seen, plain = {"forward": [], "backward": []}, training.loss_of
+
+    def watched(*given):
+        seen["forward"].append(strict())
+        loss = plain(*given)
+        if loss.requires_grad:
+            loss.register_hook(lambda gradient: seen["backward"].append(strict()))
+        return loss
+
+    monkeypatch.setattr(training, "loss_of", watched)
+    trained(tiny, encoded, fp32)
+    assert seen["backward"] == [True, True] and not any(seen["forward"])
+    assert not strict() and torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operation_that_cannot_repeat_is_named_in_one_line(warning_only):
+    text = "kthvalue CUDA does not have a deterministic implementation, but you set\n'torch.use_deterministic'"
+    line = r"^kthvalue CUDA can't be .*; type --set machine.device=cpu$"
+    with pytest.raises(UsageError, match=line), hardware.repeatable("cuda"):
+        raise RuntimeError(text)
+    assert not strict()
+    with pytest.raises(RuntimeError, match="shapes"), hardware.repeatable("cuda"):
+        raise RuntimeError("shapes cannot be multiplied")
+
+
+# Nothing waits for a GPU
+
+
+def test_a_step_reads_as_many_numbers_whatever_its_micro_batches(tiny, encoded, fp32, monkeypatch):
+    reads = []
+    padded = dataclasses.replace(fp32, packing=False, fused=False, compiled=False, shared_prefix=False)
+    monkeypatch.setattr(training.layout, "padded", lambda model: "")  # else asked once, where lengths differ
+    for name in ("item", "tolist", "__float__", "__int__"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, plain=plain: reads.append(plain) or plain(self))
+    counts = []
+    for micro in (4, 1):
+        reads.clear()
+        trained(tiny, encoded, padded, micro)
+        counts.append(len(reads))
+    assert counts[0] == counts[1] > 0
+
+
+def test_losses_are_the_sums_in_double_precision_of_those_of_the_parts(tiny, encoded, fp32, monkeypatch):
+    parts, plain = [], training.loss_of
+    monkeypatch.setattr(training, "loss_of", lambda *given: parts.append(plain(*given)) or parts[-1])
+    curves = trained(tiny, encoded, fp32, micro=1)
+    before, first, second, after = (parts[start : start + 4] for start in range(0, 16, 4))
+    labels = [len(example.ids) - example.prompt for example in encoded]
+    for step, some in zip(curves.steps, (first, second), strict=True):
+        held = [number for number in range(8) if (number in places(0)[:4]) == (some is first)]
+        assert step["loss"] == sum((part / sum(labels[n] for n in held)).item() for part in some)
+    for row, some in zip(curves.epochs, (before, after), strict=True):
+        assert row["validation_loss"] == sum(part.item() for part in some) / sum(labels[:4])
+
+
+def places(seed):
+    return torch.randperm(8, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for():
+    class Tensor:
+        told = ()
+
+        def pin_memory(self):
+            self.told += ("pinned",)
+            return self
+
+        def to(self, device, **how):
+            return (*self.told, device, how)
+
+    assert encoding.to_device(Tensor(), "cuda") == ("pinned", "cuda", {"non_blocking": True})
+    assert encoding.to_device(Tensor(), "cpu") == ("cpu", {})
+
+
+# Memory
+
+
+def test_memory_is_counted_from_the_placed_model_on(tmp_path, probed, monkeypatch):
+    chosen, found = probed
+    order, settle = [], pipeline.Base.settle
+    monkeypatch.setattr(pipeline.Base, "settle", lambda *given: (settle(*given), order.append("settled"))[0])
+    monkeypatch.setattr(Memory, "placed", lambda self: order.append("placed"))
+
+    def stop(*given, **more):
+        raise InterruptedError
+
+    monkeypatch.setattr(pipeline, "fine_tune", stop)
+    spec = spec_of(tmp_path, found, chosen)
+    with pytest.raises(InterruptedError):
+        pipeline.run(spec, tmp_path / "run", tmp_path / "models", print, Clock())
+    assert order == ["settled", "placed"]
+
+
+def test_a_large_model_is_gone_when_it_is_loaded_again(tmp_path, probed, monkeypatch):
+    chosen, found = probed
+    left, load, settle = [], pipeline.Base.load, pipeline.Base.settle
+
+    def loading(base):
+        if left:
+            left.append(sum(parameter() is not None for parameter in left.pop()))
+        return load(base)
+
+    def settled(base, *given):
+        model = settle(base, *given)
+        if not left:
+            left.append([weakref.ref(parameter) for parameter in model.parameters()])
+        return model
+
+    monkeypatch.setattr(pipeline, "SMALL", 0)
+    monkeypatch.setattr(pipeline.Base, "load", loading)
+    monkeypatch.setattr(pipeline.Base, "settle", settled)
+    gc.disable()  # what refers to itself would go sooner or later
+    try:
+        pipeline.run(
+            spec_of(tmp_path, found, chosen), tmp_path / "run", tmp_path / "models", lambda news: None, Clock()
+        )
+    finally:
+        gc.enable()
+    assert left == [0]
+
+
+# The opponents of lab/speed/measure.py
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_trainer_computes_where_the_bench_does(tiny, encoded, fp32, monkeypatch, tmp_path, device):
+    class Asked(Exception):
+        pass
+
+    def arguments(**given):
+        raise Asked(given["use_cpu"], given["dataloader_pin_memory"])
+
+    monkeypatch.setattr(opponents, "TrainingArguments", arguments)
+    bench = SimpleNamespace(model=tiny()[0], train=encoded, seed=0, where=dataclasses.replace(fp32, device=device),
+                            recipe=TrainingSettings(epochs=1, batch_size=4, micro_batch_size=4))  # fmt: skip
+    with pytest.raises(Asked) as asked:
+        opponents.train(bench, bf16=False, grouped=False, folder=str(tmp_path))
+    assert asked.value.args == (device == "cpu", device == "cuda")

@@ -1,0 +1,72 @@
+"""Where the spread between seeds comes from when a method has one seed."""
+
+import dataclasses
+import json
+
+import pytest
+from factories import run, settings
+
+from bakeoff.core.errors import UsageError
+from bakeoff.gate import baseline, seed_variance
+from bakeoff.metrics.rouge import METRICS
+from bakeoff.stats.contrasts import SeedVariance, components
+
+ONE = run("lora")
+VARIANCES = dict.fromkeys(METRICS, SeedVariance(0.02, 0.01, 9, 40))
+
+
+def calibrated(folder, chosen=None):
+    text = seed_variance.dump(chosen or settings(), ONE.signature, "lora", 10, VARIANCES)
+    seed_variance.path_of("synthetic", folder).write_text(text, encoding="utf-8")
+
+
+def lent(folder, *runs):
+    return seed_variance.Loans.read(settings(), folder).of({"lora": list(runs or [ONE])})["lora"]
+
+
+def accepted(folder, *changed):
+    runs = [dataclasses.replace(run("lora", seed=seed), **dict(changed)) for seed in range(5)]
+    record = baseline.of_runs("synthetic", {"lora": runs})
+    (folder / "synthetic.json").write_text(json.dumps(baseline.content(record)), encoding="utf-8")
+    return record
+
+
+def test_without_files_nothing_is_lent(tmp_path):
+    assert lent(tmp_path) == {}
+
+
+def test_a_calibration_is_read_back(tmp_path):
+    calibrated(tmp_path)
+    assert lent(tmp_path)["rouge2"] == SeedVariance(0.02, 0.01, 9, 40, "calibration")
+
+
+def test_a_baseline_wins_over_a_calibration(tmp_path):
+    calibrated(tmp_path)
+    record = accepted(tmp_path)
+    assert lent(tmp_path)["rougeL"] == components(record.methods["lora"].rows("rougeL"), "baseline")
+
+
+def test_a_baseline_on_other_documents_lends_nothing(tmp_path):
+    accepted(tmp_path, ("document_ids", [f"other-{n}" for n in range(20)]))
+    assert lent(tmp_path) == {}
+
+
+def test_a_calibration_of_another_task_or_signature_lends_nothing(tmp_path):
+    chosen = settings()
+    calibrated(tmp_path, dataclasses.replace(chosen, task=dataclasses.replace(chosen.task, name="other")))
+    assert lent(tmp_path) == {}
+    calibrated(tmp_path)
+    assert lent(tmp_path, run("lora", signature="other")) == {}
+
+
+def test_a_method_with_seeds_of_its_own_borrows_nothing(tmp_path):
+    calibrated(tmp_path)
+    results = {"lora": [ONE, run("lora", seed=43)], "lead-1": [run("lead-1", control=True)]}
+    assert seed_variance.Loans.read(settings(), tmp_path).of(results) == {}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": "m", "task": "t", "signature": "s", "metrics": {}}'])
+def test_a_broken_calibration_is_refused_by_its_file(tmp_path, text):
+    seed_variance.path_of("synthetic", tmp_path).write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"synthetic\.calibration\.json: not a calibration .* make calibrate"):
+        lent(tmp_path)

@@ -1,0 +1,40 @@
+"""The calibration's own arithmetic, on seeds whose components are known."""
+
+import numpy as np
+import pytest
+
+from lab.calibration import simulation
+
+KNOWN = {"seeds": 10, "documents": 400, "document": 0.12, "residual": 0.06, "seed": 0.01}
+
+
+def simulated(number=0, *, seeds, documents, document, residual, seed):
+    draw = np.random.default_rng(number)
+    shared = 0.4 + draw.normal(0, document, documents)
+    return shared + draw.normal(0, seed, (seeds, 1)) + draw.normal(0, residual, (seeds, documents))
+
+
+def test_the_fit_finds_the_components():
+    found = simulation.fit(simulated(**KNOWN))
+    assert (found.document, found.residual) == pytest.approx((0.12, 0.06), rel=0.1)
+    assert found.seed_low < 0.01 < found.seed_high and found.seed_low < found.seed < found.seed_high
+
+
+def test_the_interval_of_the_seeds_deviation_holds_it_in_95_percent():
+    fits = [simulation.fit(simulated(number, **{**KNOWN, "documents": 40})) for number in range(400)]
+    held = sum(found.seed_low <= 0.01 <= found.seed_high for found in fits)
+    assert held / 400 == pytest.approx(0.95, abs=0.03)
+
+
+def test_power_rises_with_documents_and_seeds():
+    found = simulation.fit(simulated(**KNOWN))
+    draw = np.random.default_rng(0)
+    few, more, seeds = (simulation.power(draw, found, n, s, 200) for n, s in ((100, 1), (400, 1), (400, 5)))
+    assert few.found > more.found > seeds.found > 0
+    assert seeds.share(seeds.found) == pytest.approx(0.8, abs=0.01)
+    assert seeds.said == pytest.approx(seeds.found, rel=0.25)
+
+
+def test_a_rate_has_an_interval():
+    low, high = simulation.Rate(10, 200).bounds
+    assert low < 0.05 < high
