@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from bakeoff.config.schema import MachineSettings, ModelSettings, TaskSettings
+from bakeoff.config.schema import Computation, ModelSettings, TaskSettings
 from bakeoff.data.encoding import Encoder
 from bakeoff.data.tasks import Example, Examples, Task
 from bakeoff.engine.cpu import native
@@ -36,7 +36,7 @@ def tiny():
 @pytest.fixture
 def fp32():
     """A CPU in single precision."""
-    return MachineSettings(device="cpu", precision="fp32", attention="eager", threads=1)
+    return Computation(device="cpu", precision="fp32", attention="eager", threads=1, engine="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def orphan(path, log):
     from bakeoff.session import worker
 
     worker.start_server(offline=True)
-    worker.call(linger, True, log=Path(log), tell=lambda news: Path(path).write_text(str(news["pid"])))
+    worker.call(linger, True, log=Path(log), emit=lambda news: Path(path).write_text(str(news["pid"])))
 
 
 def where(tell):
@@ -134,13 +134,13 @@ def checked(spec, folder, cache, small, forgetful, tell):
 
     `forgetful`: saved tensors are not loaded.
     """
-    from bakeoff.runs import pipeline
+    from bakeoff.runs import pipeline, verify
     from bakeoff.runs.records import RunSpec
     from bakeoff.runs.resources import Clock
 
     asked, plain = [], pipeline.summarise
-    pipeline.SMALL = small
-    pipeline.summarise = lambda *given, **more: asked.append(len(given[2])) or plain(*given, **more)
+    verify.SMALL = small
+    pipeline.summarise = lambda *given, **more: asked.append(len(given[3])) or plain(*given, **more)
     if forgetful:
         pipeline.adapters.load = lambda model, folder: None
     result, _ = pipeline.run(RunSpec(**spec), folder, cache, tell, Clock())

@@ -1,7 +1,6 @@
 """What this machine is, and the choices that it makes for a run: device, precision, attention, threads."""
 
 import contextlib
-import dataclasses
 import os
 import platform
 import re
@@ -11,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from bakeoff.config.schema import MachineSettings
+from bakeoff.config.schema import Computation, EngineSettings, MachineSettings
 from bakeoff.core.errors import UsageError
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "numpy", "rouge-score", "nltk")
@@ -20,8 +19,11 @@ CARDS = (DRIVER, Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """Files of which one is there where a GPU is: NVIDIA's, AMD's, and those of Windows' own Linux."""
 
 
-def resolve(asked: MachineSettings) -> MachineSettings:
-    """`asked` with every `auto` decided. Raises UsageError for what this machine doesn't have."""
+def resolve(asked: MachineSettings, ways: EngineSettings) -> Computation:
+    """Both with every `auto` decided but that of attention, which depends on the model.
+
+    Raises UsageError for what this machine doesn't have.
+    """
     import torch
 
     device = asked.device
@@ -32,20 +34,25 @@ def resolve(asked: MachineSettings) -> MachineSettings:
     precision = asked.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
-    attention = asked.attention
+    if asked.engine == "cpu" and device != "cpu":
+        raise UsageError(f"machine.engine = 'cpu': the run is on {device}; type --set machine.engine=plain")
+    engine = "cpu" if asked.engine != "plain" and device == "cpu" else "plain"
+    attention = ways.attention
     if attention == "auto":
         attention = "sdpa" if device == "cuda" else "eager"
-    packing = asked.packing and device == "cpu"  # a GPU's own attention kernels want padded batches
-    return dataclasses.replace(
-        asked,
+    packing = ways.packing and engine == "cpu"
+    return Computation(
         device=device,
         precision=precision,
+        threads=asked.threads or available_threads(),
+        engine=engine,
         attention=attention,
         packing=packing,
-        fused=asked.fused and packing,
-        compiled=asked.compiled and asked.fused and packing,
-        shared_prefix=asked.shared_prefix and packing,
-        threads=asked.threads or available_threads(),
+        labels_only=ways.labels_only,
+        fused=ways.fused and packing,
+        compiled=ways.compiled and ways.fused and packing,
+        shared_prefix=ways.shared_prefix and packing,
+        cached_features=ways.cached_features,
     )
 
 

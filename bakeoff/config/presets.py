@@ -55,8 +55,10 @@ def load(preset: str, *, model: str = "", task: str = "", seeds: str = "", chang
     methods = values.pop("methods", {})
     if not isinstance(methods, dict) or not all(isinstance(table, dict) for table in methods.values()):
         raise UsageError(f"{at(where, 'methods')}: expected [methods.NAME] tables under 'methods'")
-    for name in SECTIONS:
-        section(values, name, where)
+    for name, kind in SECTIONS.items():
+        for key in set(section(values, name, where)) - {f.name for f in dataclasses.fields(kind)}:
+            if home := home_of(key):
+                raise UsageError(f"{at(where, f'{name}.{key}')}: {key!r} is a setting of [{home}]; put it there")
     if section(values, "model", where).get("trust_remote_code") is True:
         raise UsageError(
             f"{at(where, 'model.trust_remote_code')}: no file can allow that a model runs code of its own; "
@@ -155,6 +157,8 @@ def apply(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     name, _, deeper = rest.partition(".")
     fields = {f.name: f for f in dataclasses.fields(SECTIONS[head])}
     hint = typing.get_type_hints(SECTIONS[head]).get(name)
+    if hint is None and (home := home_of(name)):
+        raise UsageError(f"--set {key}: {name!r} is a setting of [{home}]; type --set {home}.{name}=...")
     if hint is None or (deeper and typing.get_origin(hint) is not Mapping):
         raise UsageError(f"--set {key}: {rest!r} is not a setting of [{head}]; {nearest(rest, fields)}")
     table = dict(values.get(head, {}))
@@ -163,6 +167,13 @@ def apply(values: dict[str, Any], key: str, value: Any, where: str) -> None:
         value = {**before, deeper: value}
     table[name] = check(value, hint, fields[name].metadata, f"--set {key}")
     values[head] = table
+
+
+def home_of(name: str) -> str:
+    """The section that has a setting called `name`; empty where none has."""
+    return next(
+        (section for section, kind in SECTIONS.items() if name in {f.name for f in dataclasses.fields(kind)}), ""
+    )
 
 
 def contradictions(settings: Settings) -> None:

@@ -134,6 +134,17 @@ class MachineSettings:
     """auto: cuda where there is one."""
     precision: str = setting("auto", choices=("auto", "bf16", "fp32"))
     """Of frozen weights and of products; trained parameters are always fp32. auto: bf16 where the processor has it."""
+    threads: int = setting(0, minimum=0, maximum=1024)
+    """CPU threads of a run; 0: as many as the process may use."""
+    engine: str = setting("auto", choices=("auto", "plain", "cpu"))
+    """plain: transformers' own forward, for every model. cpu: the fast way on a processor, as far as a model allows.
+    auto: cpu on a processor, plain on a GPU. `[engine]` switches parts of the fast way off."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """The parts of the fast way, each with a switch; none of them changes a result beyond rounding."""
+
     attention: str = setting("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
     """Of documents that are read without a gradient where packed and not compiled, else of all. auto: sdpa on cuda; on
     a CPU the quicker of sdpa and eager, timed once a machine, for packed documents in bf16, else eager."""
@@ -145,14 +156,17 @@ class MachineSettings:
     fused: bool = True
     """Layers of Llama's kind in fewer passes over memory, where documents are packed; false: transformers' own."""
     compiled: bool = True
-    """The C files where layers are fused, compiled once by the machine's GCC; false: torch's operators."""
+    """C kernels where layers are fused, compiled once by the machine's GCC; false: torch's operators."""
     shared_prefix: bool = True
     """Tokens with which all documents of a micro-batch begin, once, where documents are packed and enough fall away to
     pay for it (2 % of all; in bf16 with AMX 30 %); false: in each."""
-    reuse_trunk: bool = True
+    cached_features: bool = True
     """Where only an untied output head is trained, compute what lies below it once a document; false: every epoch."""
-    threads: int = setting(0, minimum=0, maximum=1024)
-    """CPU threads of a run; 0: as many as the process may use."""
+
+
+@dataclass(frozen=True)
+class Computation(EngineSettings, MachineSettings):
+    """`[machine]` and `[engine]` of one run in one, with every `auto` decided."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +210,9 @@ class Settings:
     scoring: ScoringSettings = ScoringSettings()
     """How summaries are scored."""
     machine: MachineSettings = MachineSettings()
-    """Device, precision, threads."""
+    """Device, precision, threads, engine."""
+    engine: EngineSettings = EngineSettings()
+    """The parts of the fast way."""
     durability: DurabilitySettings = DurabilitySettings()
     """How often an unfinished run is kept."""
     gate: GateSettings = GateSettings()
@@ -211,7 +227,7 @@ class Settings:
 
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
             "generation": GenerationSettings, "scoring": ScoringSettings, "machine": MachineSettings,
-            "durability": DurabilitySettings, "gate": GateSettings}  # fmt: skip
+            "engine": EngineSettings, "durability": DurabilitySettings, "gate": GateSettings}  # fmt: skip
 
 
 def plain(value: Any) -> Any:

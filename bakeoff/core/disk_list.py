@@ -9,7 +9,7 @@ from typing import Generic, TypeVar, overload
 T = TypeVar("T")
 
 
-class Shelf(Sequence[T], Generic[T]):
+class DiskList(Sequence[T], Generic[T]):
     """Items in a temporary file that has no name and goes with its last reader; in memory 8 bytes an item.
 
     An item is read anew each time that it is asked for. It is read, not mapped: pages of a mapped file would count as

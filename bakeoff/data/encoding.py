@@ -4,12 +4,10 @@ import hashlib
 import itertools
 import json
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import torch
 
 from bakeoff.config.schema import TaskSettings
 from bakeoff.core.errors import UsageError
@@ -237,62 +235,3 @@ def separator(before: str, summary: str) -> str:
     if not last or last.isspace() or unspaced(last) or (first and unspaced(first)):
         return ""
     return "" if unicodedata.east_asian_width(last) in "WFH" and not last.isalpha() else " "
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences of one forward pass, padded on the right."""
-
-    input_ids: torch.Tensor
-    """batch x length, int64."""
-    predicts: torch.Tensor
-    """batch x length, bool: True where the *next* token is labelled, so where logits are needed."""
-    labels: torch.Tensor
-    """The labelled tokens in row-major order, one for each True of `predicts`."""
-    lengths: tuple[int, ...] = ()
-    """Of the sequences where they stand one after another in one row without padding; empty where each has its row."""
-
-
-def collate(
-    examples: Sequence[Encoded], pad: int, device: str | torch.device = "cpu", *, packed: bool = False
-) -> Batch:
-    """One Batch of `examples`. Positions past a sequence's end hold `pad` and are labelled nowhere.
-
-    `packed` puts all of them into one row, and no padding anywhere.
-    """
-    if packed:
-        parts = [collate([example], pad, device) for example in examples]
-        return Batch(
-            input_ids=torch.cat([part.input_ids for part in parts], dim=1),
-            predicts=torch.cat([part.predicts for part in parts], dim=1),
-            labels=torch.cat([part.labels for part in parts]),
-            lengths=tuple(len(example.ids) for example in examples),
-        )
-    length = max(len(example.ids) for example in examples)
-    input_ids = torch.full((len(examples), length), pad, dtype=torch.long)
-    predicts = torch.zeros((len(examples), length), dtype=torch.bool)
-    for row, example in enumerate(examples):
-        input_ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        predicts[row, example.prompt - 1 : len(example.ids) - 1] = True
-    labels = torch.cat([torch.tensor(example.ids[example.prompt :]) for example in examples])
-    return Batch(to_device(input_ids, device), to_device(predicts, device), to_device(labels, device))
-
-
-def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """A tensor made on the CPU, on `device`; nobody waits for the transfer to a GPU."""
-    pinned = str(device).startswith("cuda")
-    return tensor.pin_memory().to(device, non_blocking=True) if pinned else tensor.to(device)
-
-
-def windows(count: int, size: int, order: torch.Generator | None = None) -> Iterator[list[int]]:
-    """Places 0..count-1, shuffled by `order`, in groups of `size`: the effective batches of an epoch."""
-    places = torch.randperm(count, generator=order).tolist() if order is not None else list(range(count))
-    for start in range(0, count, size):
-        yield places[start : start + size]
-
-
-def micro_batches(window: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
-    """The sequences of one effective batch by length, `size` at a time: almost no padding, the same gradient."""
-    by_length = sorted(window, key=lambda example: len(example.ids))
-    for start in range(0, len(by_length), size):
-        yield by_length[start : start + size]

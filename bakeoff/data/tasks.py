@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from bakeoff.config.schema import TaskSettings
-from bakeoff.core.disk_list import Shelf
+from bakeoff.core.disk_list import DiskList
 from bakeoff.core.errors import UsageError
 from bakeoff.core.writing import split_sentences
 from bakeoff.data.sources import Row, Source, is_aclsum, source
@@ -112,7 +112,7 @@ class Rows:
     """Rows on disk; in memory are digests of what is compared, 25 bytes a row."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.shelf: Shelf[Row] = Shelf()
+        self.shelf: DiskList[Row] = DiskList()
         self.splits, self.texts, self.contents, self.ids = array("B"), array("q"), array("q"), array("q")
         for row in rows:
             self.shelf.append(row)
@@ -227,12 +227,12 @@ def draw(found: Source, settings: TaskSettings, counts: Counter[str]) -> dict[st
         places: Sequence[int] = range(len(there))
         if wanted and wanted < len(there):
             places = sorted(random.Random(f"{settings.split_seed} {split}").sample(places, wanted))
-        chosen[split] = Shelf(example for place in places for example in examples(there[place]))
+        chosen[split] = DiskList(example for place in places for example in examples(there[place]))
         counts[split] = len(places)
     return chosen
 
 
-def in_two_splits(name: str, shelf: Shelf[Row], home: Any, strayed: Any) -> UsageError:
+def in_two_splits(name: str, shelf: DiskList[Row], home: Any, strayed: Any) -> UsageError:
     """The complaint about documents whose rows `strayed` into another split than that of their first row."""
     pairs = dict.fromkeys(int(home[number]) for number in strayed)
     where = {int(home[number]): int(number) for number in strayed[::-1]}
@@ -247,7 +247,7 @@ def in_two_splits(name: str, shelf: Shelf[Row], home: Any, strayed: Any) -> Usag
                       "remove one of each")  # fmt: skip
 
 
-def id_of_two(shelf: Shelf[Row], owner: Any, shared: Any, documents: int) -> UsageError:
+def id_of_two(shelf: DiskList[Row], owner: Any, shared: Any, documents: int) -> UsageError:
     """The complaint about rows whose id another document has, too."""
     row, first = shelf[int(shared[0])], shelf[int(owner[shared[0]])]
     more = f" ({documents:,} documents have another one's id)" if documents > 1 else ""

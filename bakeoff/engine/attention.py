@@ -2,7 +2,6 @@
 
 import functools
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -12,15 +11,16 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.modeling_utils import PreTrainedModel
 
-from bakeoff.config.schema import MachineSettings
+from bakeoff.config.schema import Computation
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.kernels import BLOCK, causal_mask
 from bakeoff.engine.shared_prefix import Copies, Shared, common
+from bakeoff.engine.virtual import virtual_tokens
 
 PACKED = "bakeoff_packed"
 """The name under which transformers' models find `attend`."""
 LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral")
-"""Architectures whose decoder layers may be computed in fewer passes (layers.py)."""
+"""Architectures whose decoder layers may be computed in fewer passes (cpu/layers.py)."""
 HARMLESS = ("position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k")
 """Tensors that a model may pass to its attention and that change nothing where `segments` say what is seen."""
 
@@ -102,14 +102,16 @@ def replaceable(model: Any) -> bool:
     return isinstance(inner, PreTrainedModel) and bool(inner._supports_attention_backend)
 
 
-def llama_like(model: Any) -> bool:
-    """Whether `model` (or what PEFT wrapped) is of an architecture whose layers layers.py may replace."""
+def unlike_llama(model: Any) -> str:
+    """Why cpu/layers.py may not replace the layers of `model` (or of what PEFT wrapped); empty where it may."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config: Any = getattr(inner, "config", None)
-    special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "attention_dropout")
     if not replaceable(model) or config.model_type not in LLAMA_LIKE:
-        return False
-    return not any(getattr(config, name, None) for name in special)
+        kind = getattr(config, "model_type", type(inner).__name__)
+        return f"its architecture ({kind}) is none of {', '.join(LLAMA_LIKE)}"
+    special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "attention_dropout")
+    found = [name for name in special if getattr(config, name, None)]
+    return f"its configuration has {found[0]}" if found else ""
 
 
 def causal(
@@ -170,33 +172,6 @@ def causal_softmax(scores: torch.Tensor, scaling: float, start: int) -> torch.Te
     scores = scores.mul_(scaling)
     scores[..., start:] += causal_mask(scores.dtype, scores.device)[:size, :size]
     return torch.softmax(scores, dim=-1)
-
-
-def quicker(machine: MachineSettings, length: int = 256, times: int = 15) -> tuple[str, dict[str, float]]:
-    """`sdpa` where torch's own kernel reads a document faster than plain products, else `eager`; median seconds.
-
-    The two take turns on a document of `length` tokens, 9 heads over 3 key heads of width 64.
-    """
-    kind = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-    before = torch.get_num_threads()
-    torch.set_num_threads(machine.threads)
-    query, key, value = (torch.randn(heads, length, 64, generator=torch.Generator()).to(kind) for heads in (9, 3, 3))
-    found: dict[str, list[float]] = {"eager": [], "sdpa": []}
-    with torch.inference_mode():
-        for _ in range(times):
-            for name, seconds in found.items():
-                start = time.perf_counter()
-                causal(query, key, value, 0.125, flash=name == "sdpa")
-                seconds.append(time.perf_counter() - start)
-    torch.set_num_threads(before)
-    medians = {name: sorted(seconds)[times // 2] for name, seconds in found.items()}
-    return min(medians, key=lambda name: medians[name]), medians
-
-
-def virtual_tokens(model: Any) -> int:
-    """How many trained embeddings PEFT puts in front of every sequence."""
-    config = getattr(model, "active_peft_config", None)
-    return getattr(config, "num_virtual_tokens", 0) if getattr(config, "is_prompt_learning", False) else 0
 
 
 def positions(lengths: Sequence[int], device: Any) -> torch.Tensor:
@@ -317,6 +292,6 @@ class Documents:
         return nowhere, nowhere, nowhere
 
 
-def documents(machine: MachineSettings) -> Callable[[Sequence[int]], Documents]:
+def documents(where: Computation) -> Callable[[Sequence[int]], Documents]:
     """Documents by their lengths, as `machine` computes attention."""
-    return functools.partial(Documents, flash=machine.attention == "sdpa")
+    return functools.partial(Documents, flash=where.attention == "sdpa")

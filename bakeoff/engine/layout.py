@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from bakeoff.core.errors import first_line
-from bakeoff.engine.attention import CAUSAL, Documents, Variant, forward, replaceable, row_logits, virtual_tokens
+from bakeoff.engine.attention import CAUSAL, Documents, Variant, forward, replaceable, row_logits
 from bakeoff.engine.cache import Cache, Prefill, Step
-from bakeoff.engine.cpu.linear import passed_by, plain_head
-from bakeoff.engine.plain import begin, label_logits, steps
+from bakeoff.engine.linear import passed_by, plain_head
+from bakeoff.engine.padded import begin, label_logits, steps
+from bakeoff.engine.virtual import virtual_tokens
 
 FOUND = "_bakeoff_layout"
 """The attribute of a model that remembers the answers."""

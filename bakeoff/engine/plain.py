@@ -1,118 +1,172 @@
-"""Documents through transformers' own forward: padded, or each by itself; every architecture can be read this way."""
+"""The plain engine: transformers' own forward for every model, readable, the reference of every other engine."""
 
-import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from bakeoff.engine.attention import virtual_tokens
+from bakeoff.config.schema import Computation
+from bakeoff.data.encoding import Encoded
+from bakeoff.engine import layout
+from bakeoff.engine.batches import Batch, collate, to_device
+from bakeoff.engine.cached_features import CachedFeatures, Features, head_alone
+from bakeoff.engine.linear import passed_by
+from bakeoff.engine.padded import label_logits, write
 
-CARRIED = ("past_key_values", "cache_params", "state")
-"""What a model returns of the tokens that it has read, and takes back under the same name."""
+READY = "_bakeoff_decoding"
+"""The attribute of a model whose weights are as decoding wants them."""
 
 
-def begin(model: Any, ids: torch.Tensor, padding: Sequence[int]) -> tuple[Any, dict[str, Any]]:
-    """What to call with a batch of `ids` (batch x length), and what to give it.
+class Plain:
+    """Transformers' own forward: the reference that every other engine is held against, usable for every model."""
 
-    PEFT's virtual tokens stand in front of each document, behind the `padding` tokens on its left. Where they are keys
-    and values (prefix tuning), they are what the model is told it has read already.
+    name = "plain"
+
+    def __init__(self, where: Computation, pad: int) -> None:
+        """`pad` is the id that stands in padded places, whatever it means: what is padding is told by length."""
+        self.where, self.pad = where, pad
+
+    def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
+        """See Engine."""
+        model.to(self.where.device)
+        layout.settle(model, added, self.where.packing, known)
+        frozen = torch.bfloat16 if self.where.precision == "bf16" else torch.float32
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+        return model
+
+    def answers(self, model: Any) -> dict[str, str]:
+        """See Engine."""
+        return layout.answers(model)
+
+    def reason(self, model: Any) -> str:
+        """See Engine."""
+        return "" if self.where.engine == "plain" else "there is no faster way on this device"
+
+    def documents(self, model: Any) -> str:
+        """See Engine."""
+        return layout.summary(layout.answers(model), self.where.packing)
+
+    def loss(self, model: Any, examples: Sequence[Encoded]) -> torch.Tensor:
+        """See Engine."""
+        if isinstance(examples[0], CachedFeatures):
+            hidden = torch.cat([example.hidden for example in examples if isinstance(example, CachedFeatures)])
+            labels = [label for example in examples for label in example.ids[example.prompt :]]
+            return self.head_loss(model, hidden, to_device(torch.tensor(labels), hidden.device))
+        first, *others = self.batches(model, examples)
+        return sum((self.batch_loss(model, batch) for batch in others), self.batch_loss(model, first))
+
+    def cached(self, model: Any, examples: Sequence[Encoded], size: int) -> Sequence[Encoded]:
+        """See Engine."""
+        head = head_alone(model) if self.where.cached_features else None
+        if head is None or layout.head_last(model) or layout.steady(model):
+            return examples
+
+        @torch.no_grad()
+        def hidden(some: Sequence[Encoded]) -> Sequence[torch.Tensor]:
+            parts = self.batches(model, some)
+            rows = torch.cat([self.label_logits(model, batch, passed_by(head)) for batch in parts])
+            return rows.split([len(example.ids) - example.prompt for example in some])
+
+        found = Features(examples, hidden, size)
+        self.release(model)
+        return found
+
+    def batches(self, model: Any, examples: Sequence[Encoded]) -> list[Batch]:
+        """`examples` padded where `model` may read them so, else each by itself."""
+        if len({len(example.ids) for example in examples}) == 1 or not layout.padded(model):
+            return [collate(examples, self.pad, self.where.device)]
+        return [collate([example], self.pad, self.where.device) for example in examples]
+
+    def batch_loss(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Cross-entropy in nats, summed over the batch's label tokens."""
+        return functional.cross_entropy(self.label_logits(model, batch).float(), batch.labels, reduction="sum")
+
+    def head_loss(self, model: Any, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy in nats, summed, of the output head's logits for `hidden` (label tokens x hidden size)."""
+        with self.products():
+            logits = model.get_output_embeddings()(hidden)
+            return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def label_logits(self, model: Any, batch: Batch, head: AbstractContextManager[Any] | None = None) -> torch.Tensor:
+        """label tokens x vocabulary; inside `passed_by(head)` x hidden size."""
+        keep = batch.predicts if self.where.labels_only else torch.ones_like(batch.predicts)
+        with self.products(), head or nullcontext():
+            logits = self.read(model, batch, keep)
+        return logits if self.where.labels_only else logits[batch.predicts.flatten()]
+
+    def read(self, model: Any, batch: Batch, keep: torch.Tensor) -> torch.Tensor:
+        """kept x vocabulary: logits where `keep` (batch x length, bool) is True."""
+        return label_logits(model, batch.input_ids, keep)
+
+    def products(self) -> AbstractContextManager[Any]:
+        """Matrix products in bf16 where the run's precision says so; trained parameters stay fp32."""
+        return torch.autocast(self.where.device, dtype=torch.bfloat16, enabled=self.where.precision == "bf16")
+
+    @contextmanager
+    def writing(self, model: Any) -> Iterator[None]:
+        """See Engine."""
+        model.eval()  # first: beside dropout a LoRA is no product of weights
+        if READY in vars(model):
+            yield
+            return
+        vars(model)[READY] = True
+        try:
+            with self.decoding_weights(model), torch.inference_mode():
+                yield
+        finally:
+            del vars(model)[READY]
+
+    def decoding_weights(self, model: Any) -> AbstractContextManager[Any]:
+        """Inside, the weights are as decoding wants them."""
+        return self.products()
+
+    def chunk(self, model: Any, rows: int) -> int:
+        """See Engine."""
+        return rows
+
+    def generate(
+        self, model: Any, prompts: Sequence[Sequence[int]], limit: int, *, rows: int, ends: Collection[int],
+        vocabulary: Collection[int],
+    ) -> list[list[int]]:  # fmt: skip
+        """See Engine. `rows` is not asked: the prompts of a chunk are read together.
+
+        They are padded on the left where the model takes no notice of it, else those of one length are read together,
+        else each is read by itself.
+        """
+        pick = partial(highest, barred=unwritable(model, vocabulary))
+
+        def together(place: int) -> int:
+            if not layout.written(model):
+                return 0
+            return place if layout.alike(model) else len(prompts[place])
+
+        cached = not layout.cached(model)
+        return write(
+            model, prompts, limit, ends, pick, self.where.device, pad=self.pad, together=together, cached=cached
+        )
+
+    def release(self, model: Any) -> None:
+        """Nothing is derived from weights."""
+
+
+def highest(logits: torch.Tensor, barred: torch.Tensor | None = None) -> list[int]:
+    """The first token with the highest logit of each row that is not `barred`.
+
+    argmax finds the same in bf16, five times slower.
     """
-    if not virtual_tokens(model):
-        return model, {"input_ids": ids}
-    prompt = model.get_prompt(batch_size=len(ids))
-    if not isinstance(prompt, torch.Tensor):
-        return model.base_model, {"input_ids": ids, "past_key_values": prompt}
-    words = model.word_embeddings(ids)
-    rows = [
-        torch.cat([row[:left], virtual, row[left:]])
-        for row, virtual, left in zip(words, prompt.to(words.dtype), padding, strict=True)
-    ]
-    return model.base_model, {"inputs_embeds": torch.stack(rows)}
+    if barred is not None:
+        logits = logits.index_fill(-1, barred, -torch.inf)
+    found: list[int] = logits.max(dim=-1).indices.tolist()
+    return found
 
 
-def label_logits(model: Any, ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """kept x vocabulary: logits where `keep` (batch x length, bool) is True, of documents padded on the right."""
-    inner, given = begin(model, ids, [0] * len(ids))
-    if "inputs_embeds" in given:
-        keep = functional.pad(keep, (virtual_tokens(model), 0), value=False)
-    logits: torch.Tensor = inner(**given, logits_to_keep=keep, use_cache=False).logits
-    return logits[keep] if logits.dim() == 3 else logits
-
-
-def write(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    limit: int,
-    ends: Collection[int],
-    pick: Callable[[torch.Tensor], list[int]],
-    device: str,
-    *,
-    pad: int,
-    together: Callable[[int], Any],
-    cached: bool = True,
-) -> list[list[int]]:
-    """New tokens of each prompt, at most `limit`, the end token included; `pick` chooses them from logits.
-
-    Prompts are read together whose places are `together` the same, shorter ones filled with `pad` on the left.
-    `cached`: see `steps`.
-    """
-    written: list[list[int]] = [[] for _ in prompts]
-    for _, same in groupby(sorted(range(len(prompts)), key=together), key=together):
-        places = list(same)
-        rows = [written[place] for place in places]
-        for logits in steps(model, [prompts[place] for place in places], rows, device, pad, cached):
-            for row, token in zip(rows, pick(logits), strict=True):
-                # A row that has ended is still computed; what it is given then is of no interest.
-                row.append(row[-1] if row and row[-1] in ends else token)
-            if all(row[-1] in ends for row in rows) or len(rows[0]) >= limit:
-                break
-    return [upto(row, ends) for row in written]
-
-
-def upto(row: list[int], ends: Collection[int]) -> list[int]:
-    """`row` up to its first end token, this included; all of it where there is none."""
-    return row[: next((place for place, token in enumerate(row, 1) if token in ends), len(row))]
-
-
-def steps(
-    model: Any, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], device: str, pad: int, cached: bool
-) -> Iterator[torch.Tensor]:
-    """Logits of the token behind each prompt (prompts x vocabulary), then of each token that is appended to `rows`.
-
-    Positions are those of each document without its padding. `cached`: the model keeps what it has read; else, and
-    where it keeps nothing, it reads all of it at each step.
-    """
-    takes = inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters
-    last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-    whole, mask = pad_left(prompts, pad, device)
-    padding = (mask == 0).sum(dim=1).tolist()
-    inner, given = begin(model, whole, padding)
-    virtual = mask.new_ones(len(mask), virtual_tokens(model))
-    # Virtual embeddings stand behind the padding, where all is 1 anyhow; keys and values before it.
-    mask = torch.cat([virtual, mask] if "past_key_values" in given else [mask, virtual], dim=1)
-    while True:
-        if any(padding):
-            given["attention_mask"] = mask
-            if "position_ids" in takes:
-                length = next(iter(given.values())).shape[1]
-                given["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -length:]
-        found = inner(**given, **last, use_cache=cached)
-        yield found.logits[:, -1]
-        new = torch.tensor([[row[-1]] for row in rows], device=device)
-        whole, mask = torch.cat([whole, new], dim=1), torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        kept = {name: found[name] for name in CARRIED if cached and found.get(name) is not None}
-        if kept:
-            given = {"input_ids": new, **kept}
-        else:
-            inner, given = begin(model, whole, padding)
-
-
-def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """batch x length ids and mask (1: a token, 0: padding), padded on the left so that all rows end together."""
-    length = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[pad] * (length - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return ids.to(device), mask.to(device)
+def unwritable(model: Any, vocabulary: Collection[int]) -> torch.Tensor | None:
+    """Rows of the output head that are no token: a vocabulary is often padded to a round number. None without any."""
+    head = model.get_output_embeddings()
+    known = set(vocabulary)
+    barred = [] if head is None else [row for row in range(head.weight.shape[0]) if row not in known]
+    return torch.tensor(barred, device=head.weight.device) if barred else None

@@ -323,7 +323,7 @@ def attention(settings: ModelSettings, folder: Path | None, wanted: str, *, forc
         if forced:
             raise UsageError(
                 f"--model {settings.name}: no {wanted} attention ({first_line(error)}); "
-                "type --set machine.attention=eager"
+                "type --set engine.attention=eager"
             ) from None
         return "eager"
     return wanted

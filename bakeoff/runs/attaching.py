@@ -4,9 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from bakeoff import engine
 from bakeoff.core.errors import UsageError, first_line
-from bakeoff.engine import layout, plain
-from bakeoff.engine.attention import virtual_tokens
 from bakeoff.methods.parameters import ParameterCounts, count, shapes_of
 from bakeoff.methods.registry import Entry
 from bakeoff.runs import adapters
@@ -31,7 +30,7 @@ def fitted(entry: Entry, method: Any, build: Build, name: str) -> tuple[Any, Par
         model = attached(method, build)
         found = count(model, shapes)
         why = unpruned(model) or disagreement(entry, expected, found)
-        why = why or unread(method, model, build) or layout.unreadable(model)
+        why = why or unread(method, model, build) or engine.unreadable(model)
     except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         why = kind + first_line(error)
@@ -115,7 +114,7 @@ def unread(method: Any, model: Any, build: Build) -> str:
 
     Keys and values are tried on a model with random values: no configuration tells what lies in a cache.
     """
-    if not virtual_tokens(model):
+    if not engine.virtual_tokens(model):
         return ""
     import torch
 
@@ -135,7 +134,7 @@ def unread(method: Any, model: Any, build: Build) -> str:
     trained = [parameter for parameter in tried.parameters() if parameter.requires_grad]
     ids = torch.zeros(2, 3, dtype=torch.long)
     try:
-        logits = plain.label_logits(tried, ids, torch.ones_like(ids, dtype=torch.bool))
+        logits = engine.label_logits(tried, ids, torch.ones_like(ids, dtype=torch.bool))
         total = logits.square().sum()
         gradients = torch.autograd.grad(total, trained, allow_unused=True) if total.requires_grad else ()
     except Exception as error:  # the model's own complaint of a shape

@@ -72,9 +72,9 @@ class Partial:
         folder: Path | None = None,
         settings: DurabilitySettings | None = None,
         clock: Clock | None = None,
-        tell: Callable[[dict[str, Any]], None] = lambda news: None,
+        emit: Callable[[dict[str, Any]], None] = lambda news: None,
     ) -> None:
-        self.folder, self.tell = folder, tell
+        self.folder, self.emit = folder, emit
         self.settings = settings or DurabilitySettings()
         self.clock = clock or Clock()
         self.memory: Memory | None = None
@@ -100,10 +100,10 @@ class Partial:
                 self.memory.raise_to(body["memory"])
             self.saved_step = len(state.curves.steps)
             lost = max(0, self.computed() - self.saved_step - body["repeated"])
-            self.tell({"resumed": f"goes on after step {self.saved_step}, {lost} computed again"})
+            self.emit({"resumed": f"goes on after step {self.saved_step}, {lost} computed again"})
             return True
         if self.folder is not None and self.computed():
-            self.tell({"resumed": f"starts again, {self.computed()} steps computed again"})
+            self.emit({"resumed": f"starts again, {self.computed()} steps computed again"})
         return False
 
     def counts(self) -> None:
@@ -171,7 +171,7 @@ class Partial:
                 if old <= number - KEPT:  # beside what goes on: gigabytes take a quarter of a second
                     self.beside.submit(self._forget, old)
         self.saved_at, self.saved_step = time.monotonic(), len(state.curves.steps)
-        self.tell({"kept": f"{self.saved_step} steps"})
+        self.emit({"kept": f"{self.saved_step} steps"})
 
     def _checkpoints(self) -> Iterator[dict[str, Any]]:
         """The pages of all checkpoints that are what was written, newest first; others are removed.
@@ -193,7 +193,7 @@ class Partial:
             if whole:
                 yield body
             else:
-                self.tell({"resumed": f"checkpoint {number} is damaged and not believed"})
+                self.emit({"resumed": f"checkpoint {number} is damaged and not believed"})
                 self._forget(number)
 
     def _forget(self, number: int) -> None:
@@ -236,10 +236,10 @@ class Partial:
             if self.memory:
                 self.memory.raise_to(body["memory"])
         if len(good) < len(lines):
-            self.tell({"resumed": f"{len(lines) - len(good)} damaged lines of summaries are not believed"})
+            self.emit({"resumed": f"{len(lines) - len(good)} damaged lines of summaries are not believed"})
             write_whole(path, b"".join(good))
         if found:
-            self.tell({"resumed": f"goes on after {sum(len(chunk.texts) for chunk in found.values())} summaries"})
+            self.emit({"resumed": f"goes on after {sum(len(chunk.texts) for chunk in found.values())} summaries"})
         return found
 
     def keep(self, weights: str, number: int, chunk: Chunk) -> None:
@@ -260,7 +260,7 @@ class Partial:
             journal.flush()
             os.fsync(journal.fileno())
         flush(self.folder)
-        self.tell({"kept": f"all of training and chunk {number + 1} of the summaries"})
+        self.emit({"kept": f"all of training and chunk {number + 1} of the summaries"})
 
 
 KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64",

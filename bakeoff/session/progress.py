@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 from bakeoff.core.errors import one_line
 from bakeoff.runs.records import RunSpec
 
-Tell = Callable[[dict[str, Any]], None]
+Emit = Callable[[dict[str, Any]], None]
 
 
 class Progress:
@@ -44,13 +44,13 @@ class Progress:
         self.say(spec, f"dead: {one_line(str(died))}")
 
     @contextmanager
-    def run(self, spec: RunSpec) -> Iterator[Tell]:
+    def run(self, spec: RunSpec) -> Iterator[Emit]:
         """Yields the function that takes a run's news."""
         if self.console is None:
             yield lambda news: None
         elif self.live:
-            with self._bar(spec) as tell:
-                yield tell
+            with self._bar(spec) as emit:
+                yield emit
         else:
             yield lambda news: self._line(spec, news)
 
@@ -65,14 +65,14 @@ class Progress:
             self.say(spec, f"writing {news['documents']} summaries")
 
     @contextmanager
-    def _bar(self, spec: RunSpec) -> Iterator[Tell]:
+    def _bar(self, spec: RunSpec) -> Iterator[Emit]:
         self.newline()
         columns = (TextColumn("  {task.description}"), BarColumn(20), TextColumn("{task.fields[detail]}"),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
         with Bar(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(f"{title(spec)}: setup", total=None, detail="")
 
-            def tell(news: dict[str, Any]) -> None:
+            def emit(news: dict[str, Any]) -> None:
                 phase = news["phase"]
                 label = f"{title(spec)}: {phase}"
                 if phase == "training":
@@ -88,7 +88,7 @@ class Progress:
                 else:
                     bar.update(task, description=label)
 
-            yield tell
+            yield emit
 
 
 def title(spec: RunSpec) -> str:

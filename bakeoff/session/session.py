@@ -17,7 +17,7 @@ from bakeoff.runs.records import Death, RunResult, RunSpec
 from bakeoff.session import worker
 from bakeoff.session.ledger import Ledger, Outcome
 from bakeoff.session.plan import Plan
-from bakeoff.session.progress import Progress, Tell, title
+from bakeoff.session.progress import Emit, Progress, title
 from bakeoff.session.store import Store
 
 
@@ -97,11 +97,11 @@ class Session:
             self.store.forget_partial(spec.fingerprint)
         try:
             log.unlink(missing_ok=True)
-            with self.store.staging(spec.fingerprint) as staging, self.progress.run(spec) as tell:
+            with self.store.staging(spec.fingerprint) as staging, self.progress.run(spec) as emit:
                 partial, durability = self.store.partial(spec.fingerprint), asdict(self.plan.settings.durability)
                 job = (asdict(spec), str(staging), str(self.store.models), str(partial), durability)
-                told = functools.partial(self._told, spec, tell)
-                result, predictions = worker.call(worker.run_job, *job, log=log, tell=told, timeout=self.run_timeout)
+                told = functools.partial(self._told, spec, emit)
+                result, predictions = worker.call(worker.run_job, *job, log=log, emit=told, timeout=self.run_timeout)
                 finished = RunResult(**result)
                 self.store.commit(staging, finished, [Prediction(**row) for row in predictions])
         except UsageError as error:
@@ -111,14 +111,14 @@ class Session:
         self.unfinished.pop(title(spec), None)
         return finished
 
-    def _told(self, spec: RunSpec, tell: Tell, news: dict[str, Any]) -> None:
+    def _told(self, spec: RunSpec, emit: Emit, news: dict[str, Any]) -> None:
         """Passes a run's news on; what is kept of it is remembered, that it was resumed is said."""
         if "kept" in news:
             self.unfinished[title(spec)] = news["kept"]
         elif "resumed" in news:
             self.progress.say(spec, news["resumed"])
         else:
-            tell(news)
+            emit(news)
 
     def interrupted(self) -> str:
         """What is kept of a bake-off that was stopped, and how to go on."""

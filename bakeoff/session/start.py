@@ -13,12 +13,11 @@ from typing import Any, TextIO
 
 from filelock import FileLock
 
-from bakeoff import report
+from bakeoff import engine, report
 from bakeoff.config import presets, schema
 from bakeoff.config.hardware import expects_card
 from bakeoff.core.errors import UsageError
 from bakeoff.core.validation import at
-from bakeoff.engine.cpu import compiler
 from bakeoff.gate import baseline
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.report import published
@@ -79,7 +78,7 @@ def start(
         beside.join()  # nothing else computes while a run is timed
     progress = Progress(file, live=live, newline=newline)
     if reason := planned.found["no compiler"]:
-        progress.note(f"layers are computed by torch's operators, which is slower; native.c is not compiled: {reason}")
+        progress.note(f"using torch operators (slower): the C kernels could not be compiled: {reason}")
     for note in planned.found["notes"]:
         progress.note(note)
     return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
@@ -91,11 +90,12 @@ def ahead(chosen: schema.Settings, store: Store, new: bool) -> None:
 
     A compiler that fails here fails again where its reason is wanted. What the plan decides by time waits for the lock.
     """
-    machine = chosen.machine
+    ways = chosen.engine
+    fast = ways.compiled and ways.fused and ways.packing and chosen.machine.engine != "plain"
     with FileLock((store.root / plan.MACHINE).with_suffix(".lock")):
-        if new and machine.compiled and machine.fused and machine.packing and not expects_card(machine.device):
-            with contextlib.suppress(compiler.NoCompiler, OSError):
-                compiler.compile_all(store.root / compiler.PLACE)
+        if new and fast and not expects_card(chosen.machine.device):
+            with contextlib.suppress(engine.NoCompiler, OSError):
+                engine.compile_ahead(store.root / engine.KERNELS)
         report.prepare()
 
 

@@ -21,7 +21,7 @@ from bakeoff.config.schema import DurabilitySettings
 from bakeoff.core.errors import Diverged, UsageError
 from bakeoff.runs.records import RunSpec
 
-Tell = Callable[[dict[str, Any]], None]
+Emit = Callable[[dict[str, Any]], None]
 ROOT = Path(__file__).resolve().parents[2]
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # Windows has no fork
 PATIENCE = 2.0
@@ -101,9 +101,9 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def call(
-    job: Callable[..., Any], *arguments: Any, log: Path, tell: Tell = lambda news: None, timeout: float = 0.0
+    job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = lambda news: None, timeout: float = 0.0
 ) -> Any:
-    """`job(*arguments, tell)` in a process of its own; what it prints goes to `log`.
+    """`job(*arguments, emit)` in a process of its own; what it prints goes to `log`.
 
     After `timeout` seconds it is ended (0: never). Raises UsageError as the job raised it, Died for any other end.
     """
@@ -131,7 +131,7 @@ def call(
                 raise Died(phase, cause_of(process.exitcode, log)) from None
             if kind == "news":
                 phase = value.get("phase", phase)
-                tell(value)
+                emit(value)
             elif kind == "result":
                 # What it answered is stored while it ends: to give back gigabytes takes the system most of a second.
                 answered = True
@@ -253,7 +253,7 @@ def describe(error: BaseException) -> str:
 
 
 def run_job(
-    spec: dict[str, Any], folder: str, cache: str, partial: str, durability: dict[str, Any], tell: Tell
+    spec: dict[str, Any], folder: str, cache: str, partial: str, durability: dict[str, Any], emit: Emit
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The job of a run: everything that it needs in, everything that it found out, as plain data."""
     from bakeoff.runs.checkpoints import Partial
@@ -263,6 +263,6 @@ def run_job(
     clock = Clock()
     # One writer: a worker whose parent was killed a moment ago may not have ended yet.
     with FileLock(Path(partial).with_name("writer.lock")):
-        kept = Partial(Path(partial), DurabilitySettings(**durability), clock, tell)
-        result, predictions = run(RunSpec(**spec), Path(folder), Path(cache), tell, clock, kept)
+        kept = Partial(Path(partial), DurabilitySettings(**durability), clock, emit)
+        result, predictions = run(RunSpec(**spec), Path(folder), Path(cache), emit, clock, kept)
     return asdict(result), [asdict(prediction) for prediction in predictions]

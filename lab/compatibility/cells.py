@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from bakeoff.config.schema import (
+    Computation,
+    EngineSettings,
     GenerationSettings,
     MachineSettings,
     ModelSettings,
@@ -29,14 +31,14 @@ from bakeoff.config.schema import (
 from bakeoff.core.errors import UsageError, first_line
 from bakeoff.core.validation import build
 from bakeoff.data import tasks
-from bakeoff.data.encoding import Encoder, micro_batches
-from bakeoff.engine import layout
+from bakeoff.data.encoding import Encoder
+from bakeoff.engine import layout, make
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.methods.registry import Entry, load_file, shipped
 from bakeoff.runs import adapters
 from bakeoff.runs.generation import summarise
 from bakeoff.runs.resources import Clock
-from bakeoff.runs.training import fine_tune, loss_of
+from bakeoff.runs.training import fine_tune, micro_batches
 from bakeoff.session import plan
 from lab.compatibility import architectures
 from lab.compatibility.reference import Reference, merged
@@ -58,7 +60,7 @@ LEAD = 1e-4
 """Two tokens whose logits are closer than this are equal in fp32."""
 
 
-PLAIN = MachineSettings(device="cpu", precision="fp32", attention="eager", threads=1, packing=False, fused=False,
+PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, packing=False, fused=False,
                         compiled=False, shared_prefix=False)  # fmt: skip
 """Padded, as on a GPU."""
 
@@ -130,9 +132,7 @@ class Workbench:
             return Cell(architecture, name, "wrong", paths[0], "; ".join(faults))
         return Cell(architecture, name, "works", paths[0], reason if paths[0] != PACKED else "")
 
-    def planned(
-        self, architecture: str, entry: Entry, options: dict[str, Any], machine: MachineSettings
-    ) -> dict[str, Any]:
+    def planned(self, architecture: str, entry: Entry, options: dict[str, Any], machine: Computation) -> dict[str, Any]:
         """The method's hyperparameters, as a plan decides them. Raises UsageError where it refuses the method."""
         found = probed(architectures.settings(architecture), self.task_settings, machine,
                        [(entry.name, str(entry.file), options)], self.cache)  # fmt: skip
@@ -155,7 +155,7 @@ class Trial:
         self.prompts = [encoder.prompt(example)[0] for example in found.test]
         self.trained: Any = None
 
-    def base(self, machine: MachineSettings) -> architectures.Wide:
+    def base(self, machine: Computation) -> architectures.Wide:
         """The base model as a run loads it."""
         return architectures.Wide(self.settings, self.bench.cache, machine)
 
@@ -163,12 +163,12 @@ class Trial:
         """A fresh base model with the method attached and nothing more."""
         return self.method.attach(*self.base(PLAIN).load())
 
-    def train(self, machine: MachineSettings) -> Iterator[str]:
+    def train(self, machine: Computation) -> Iterator[str]:
         """Two steps of the one training loop; yields what is wrong with the counts or the loss before any step."""
         base = self.base(machine)
         model, tokenizer = base.load()
         shapes = shapes_of(model)
-        model = base.settle(self.method.attach(model, tokenizer))
+        model = base.prepare(self.method.attach(model, tokenizer))
         before = Reference(self.clean(), model)
         with torch.no_grad():
             first = sum(float(before.loss(example.ids, example.prompt)) for example in self.validation)
@@ -177,8 +177,7 @@ class Trial:
             epochs=0 if self.entry.control else 2, learning_rate=RATES.get(self.entry.name, 0.1), batch_size=4,
             micro_batch_size=2, warmup=0.0, schedule="constant",
         )  # fmt: skip
-        curves = fine_tune(model, self.train_examples, self.validation, recipe, machine, seed=1,
-                           pad=tokenizer.pad_token_id, clock=Clock())  # fmt: skip
+        curves = fine_tune(base.engine, model, self.train_examples, self.validation, recipe, seed=1, clock=Clock())
         self.trained = model
         if curves.epochs and apart(curves.epochs[0]["validation_loss"], first / labels) > CLOSE:
             yield f"the first loss is {curves.epochs[0]['validation_loss']:.4f}, expected {first / labels:.4f}"
@@ -188,10 +187,10 @@ class Trial:
         if not self.entry.control and curves.optimizer_parameters != counted.trainable:
             yield f"the optimizer holds {curves.optimizer_parameters} of {counted.trainable}"
 
-    def settled(self, machine: MachineSettings) -> Any:
+    def settled(self, machine: Computation) -> Any:
         """The trained model, placed and prepared for `machine`."""
         base = self.base(machine)
-        model = base.settle(self.method.attach(*base.load()))
+        model = base.prepare(self.method.attach(*base.load()))
         there = dict(self.trained.named_parameters())
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -207,7 +206,7 @@ class Trial:
         whole = merged(self.base(PLAIN).load()[0], self.trained)
         return reference, *self.texts(Reference(whole, whole))
 
-    def faults(self, model: Any, machine: MachineSettings) -> Iterator[str]:
+    def faults(self, model: Any, machine: Computation) -> Iterator[str]:
         """What of `model`, on `machine`, is not the reference's."""
         reference, texts, leads = self.right
         yield from self.loss_faults(model, machine, reference)
@@ -221,7 +220,7 @@ class Trial:
         if not self.entry.control:
             yield from self.reload_faults(model, machine, written[4])
 
-    def loss_faults(self, model: Any, machine: MachineSettings, reference: Reference) -> Iterator[str]:
+    def loss_faults(self, model: Any, machine: Computation, reference: Reference) -> Iterator[str]:
         """Losses and gradients at micro-batch 1 and 4."""
         model.eval()
         right = torch.stack([reference.loss(example.ids, example.prompt) for example in self.train_examples]).sum()
@@ -229,11 +228,12 @@ class Trial:
         if trained:
             gradients = dict(zip(trained, torch.autograd.grad(right, list(trained.values()), allow_unused=True),
                                  strict=True))  # fmt: skip
+        engine = make(machine, self.tokenizer.pad_token_id)
         for size in (1, 4):
             model.zero_grad(set_to_none=True)
             total = 0.0
             for micro in micro_batches(self.train_examples, size):
-                loss = loss_of(model, micro, self.tokenizer.pad_token_id, machine)
+                loss = engine.loss(model, micro)
                 total += loss.item()
                 if trained:
                     loss.backward()
@@ -251,12 +251,13 @@ class Trial:
             n: lead for n, (_, lead) in enumerate(found)
         }
 
-    def write(self, model: Any, machine: MachineSettings, size: int) -> dict[int, str]:
+    def write(self, model: Any, machine: Computation, size: int) -> dict[int, str]:
         """Bakeoff's texts by place, as token ids in words."""
-        found, _ = summarise(model, Spelling(self.tokenizer), self.prompts, LIMIT, GenerationSettings(size), machine)
+        engine, words = make(machine, self.tokenizer.pad_token_id), Spelling(self.tokenizer)
+        found, _ = summarise(engine, model, words, self.prompts, LIMIT, GenerationSettings(size))
         return dict(sorted(found.items()))
 
-    def reload_faults(self, model: Any, machine: MachineSettings, written: dict[int, str]) -> Iterator[str]:
+    def reload_faults(self, model: Any, machine: Computation, written: dict[int, str]) -> Iterator[str]:
         """Whether the saved adapter holds what was trained, and writes the same."""
         with tempfile.TemporaryDirectory(dir=self.bench.folder) as folder:
             file = adapters.save(model, Path(folder) / "adapter")
@@ -267,7 +268,7 @@ class Trial:
             if saved != counted:
                 yield f"{saved} numbers are saved, {counted} trained"
             base = self.base(machine)
-            again = base.settle(self.method.attach(*base.load()), layout.answers(model))
+            again = base.prepare(self.method.attach(*base.load()), layout.answers(model))
             adapters.load(again, Path(folder) / "adapter")
             if self.write(again, machine, 4) != written:
                 yield "the reloaded adapter writes other texts"
@@ -316,18 +317,23 @@ def distance(model: torch.nn.Module, right: dict[str, torch.Tensor | None]) -> f
 def probed(
     model: ModelSettings,
     task: TaskSettings,
-    machine: MachineSettings,
+    machine: Computation,
     methods: list[tuple[str, str, dict[str, Any]]],
     cache: Path,
 ) -> dict[str, Any]:
     """What a plan finds, in this process. Raises UsageError for what it refuses."""
     return plan.probe(
-        model=plain(model), task=plain(task), scoring=plain(ScoringSettings()), asked=plain(machine), methods=methods,
-        cache=str(cache), tell=lambda news: None,
+        plain(model), plain(task), plain(ScoringSettings()), plain(MachineSettings(**shared(MachineSettings, machine))),
+        plain(EngineSettings(**shared(EngineSettings, machine))), methods, str(cache), lambda news: None,
     )  # fmt: skip
 
 
-def standing(model: Any, machine: MachineSettings) -> tuple[str, str]:
+def shared(kind: type, where: Computation) -> dict[str, Any]:
+    """The values of `where` for the fields of `kind`."""
+    return {field.name: getattr(where, field.name) for field in dataclasses.fields(kind)}
+
+
+def standing(model: Any, machine: Computation) -> tuple[str, str]:
     """How documents stand together in training and in writing, and why not in one row, or not even padded."""
     packing = layout.packed(model)
     if machine.packing and not packing:

@@ -25,7 +25,7 @@ def smoke(name: str) -> Settings:
     """The smoke preset with a model of the architecture `name`, on fewer papers."""
     preset = presets.load("smoke", changes=["task.train=4", "task.validation=2", "task.test=3",
                                              "task.max_target_tokens=12", "machine.threads=1",
-                                             "machine.compiled=false"])  # fmt: skip
+                                             "engine.compiled=false"])  # fmt: skip
     return dataclasses.replace(preset, model=architectures.settings(name))
 
 

@@ -11,16 +11,16 @@ from typing import Any
 import numpy
 import torch
 
-from bakeoff.config.schema import GenerationSettings, MachineSettings, ModelSettings, TaskSettings, TrainingSettings
+from bakeoff.config.schema import Computation, GenerationSettings, ModelSettings, TaskSettings, TrainingSettings
 from bakeoff.core.validation import build
 from bakeoff.data import tasks
-from bakeoff.data.encoding import Encoder, collate
+from bakeoff.data.encoding import Encoder
 from bakeoff.methods.registry import load_file
 from bakeoff.runs import adapters
+from bakeoff.runs.base import Base, seed_everything
 from bakeoff.runs.generation import summarise
-from bakeoff.runs.pipeline import Base, seed_everything
 from bakeoff.runs.resources import Clock, Memory, synchronise
-from bakeoff.runs.training import fine_tune, label_logits
+from bakeoff.runs.training import fine_tune
 from lab.speed import opponents, work
 from lab.speed.flops import training_flops
 
@@ -45,7 +45,7 @@ class Bench:
         entry = next(entry for entry in load_file(Path(spec["method_file"])) if entry.name == spec["method"])
         self.method = build(entry.kind, spec["hyperparameters"], spec["method_file"])
         self.limits = build(TaskSettings, spec["task"], "speed")
-        self.where = build(MachineSettings, spec["machine"], "speed")
+        self.where = build(Computation, spec["machine"], "speed")
         self.generation = build(GenerationSettings, spec["generation"], "speed")
         self.recipe = build(TrainingSettings, spec["training"], "speed")
         if job["documents"]:
@@ -58,7 +58,8 @@ class Bench:
         else:
             seed_everything(self.seed, self.where)
             model, self.tokenizer = base.load()
-            self.model = base.settle(self.method.attach(model, self.tokenizer))
+            self.model = base.prepare(self.method.attach(model, self.tokenizer))
+            self.engine: Any = base.engine
         encoder = Encoder(self.tokenizer, task, self.limits)
         documents = job["documents"] or len(task.examples.train)
         self.train = [encoder.example(example) for example in task.examples.train[:documents]]
@@ -84,8 +85,7 @@ def train(job: dict[str, Any], tell: Any) -> dict[str, Any]:
             losses, tokens = opponents.train(bench, bf16=job["bf16"], grouped=job["grouped"], folder=job["folder"])
         else:
             curves = fine_tune(
-                bench.model, bench.train, bench.validation, bench.recipe, bench.where,
-                seed=bench.seed, pad=bench.tokenizer.pad_token_id, clock=clock,
+                bench.engine, bench.model, bench.train, bench.validation, bench.recipe, seed=bench.seed, clock=clock
             )  # fmt: skip
             losses, tokens = [step["loss"] for step in curves.steps], curves.tokens
         synchronise()
@@ -149,7 +149,7 @@ def write(bench: Bench, job: dict[str, Any], prompts: list[list[int]]) -> tuple[
     if job["opponent"]:
         size = job["batch"] or bench.generation.batch_size
         return opponents.write(bench.model, bench.tokenizer, prompts, limit, size)
-    texts, tokens = summarise(bench.model, bench.tokenizer, prompts, limit, bench.generation, bench.where)
+    texts, tokens = summarise(bench.engine, bench.model, bench.tokenizer, prompts, limit, bench.generation)
     return [texts[place] for place in range(len(prompts))], tokens
 
 
@@ -165,8 +165,8 @@ def teacher_forced(bench: Bench, job: dict[str, Any]) -> numpy.ndarray:
                 logits = bench.model(input_ids=ids, use_cache=False).logits[0]
             logits = logits[example.prompt - 1 - len(example.ids) : -1]
         else:
-            batch = collate([example], bench.tokenizer.pad_token_id, bench.where.device, packed=bench.where.packing)
-            logits = label_logits(bench.model, batch, bench.where)
+            [batch] = bench.engine.batches(bench.model, [example])
+            logits = bench.engine.label_logits(bench.model, batch)
         rows.append(logits.float().log_softmax(-1))
     return torch.cat(rows).cpu().numpy()
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy
 
 from bakeoff.config.schema import ModelSettings, TaskSettings
-from bakeoff.core.disk_list import Shelf
+from bakeoff.core.disk_list import DiskList
 from bakeoff.data import tasks
-from bakeoff.data.encoding import Encoder, collate, micro_batches, windows
+from bakeoff.data.encoding import Encoder
+from bakeoff.engine.batches import collate
 from bakeoff.models import loading
 from bakeoff.runs.resources import Memory
+from bakeoff.runs.training import micro_batches, windows
 from bakeoff.session import worker
 
 SIZES = (1_000, 10_000, 100_000)
@@ -43,7 +45,7 @@ def walk(path: str, model: dict[str, Any], cache: str, tell: Any) -> dict[str, A
     task = tasks.load(chosen)
     loaded = time.perf_counter()
     encoder = Encoder(tokenizer, task, chosen)
-    train = Shelf(encoder.example(example) for example in task.examples.train)
+    train = DiskList(encoder.example(example) for example in task.examples.train)
     encoded = time.perf_counter()
     tokens = 0
     for window in windows(len(train), 8):

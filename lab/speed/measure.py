@@ -26,7 +26,7 @@ from lab.speed.shapes import METHODS, SHAPES, specs
 PHASES = ("check", "train", "utilisation", "fp32", "generate", "switches", "growth")
 SWITCHES = (  # kind of arm, method, setting: what one speed-up brings, where the quick shape has it
     ("train", "lora", "packing"), ("train", "lora", "fused"), ("train", "lora", "compiled"),
-    ("train", "last-layer", "reuse_trunk"), ("train", "soft-prompt", "shared_prefix"),
+    ("train", "last-layer", "cached_features"), ("train", "soft-prompt", "shared_prefix"),
     ("generate", "lora", "packing"), ("generate", "lora", "fused"), ("generate", "lora", "compiled"),
 )  # fmt: skip
 IMPLIED = {"packing": ("packing", "shared_prefix", "fused", "compiled"), "fused": ("fused", "compiled")}

@@ -8,13 +8,13 @@ import numpy
 import torch
 from transformers import GenerationConfig, Trainer, TrainingArguments
 
-from bakeoff.config.schema import MachineSettings
-from bakeoff.data.encoding import Encoded, micro_batches, windows
+from bakeoff.config.schema import Computation
+from bakeoff.data.encoding import Encoded
 from bakeoff.models import loading
-from bakeoff.runs.training import learning_rate_factor
+from bakeoff.runs.training import learning_rate_factor, micro_batches, windows
 
 
-def load(base: Any, method: Any, seed: int, where: MachineSettings) -> tuple[Any, Any]:
+def load(base: Any, method: Any, seed: int, where: Computation) -> tuple[Any, Any]:
     """The same safetensors copy in fp32 with its default attention, and the method attached from the same seed."""
     random.seed(seed)
     numpy.random.seed(seed)

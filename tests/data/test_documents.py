@@ -262,14 +262,14 @@ def test_results_are_accepted_by_baseline_gate_and_compare(bench, write, capfd, 
 def settled(path, tokenizer="rouge-score"):
     """Settings for the rows of a file on the smoke preset, without a compiler."""
     everything = [f"task.{split}=0" for split in tasks.SPLITS]
-    changes = [*everything, f"scoring.tokenizer={tokenizer}", "machine.compiled=false", "machine.device=cpu"]
+    changes = [*everything, f"scoring.tokenizer={tokenizer}", "engine.compiled=false", "machine.device=cpu"]
     return presets.load("smoke", task=str(path), changes=changes)
 
 
 def planned(path, folder, tokenizer="rouge-score"):
     """What a plan for the rows of a file finds."""
     chosen = settled(path, tokenizer)
-    asked = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine))
+    asked = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine, chosen.engine))
     return plan.probe(*asked, [], str(folder / "models"), print)
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from bakeoff.config.schema import TaskSettings
-from bakeoff.data.encoding import Encoder, collate, micro_batches, windows
+from bakeoff.data.encoding import Encoder
 from bakeoff.data.tasks import Example
+from bakeoff.engine.batches import collate
+from bakeoff.runs.training import micro_batches, windows
 
 
 @pytest.fixture

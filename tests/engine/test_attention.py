@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from computing import loss_of, summarise
 
 from bakeoff.config.schema import GenerationSettings, TaskSettings
-from bakeoff.data.encoding import Encoder, collate
+from bakeoff.data.encoding import Encoder
 from bakeoff.engine.attention import BLOCK, Documents, causal, row_logits
+from bakeoff.engine.batches import collate
 from bakeoff.engine.layout import packable
 from bakeoff.methods.registry import select
-from bakeoff.runs.generation import summarise
-from bakeoff.runs.training import loss_of
 
 METHODS = {entry.name: entry for entry in select(["all"])}
 

@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from computing import fine_tune, loss_of
 
 from bakeoff.config.schema import ModelSettings, TrainingSettings
 from bakeoff.engine import layout
-from bakeoff.engine.features import Trunk, head_alone
+from bakeoff.engine.cached_features import Features, head_alone
 from bakeoff.methods.registry import select
 from bakeoff.models import loading
 from bakeoff.runs.resources import Clock
-from bakeoff.runs.training import fine_tune, loss_of
 from lab.compatibility import architectures
 
 [LAST] = [entry.kind for entry in select(["last-layer"]) if entry.name == "last-layer"]
@@ -47,7 +47,7 @@ def test_a_head_with_more_than_a_matrix_to_it_is_called_as_it_is(tiny, encoded, 
 def test_remembering_changes_no_loss(tiny, encoded, fp32, packing):
     found = []
     for reuse in (True, False):
-        machine = dataclasses.replace(fp32, packing=packing, reuse_trunk=reuse)
+        machine = dataclasses.replace(fp32, packing=packing, cached_features=reuse)
         model = LAST(untie=True).attach(*tiny())
         recipe = TrainingSettings(epochs=3, learning_rate=1e-2, batch_size=4, micro_batch_size=2)
         curves = fine_tune(model, encoded[:6], encoded[6:], recipe, machine, seed=1, pad=256, clock=Clock())
@@ -75,7 +75,7 @@ def labels(examples):
 
 def test_each_example_is_asked_for_once_with_others_of_its_length(encoded):
     asked = []
-    trunk = Trunk(encoded, lambda some: asked.append(some) or [torch.full((1, 3), len(e.ids)) for e in some], 3)
+    trunk = Features(encoded, lambda some: asked.append(some) or [torch.full((1, 3), len(e.ids)) for e in some], 3)
     assert [trunk[place].hidden[0, 0] for place in (1, 0, 1, -1)] == [len(encoded[p].ids) for p in (1, 0, 1, -1)]
     assert [len(some) for some in asked] == [3, 3, 2]
     assert [e for some in asked for e in some] == sorted(encoded, key=lambda example: len(example.ids))

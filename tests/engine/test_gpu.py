@@ -8,16 +8,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from computing import fine_tune
 
 from bakeoff import report
 from bakeoff.config import hardware, presets, schema
 from bakeoff.config.schema import TrainingSettings
 from bakeoff.core.errors import UsageError
-from bakeoff.data import encoding, tasks
+from bakeoff.data import tasks
+from bakeoff.engine import batches, layout
 from bakeoff.engine.cpu import native
+from bakeoff.engine.cpu.engine import Cpu
 from bakeoff.methods.registry import select
 from bakeoff.metrics import rouge
-from bakeoff.runs import pipeline, training
+from bakeoff.runs import pipeline, training, verify
 from bakeoff.runs.resources import Clock, Memory
 from bakeoff.session import plan, start
 from bakeoff.session.store import Store
@@ -46,8 +49,8 @@ def h100(monkeypatch, tmp_path):
 def probed(tmp_path_factory):
     """The smoke preset on a CPU and what its plan finds, in this process."""
     folder = tmp_path_factory.mktemp("probed")
-    chosen = presets.load("smoke", changes=[*SMALL, "machine.device=cpu", "machine.compiled=false"])
-    parts = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine))
+    chosen = presets.load("smoke", changes=[*SMALL, "machine.device=cpu", "engine.compiled=false"])
+    parts = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine, chosen.engine))
     methods = [(entry.name, str(entry.file), schema.plain(entry.kind())) for entry in select(["lora"])]
     return chosen, plan.probe(*parts, methods, str(folder / "models"), print)
 
@@ -62,7 +65,7 @@ def spec_of(tmp_path, found, chosen):
 def test_a_plan_finds_the_card_and_starts_no_compiler_beside_it(h100, tmp_path, monkeypatch):
     monkeypatch.setattr(native, "build", lambda folder: pytest.fail("the C compiler was started"))
     chosen = presets.load("smoke", changes=SMALL)
-    parts = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine))
+    parts = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine, chosen.engine))
     found = plan.probe(*parts, [], str(tmp_path / "models"), print)
     assert found["machine"]["device"] == "cuda" and found["card"] == H100
 
@@ -141,7 +144,7 @@ def test_the_build_of_torch_is_read_from_its_own_version_file():
 
 def test_no_compiler_works_ahead_where_a_gpu_is_expected(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "expects_card", lambda device: device == "auto")
-    monkeypatch.setattr(start.compiler, "compile_all", lambda folder: pytest.fail("the C compiler was started"))
+    monkeypatch.setattr(start.engine, "compile_ahead", lambda folder: pytest.fail("the C compiler was started"))
     monkeypatch.setattr(report, "prepare", lambda: None)
     start.ahead(presets.load("smoke"), Store(tmp_path / "store"), True)
 
@@ -165,12 +168,12 @@ def trained(tiny, encoded, fp32, micro=4, **changes):
     model, tokenizer = tiny()
     model = LORA.kind().attach(model, tokenizer)
     recipe = TrainingSettings(**{"batch_size": 4, "micro_batch_size": micro, "epochs": 1, **changes})
-    return training.fine_tune(model, encoded, encoded[:4], recipe, fp32, seed=0, pad=256, clock=Clock())
+    return fine_tune(model, encoded, encoded[:4], recipe, fp32, seed=0, pad=256, clock=Clock())
 
 
 def test_only_the_backward_pass_is_strict_on_a_gpu(tiny, encoded, fp32, monkeypatch, warning_only):
     monkeypatch.setattr(training, "repeatable", lambda device: hardware.repeatable("cuda"))
-    seen, plain = {"forward": [], "backward": []}, training.loss_of
+    seen, plain = {"forward": [], "backward": []}, Cpu.loss
 
     def watched(*given):
         seen["forward"].append(strict())
@@ -179,7 +182,7 @@ def test_only_the_backward_pass_is_strict_on_a_gpu(tiny, encoded, fp32, monkeypa
             loss.register_hook(lambda gradient: seen["backward"].append(strict()))
         return loss
 
-    monkeypatch.setattr(training, "loss_of", watched)
+    monkeypatch.setattr(Cpu, "loss", watched)
     trained(tiny, encoded, fp32)
     assert seen["backward"] == [True, True] and not any(seen["forward"])
     assert not strict() and torch.are_deterministic_algorithms_enabled()
@@ -201,7 +204,7 @@ def test_an_operation_that_cannot_repeat_is_named_in_one_line(warning_only):
 def test_a_step_reads_as_many_numbers_whatever_its_micro_batches(tiny, encoded, fp32, monkeypatch):
     reads = []
     padded = dataclasses.replace(fp32, packing=False, fused=False, compiled=False, shared_prefix=False)
-    monkeypatch.setattr(training.layout, "padded", lambda model: "")  # else asked once, where lengths differ
+    monkeypatch.setattr(layout, "padded", lambda model: "")  # else asked once, where lengths differ
     for name in ("item", "tolist", "__float__", "__int__"):
         plain = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda self, plain=plain: reads.append(plain) or plain(self))
@@ -214,8 +217,8 @@ def test_a_step_reads_as_many_numbers_whatever_its_micro_batches(tiny, encoded, 
 
 
 def test_losses_are_the_sums_in_double_precision_of_those_of_the_parts(tiny, encoded, fp32, monkeypatch):
-    parts, plain = [], training.loss_of
-    monkeypatch.setattr(training, "loss_of", lambda *given: parts.append(plain(*given)) or parts[-1])
+    parts, plain = [], Cpu.loss
+    monkeypatch.setattr(Cpu, "loss", lambda *given: parts.append(plain(*given)) or parts[-1])
     curves = trained(tiny, encoded, fp32, micro=1)
     before, first, second, after = (parts[start : start + 4] for start in range(0, 16, 4))
     labels = [len(example.ids) - example.prompt for example in encoded]
@@ -241,8 +244,8 @@ def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for():
         def to(self, device, **how):
             return (*self.told, device, how)
 
-    assert encoding.to_device(Tensor(), "cuda") == ("pinned", "cuda", {"non_blocking": True})
-    assert encoding.to_device(Tensor(), "cpu") == ("cpu", {})
+    assert batches.to_device(Tensor(), "cuda") == ("pinned", "cuda", {"non_blocking": True})
+    assert batches.to_device(Tensor(), "cpu") == ("cpu", {})
 
 
 # Memory
@@ -250,8 +253,8 @@ def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for():
 
 def test_memory_is_counted_from_the_placed_model_on(tmp_path, probed, monkeypatch):
     chosen, found = probed
-    order, settle = [], pipeline.Base.settle
-    monkeypatch.setattr(pipeline.Base, "settle", lambda *given: (settle(*given), order.append("settled"))[0])
+    order, settle = [], pipeline.Base.prepare
+    monkeypatch.setattr(pipeline.Base, "prepare", lambda *given: (settle(*given), order.append("settled"))[0])
     monkeypatch.setattr(Memory, "placed", lambda self: order.append("placed"))
 
     def stop(*given, **more):
@@ -266,7 +269,7 @@ def test_memory_is_counted_from_the_placed_model_on(tmp_path, probed, monkeypatc
 
 def test_a_large_model_is_gone_when_it_is_loaded_again(tmp_path, probed, monkeypatch):
     chosen, found = probed
-    left, load, settle = [], pipeline.Base.load, pipeline.Base.settle
+    left, load, settle = [], pipeline.Base.load, pipeline.Base.prepare
 
     def loading(base):
         if left:
@@ -279,9 +282,9 @@ def test_a_large_model_is_gone_when_it_is_loaded_again(tmp_path, probed, monkeyp
             left.append([weakref.ref(parameter) for parameter in model.parameters()])
         return model
 
-    monkeypatch.setattr(pipeline, "SMALL", 0)
+    monkeypatch.setattr(verify, "SMALL", 0)
     monkeypatch.setattr(pipeline.Base, "load", loading)
-    monkeypatch.setattr(pipeline.Base, "settle", settled)
+    monkeypatch.setattr(pipeline.Base, "prepare", settled)
     gc.disable()  # what refers to itself would go sooner or later
     try:
         pipeline.run(

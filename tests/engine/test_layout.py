@@ -5,14 +5,13 @@ import dataclasses
 import peft
 import pytest
 import torch
+from computing import loss_of, summarise
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bakeoff.config.schema import GenerationSettings
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
 from bakeoff.models import loading
-from bakeoff.runs.generation import summarise
-from bakeoff.runs.training import loss_of
 
 LLAMA = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
          "intermediate_size": 64}  # fmt: skip
@@ -193,7 +192,7 @@ def test_shapes_alone_show_that_a_model_can_not_take_what_a_method_puts_before_a
     ("kind", "packing", "said"),
     [
         ("llama", True, "in one row"),
-        ("llama", False, "padded while training, padded while writing: machine.packing is off"),
+        ("llama", False, "padded while training, padded while writing: engine.packing is off"),
         ("rwkv", True, "padded while training, each by itself while writing: its attention can't be replaced"),
     ],
 )

@@ -4,16 +4,15 @@ import dataclasses
 
 import pytest
 import torch
+from computing import loss_of, summarise
 
 from bakeoff.config.schema import GenerationSettings, TaskSettings
 from bakeoff.data.encoding import Encoded, Encoder
-from bakeoff.engine import attention, layout
+from bakeoff.engine import attention, layout, shared_prefix
 from bakeoff.engine.cpu import layers, native
 from bakeoff.engine.cpu.kernels import BLOCK
 from bakeoff.engine.shared_prefix import Copies, Shared
 from bakeoff.methods.registry import select
-from bakeoff.runs.generation import summarise
-from bakeoff.runs.training import loss_of
 
 METHODS = {entry.name: entry for entry in select(["all"])}
 HEAD = list(b"Summarize in one sentence: ")
@@ -208,7 +207,7 @@ def test_another_number_of_tokens_than_the_row_has_is_refused(tiny):
 
 @pytest.mark.parametrize("name", ["lora", "soft-prompt"])
 def test_in_bf16_the_gradient_is_as_near_to_that_of_fp32(tiny, alike, fp32, tokens, monkeypatch, kind, name):
-    monkeypatch.setattr(layers, "WORTH", dict.fromkeys(layers.WORTH, 0.02))
+    monkeypatch.setattr(shared_prefix, "WORTH", dict.fromkeys(shared_prefix.WORTH, 0.02))
     model = attached(tiny, name, kind)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     for parameter in frozen:

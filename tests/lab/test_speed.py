@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
+from computing import fine_tune
 from torch.utils.flop_counter import FlopCounterMode
 
 from bakeoff.config.hardware import has_bf16
 from bakeoff.config.presets import ROOT, load
 from bakeoff.config.schema import TrainingSettings
 from bakeoff.data.encoding import Encoded
-from bakeoff.engine.attention import virtual_tokens
+from bakeoff.engine.virtual import virtual_tokens
 from bakeoff.methods.registry import select
 from bakeoff.runs.resources import Clock
-from bakeoff.runs.training import fine_tune
 from lab.speed import growth, measure, opponents, report, work
 from lab.speed.flops import training_flops
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from computing import fine_tune, summarise
 from safetensors.torch import load_file
 
 from bakeoff.config.schema import GenerationSettings, Settings, TaskSettings
@@ -9,10 +10,8 @@ from bakeoff.core.errors import UsageError
 from bakeoff.data.encoding import Encoder
 from bakeoff.methods.registry import configure, select
 from bakeoff.runs import adapters
-from bakeoff.runs.generation import summarise
 from bakeoff.runs.resources import Clock
-from bakeoff.runs.training import fine_tune
-from bakeoff.session import plan
+from bakeoff.session import probe
 
 TRAINED = [entry for entry in select(["all"]) if not entry.control]
 
@@ -138,5 +137,5 @@ def test_a_soft_prompt_that_starts_from_a_text_is_what_the_model_sees_for_it(tin
 def test_a_soft_prompts_text_without_a_token_is_refused_when_it_is_planned(tiny, text):
     method = select(["soft-prompt"])[0].kind(text=text)
     with pytest.raises(UsageError, match=r"method 'soft-prompt': text = .* holds no token"):
-        plan.refuse_text("soft-prompt", method, tiny()[1])
-    plan.refuse_text("soft-prompt", select(["soft-prompt"])[0].kind(text="a"), tiny()[1])
+        probe.refuse_text("soft-prompt", method, tiny()[1])
+    probe.refuse_text("soft-prompt", select(["soft-prompt"])[0].kind(text="a"), tiny()[1])

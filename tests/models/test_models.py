@@ -321,7 +321,7 @@ def test_an_architecture_may_hold_what_transformers_moves_elsewhere():
 def test_an_attention_that_a_model_lacks_is_refused_where_it_was_asked_for_and_else_avoided(saved):
     chosen = ModelSettings(name=str(saved))
     assert loading.attention(chosen, None, "sdpa", forced=True) == "sdpa"
-    with pytest.raises(UsageError, match=r"no flash_attention_2 attention \(.*\); type --set machine.attention=eager"):
+    with pytest.raises(UsageError, match=r"no flash_attention_2 attention \(.*\); type --set engine.attention=eager"):
         loading.attention(chosen, None, "flash_attention_2", forced=True)
     assert loading.attention(chosen, None, "flash_attention_2", forced=False) == "eager"
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from bakeoff.config import presets
 from bakeoff.config.schema import ModelSettings, plain
 from bakeoff.core.errors import UsageError
-from bakeoff.engine.attention import virtual_tokens
+from bakeoff.engine.virtual import virtual_tokens
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.methods.registry import load_file, select
 from bakeoff.methods.targets import target_layers
@@ -342,12 +342,12 @@ def test_virtual_tokens_are_those_before_the_prompt():
 
 def probed(tmp_path, architecture, *names, **documents):
     """What the plan finds out about `names` on a model of this architecture, for the documents of `smoke`."""
-    chosen = presets.load("smoke", changes=["machine.compiled=false", "machine.precision=fp32"])
+    chosen = presets.load("smoke", changes=["engine.compiled=false", "machine.precision=fp32"])
     asked = dataclasses.replace(chosen.task, max_input_tokens=96, max_target_tokens=32, **documents)
     methods = [(name, str(METHODS[name].file), {}) for name in names]
     (tmp_path / "models").mkdir(exist_ok=True)
     model = of(architecture, **POSITIONS.get(architecture, {}))
-    settled = (plain(part) for part in (model, asked, chosen.scoring, chosen.machine))
+    settled = (plain(part) for part in (model, asked, chosen.scoring, chosen.machine, chosen.engine))
     return plan.probe(*settled, methods, str(tmp_path / "models"), print)
 
 

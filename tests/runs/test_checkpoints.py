@@ -9,6 +9,7 @@ import threading
 import numpy
 import pytest
 import torch
+from computing import fine_tune, summarise
 from safetensors.torch import load_file
 
 from bakeoff.config.schema import DurabilitySettings, GenerationSettings, TaskSettings, TrainingSettings
@@ -16,9 +17,7 @@ from bakeoff.data.encoding import Encoder
 from bakeoff.methods.registry import select
 from bakeoff.runs import checkpoints, training
 from bakeoff.runs.checkpoints import Chunk, Partial, seal, unseal
-from bakeoff.runs.generation import summarise
 from bakeoff.runs.resources import Clock, Memory
-from bakeoff.runs.training import fine_tune
 
 METHODS = {entry.name: entry for entry in select(["all"])}
 EVERY_TWO = DurabilitySettings(checkpoint_seconds=0, checkpoint_steps=2)
@@ -51,7 +50,7 @@ def train(tiny, encoded, fp32):
                 raise Killed
 
         try:
-            curves = fine_tune(model, encoded, encoded[:3], recipe, fp32, seed=7, pad=256, clock=Clock(), tell=tell,
+            curves = fine_tune(model, encoded, encoded[:3], recipe, fp32, seed=7, pad=256, clock=Clock(), emit=tell,
                                partial=partial)  # fmt: skip
         finally:
             partial.beside.shutdown()  # what it still writes or removes
@@ -160,7 +159,7 @@ def test_a_damaged_checkpoint_is_not_believed_and_the_one_before_is(train, tmp_p
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         newest.write_bytes({"flip": flipped, "tear": content[:-1], "empty": b""}[damage])
     said = []
-    again = Partial(tmp_path, EVERY_TWO, tell=said.append)
+    again = Partial(tmp_path, EVERY_TWO, emit=said.append)
     assert same(train(again), whole)
     assert again.repeated(12) == 4  # 5 to 8, from 4 instead of 6
     assert damage == "lose" or "is damaged and not believed" in said[0]["resumed"]

@@ -4,18 +4,19 @@ import math
 
 import pytest
 import torch
+from computing import fine_tune, mean_loss, summarise
 from factories import predictions, run, settings
 
 from bakeoff import report
 from bakeoff.config.schema import GenerationSettings, TaskSettings, TrainingSettings
-from bakeoff.data.encoding import Encoded, Encoder, collate
+from bakeoff.data.encoding import Encoded, Encoder
 from bakeoff.data.tasks import Example
+from bakeoff.engine.batches import collate
 from bakeoff.methods.registry import select
 from bakeoff.metrics.rouge import SCORED, Scorer, rouge
 from bakeoff.report.comparison import compare
-from bakeoff.runs.generation import schedule, summarise
+from bakeoff.runs.generation import schedule
 from bakeoff.runs.resources import Clock
-from bakeoff.runs.training import fine_tune, mean_loss
 
 METHODS = {entry.name: entry for entry in select(["all"])}
 RECIPE = TrainingSettings(epochs=2, learning_rate=1e-2, batch_size=8, micro_batch_size=4)

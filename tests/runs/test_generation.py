@@ -6,17 +6,20 @@ import json
 
 import pytest
 import torch
+from computing import summarise, writing
 from transformers import GenerationConfig
 
 from bakeoff.config.schema import GenerationSettings, TaskSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.data.encoding import Encoder
+from bakeoff.engine import decoding
+from bakeoff.engine.cpu import engine as cpu
 from bakeoff.engine.cpu import layers
-from bakeoff.engine.plain import pad_left
+from bakeoff.engine.padded import pad_left
+from bakeoff.engine.plain import unwritable
 from bakeoff.methods.registry import select
 from bakeoff.models import loading
-from bakeoff.runs import generation
-from bakeoff.runs.generation import schedule, summarise, unwritable
+from bakeoff.runs.generation import schedule
 
 METHODS = {entry.name: entry for entry in select(["all"])}
 
@@ -71,8 +74,8 @@ def test_the_schedule_holds_each_prompt_once_longest_first():
 @pytest.mark.parametrize("at_once", [40, 4000])
 def test_prompts_wait_for_a_fourth_of_the_rows_and_fill_them_all(tiny, prompts, fp32, monkeypatch, rows, at_once):
     model, _ = tiny()
-    monkeypatch.setattr(generation, "PREFILL", at_once)
-    events, ends, prefill, forward = [], iter(range(10**6)), generation.prefill, generation.forward
+    monkeypatch.setattr(decoding, "PREFILL", at_once)
+    events, ends, prefill, forward = [], iter(range(10**6)), decoding.prefill, decoding.forward
 
     # Every third token ends a summary, whatever the model says: rows get free at different steps.
     def pick(logits):
@@ -86,9 +89,9 @@ def test_prompts_wait_for_a_fourth_of_the_rows_and_fill_them_all(tiny, prompts, 
         events.append(("step", len(lengths), 0))
         return forward(model, segments, lengths, *given, **inputs)
 
-    monkeypatch.setattr(generation, "prefill", read)
-    monkeypatch.setattr(generation, "forward", step)
-    texts = generation.decode(model, prompts * 4, 20, rows, {9}, pick, fp32)
+    monkeypatch.setattr(decoding, "prefill", read)
+    monkeypatch.setattr(decoding, "forward", step)
+    texts = decoding.decode(model, prompts * 4, 20, rows, {9}, pick, fp32)
     assert all(text[-1] == 9 and 9 not in text[:-1] for text in texts)
     waiting, before = len(texts), "step"
     for what, number, taken in events:
@@ -108,9 +111,9 @@ def test_padding_stands_on_the_left_and_is_masked():
 
 def test_weights_are_made_ready_once_for_texts_that_are_written_one_after_another(tiny, fp32, monkeypatch):
     ready, (model, _) = [], tiny()
-    monkeypatch.setattr(generation, "in_precision", lambda *asked: contextlib.nullcontext(ready.append(asked)))
+    monkeypatch.setattr(cpu, "in_precision", lambda *asked: contextlib.nullcontext(ready.append(asked)))
     for _ in range(2):
-        with generation.decoding(model, fp32), generation.decoding(model, fp32):
+        with writing(model, fp32), writing(model, fp32):
             pass
     assert len(ready) == 2
 
@@ -122,7 +125,7 @@ def test_a_model_that_was_training_is_decoded_as_one_that_was_not(tiny, fp32):
         model, tokenizer = tiny()
         model = METHODS["lora"].kind(dropout=0.5).attach(model, tokenizer)
         layers.install(model)
-        with generation.decoding(model.train(training), fp32):
+        with writing(model.train(training), fp32):
             found.append([layers.ORDERED in vars(module) for module in model.modules()])
             assert not any(module.training for module in model.modules())
     assert found[0] == found[1] and any(found[0])
@@ -158,7 +161,7 @@ def test_a_row_of_a_padded_vocabulary_is_never_written(tiny, prompts, fp32, pack
     head = model.get_output_embeddings()
     head.bias = torch.nn.Parameter(torch.arange(320).float() * 100)  # the last row would always win
     machine = dataclasses.replace(fp32, packing=packing)
-    assert unwritable(model, tokenizer).tolist() == list(range(257, 320))
+    assert unwritable(model, set(tokenizer.get_vocab().values())).tolist() == list(range(257, 320))
     texts, count = summarise(model, tokenizer, prompts, 5, GenerationSettings(), machine)
     assert set(texts.values()) == {""} and count == len(prompts)  # of those that are left, the end token wins
 

@@ -6,14 +6,15 @@ import math
 
 import pytest
 import torch
+from computing import fine_tune, loss_sum, mean_loss
 
 from bakeoff.config.schema import TrainingSettings
 from bakeoff.core.errors import Diverged
-from bakeoff.data.encoding import collate
+from bakeoff.engine.batches import collate
 from bakeoff.methods.registry import select
 from bakeoff.runs import training
 from bakeoff.runs.resources import Clock
-from bakeoff.runs.training import fine_tune, learning_rate_factor, loss_sum, mean_loss
+from bakeoff.runs.training import learning_rate_factor
 
 METHODS = {entry.name: entry for entry in select(["all"])}
 

@@ -12,7 +12,6 @@ from factories import DOOMED
 from bakeoff import report
 from bakeoff.config import hardware, presets, schema
 from bakeoff.core.errors import UsageError
-from bakeoff.engine import attention
 from bakeoff.engine.cpu import compiler, native
 from bakeoff.models import loading
 from bakeoff.session import plan, start, worker
@@ -177,16 +176,16 @@ def test_the_compiler_works_while_a_model_is_prepared(tmp_path, monkeypatch):
     both, prepare = threading.Barrier(2, timeout=20), loading.prepare
     monkeypatch.setattr(native, "build", lambda folder: f"gcc {both.wait() * 0}")
     monkeypatch.setattr(loading, "prepare", lambda *place: (both.wait(), prepare(*place))[1])
-    chosen = presets.load("smoke", changes=["machine.device=cpu", "machine.attention=eager"])
-    asked = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine))
+    chosen = presets.load("smoke", changes=["machine.device=cpu", "engine.attention=eager"])
+    asked = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine, chosen.engine))
     assert plan.probe(*asked, [], str(tmp_path / "models"), print)["compiler"] == "gcc 0"
 
 
 @pytest.mark.parametrize(
     ("changes", "new", "compiles"),
     [([], True, True), ([], False, False), (["machine.device=cpu"], True, True),
-     (["machine.compiled=false"], True, False),
-     (["machine.fused=false"], True, False), (["machine.packing=false"], True, False),
+     (["engine.compiled=false"], True, False),
+     (["engine.fused=false"], True, False), (["engine.packing=false"], True, False),
      (["machine.device=cuda"], True, False)],
 )  # fmt: skip
 def test_the_compiler_works_ahead_of_a_new_plan_that_may_want_it(store, monkeypatch, changes, new, compiles):
@@ -217,14 +216,14 @@ def test_nothing_is_timed_while_the_compiler_works(store, tmp_path, monkeypatch)
 
     monkeypatch.setattr(compiler, "compile_all", lambda folder: order.append("compiled"))
     monkeypatch.setattr(report, "prepare", report_needs)
-    monkeypatch.setattr(attention, "quicker", quicker)
+    monkeypatch.setattr(timing, "quicker", quicker)
     beside = threading.Thread(
         target=start.ahead, args=(presets.load("smoke", changes=["machine.device=cpu"]), place, True)
     )
     beside.start()
     while not order:
         pass
-    where = schema.MachineSettings(precision="bf16", threads=1)
-    assert plan.remembered(place.root / plan.MACHINE, where) == "eager"
+    where = schema.Computation(precision="bf16", threads=1)
+    assert timing.remembered(place.root / plan.MACHINE, where) == "eager"
     beside.join()
     assert order == ["compiled", "imported", "timed"]

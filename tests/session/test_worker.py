@@ -60,7 +60,7 @@ def test_a_process_that_stays_after_its_answer_is_ended_before_the_next_one_star
 
 def test_news_arrive_in_order(log):
     news = []
-    assert call(jobs.count, log=log, tell=news.append) == "done"
+    assert call(jobs.count, log=log, emit=news.append) == "done"
     assert [item["step"] for item in news] == list(range(100))
 
 
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_no_child_behind(log, monkeypatch, deaf):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        call(jobs.linger, deaf, log=log, tell=interrupt)
+        call(jobs.linger, deaf, log=log, emit=interrupt)
     assert not alive(seen[0])
 
 

@@ -88,7 +88,7 @@ def the_error(code, out, err):
             "method 'lora' can't attach to random: targets: 'query' is no linear layer of this model; its linear "
             "layers are q_proj, k_proj",
         ),
-        (["--set", "machine.attention=flash_attention_2"], "no flash_attention_2 attention"),
+        (["--set", "engine.attention=flash_attention_2"], "no flash_attention_2 attention"),
         (["--set", "model.architecture.hidden_size=33"], "not a multiple of the number of attention heads"),
         (["--set", "model.architecture.num_layers=1"], "did you mean 'num_hidden_layers'?"),
         (["--set", "model.pad_token=<pad>"], "add it to model.special_tokens"),

@@ -12,8 +12,7 @@ from torch.autograd.function import once_differentiable
 from bakeoff.engine.attention import Documents
 from bakeoff.engine.cache import Step
 from bakeoff.engine.cpu import native
-from bakeoff.engine.cpu.kernels import Thin
-from bakeoff.engine.cpu.linear import WIDE, side_by_side
+from bakeoff.engine.linear import WIDE, Thin, side_by_side
 
 KEPT = "bakeoff_weights"
 """Attribute of a decoder layer: its weights in panels, and what they were made from."""
@@ -209,32 +208,36 @@ class Steps:
 def layer_of(
     module: Any, groups: Sequence[tuple[list[nn.Linear], list[Thin]] | None], norms: Sequence[Any],
     width: int, sums: native.Sums,
-) -> Layer | None:  # fmt: skip
-    """The decoder layer `module` of these linear layers and norms, for tokens of `width` numbers, or None.
+) -> Layer | str:  # fmt: skip
+    """The decoder layer `module` of these linear layers and norms, for tokens of `width` numbers, or why not.
 
     layer.c computes it where all but LoRA in front of the heads is frozen, or nothing learns, in bf16 and without bias,
     and all sizes, a head's too, are multiples of WIDE.
     """
     found, learns = list(filter(None, groups)), torch.is_grad_enabled()
-    if len(found) < 4 or any(beside for _, beside in found[1:]):
-        return None
+    if len(found) < 4:
+        return "a linear layer is another thing than a matrix with a LoRA"
+    if any(beside for _, beside in found[1:]):
+        return "a LoRA stands behind the heads"
     owners, scales = [layer for layers, _ in found for layer in layers], [norm.weight for norm in norms]
     weights = [layer.weight for layer in owners]
-    if any(layer.bias is not None for layer in owners) or any(
-        tensor.dtype != torch.bfloat16 or (learns and tensor.requires_grad) for tensor in (*weights, *scales)
-    ):
-        return None
+    if any(layer.bias is not None for layer in owners):
+        return "a linear layer has a bias"
+    if any(tensor.dtype != torch.bfloat16 for tensor in (*weights, *scales)):
+        return "its weights are not in bf16"
+    if learns and any(tensor.requires_grad for tensor in (*weights, *scales)):
+        return "weights of its layers learn"
     beside = found[0][1]
     ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
     of_layers = Weights([layers for layers, _ in found], ranks)
     qkv, o, unit, down = of_layers.shapes
     gate, up = (len(layer.weight) for layer in found[2][0])
     if {qkv[1], o[0], unit[1], down[0], *map(len, scales)} != {width} or not gate == up == down[1]:
-        return None
+        return "its linear layers do not fit together"
     heads = module.self_attn
     kept_heads = heads.config.num_key_value_heads
     if any(size % WIDE for size in (width, heads.head_dim, gate)) or qkv[0] != o[1] + 2 * kept_heads * heads.head_dim:
-        return None
+        return f"a size of its layers is no multiple of {WIDE}"
     places = [(thin.start, thin.up.shape) for thin in beside]
     made_from = ranks, *places, *((weight.data_ptr(), weight._version) for weight in weights)
     kept = vars(module).get(KEPT)

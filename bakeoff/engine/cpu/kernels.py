@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from bakeoff.engine.cpu import native
+from bakeoff.engine.linear import Thin
 
 BLOCK = 128
 """Tokens that are computed together: what lies above the diagonal of an attention's other blocks is never computed,
@@ -66,19 +66,6 @@ def normed(sums: native.Sums, x: torch.Tensor, weight: torch.Tensor, eps: float)
     out, inverse = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
     sums.norm_forward(x, weight, out, inverse, float(eps), inverse.numel(), x.shape[-1])
     return out, inverse
-
-
-@dataclass
-class Thin:
-    """A LoRA beside some columns of a product: x A' B' scaling."""
-
-    down: torch.Tensor
-    """A: rank x inputs."""
-    up: torch.Tensor
-    """B: outputs x rank."""
-    scaling: float
-    start: int
-    """Its first column in the product."""
 
 
 class Product(torch.autograd.Function):

@@ -1,16 +1,14 @@
 """How a model's modules compute by the sums of kernels.py, where they are transformers' own of Llama's kind."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers.activations import SiLUActivation
 
-from bakeoff.config.schema import MachineSettings
-from bakeoff.engine.attention import Documents, Segments, llama_like
+from bakeoff.engine.attention import Documents, Segments, unlike_llama
 from bakeoff.engine.cache import Step
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.decoder import Layer, Stack, layer_of
@@ -25,27 +23,17 @@ from bakeoff.engine.cpu.kernels import (
     normed,
     turn_keys,
 )
-from bakeoff.engine.cpu.linear import group, hooked, stack, stacked, trained_in, untouched
-from bakeoff.engine.shared_prefix import Copies
+from bakeoff.engine.linear import group, hooked, stack, stacked, trained_in, untouched
+from bakeoff.engine.shared_prefix import SILU, Copies
 
 QKV = ("q_proj", "k_proj", "v_proj")
 UNIT = ("gate_proj", "up_proj")
-SILU = (nn.SiLU, SiLUActivation)
-PLAIN = (*SILU, nn.Linear, nn.Embedding, nn.Identity, nn.Dropout, nn.ModuleList, nn.ModuleDict, nn.ParameterDict)
-KNOWN = ("transformers.", "peft.peft_model", "peft.tuners.tuners_utils", "peft.tuners.lora.",
-         "peft.tuners.prompt_tuning.")  # fmt: skip
-"""Where the classes come from that treat each token alone but for attention."""
 PARTS = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
 """What a decoder layer is made of."""
 ORDERED = "bakeoff_ordered"
 """Attribute of a module, while it decodes: its products with weights in the order that the processor likes."""
 STEPS = "bakeoff_steps"
 """Attribute of a decoder layer, while it decodes: what takes a step through it and those behind it, and these."""
-
-WORTH = {False: 0.02, True: 0.3}
-"""Share of a row's tokens that must fall away for it to be copied, which costs the more of a step the quicker the rest
-is. True: in bf16 with the tiles of layer.c; a step without 700 of 2,255 tokens was 1.02x quicker there, without 420 of
-1,975 0.96x."""
 
 
 def install(model: nn.Module) -> None:
@@ -107,7 +95,11 @@ def plain_trunk(model: nn.Module) -> Any:
     """What calls the decoder layers of `model`, if it gives what one returns to the next and to nobody else."""
     inner: Any = getattr(model, "get_base_model", lambda: model)()
     trunk: Any = getattr(inner, "model", None)
-    return trunk if trunk is not None and original(trunk) and llama_like(inner) and hasattr(trunk, "layers") else None
+    return (
+        trunk
+        if trunk is not None and original(trunk) and not unlike_llama(inner) and hasattr(trunk, "layers")
+        else None
+    )
 
 
 def behind(module: nn.Module, trunk: Any) -> list[Any]:
@@ -160,8 +152,8 @@ def run(module: Any, trunk: Any, hidden_states: torch.Tensor) -> dict[Any, Layer
     """The decoder layer `module` and those behind it that layer.c computes one after another; empty without itself."""
     found: dict[Any, Layer] = {}
     for one in behind(module, trunk):
-        layer = whole(one, hidden_states) if one is module or own(one) else None
-        if layer is None:
+        layer = whole(one, hidden_states) if one is module or own(one) else ""
+        if isinstance(layer, str):
             break
         found[one] = layer
     return found
@@ -172,16 +164,32 @@ def own(module: nn.Module) -> bool:
     return getattr(vars(module).get("forward"), "func", None) is decoder_layer
 
 
-def whole(module: Any, hidden_states: torch.Tensor) -> Layer | None:
-    """What the two calls need to know of a decoder layer; None where something in it doesn't compute as replaced."""
+def whole(module: Any, hidden_states: torch.Tensor) -> Layer | str:
+    """What the two calls need to know of a decoder layer, or why it doesn't compute by them."""
     sums = native.sums(hidden_states)
-    if sums is None or not sums.tiles or len(hidden_states) > 1:
-        return None
-    if module.gradient_checkpointing or not replaced(module):
-        return None
+    if sums is None:
+        return f"there are no compiled kernels for {str(hidden_states.dtype).removeprefix('torch.')}"
+    if not sums.tiles:
+        return "the processor has no tiles (AMX)"
+    if len(hidden_states) > 1:
+        return "documents stand in several rows"
+    if module.gradient_checkpointing:
+        return "its layers are computed again for their gradient"
+    if not replaced(module):
+        return "a part of its layers is not transformers' own"
     parts, norms = (module.self_attn, module.mlp), (module.input_layernorm, module.post_attention_layernorm)
     groups = [group(part, names) for part in parts for names in PRODUCTS[vars(part)["forward"].func]]
     return layer_of(module, groups, norms, hidden_states.shape[-1], sums)
+
+
+def slow_layers(model: Any) -> str:
+    """Why a decoder layer of `model` is not computed by layer.c; empty where all are."""
+    trunk = plain_trunk(model)
+    if trunk is None:
+        return "its trunk is not transformers' own"
+    row = torch.empty(1, 1, trunk.config.hidden_size, dtype=torch.bfloat16)
+    found = (whole(layer, row) if own(layer) else "a layer is not transformers' own" for layer in trunk.layers)
+    return next((why for why in found if isinstance(why, str)), "")
 
 
 def narrowed(
@@ -199,29 +207,6 @@ def narrowed(
     kept = hidden_states[:, wanted] + product(of_attention, ("o_proj",), seen[wanted].unsqueeze(0))
     kept = kept + unit(module.post_attention_layernorm(kept))
     return kept.new_zeros(hidden_states.shape).index_copy(1, wanted, kept)
-
-
-def sharing(model: nn.Module, machine: MachineSettings) -> Callable[[int, int], bool] | None:
-    """Whether a row of `model` is worth copying if so many of so many tokens fall away; None where none may."""
-    sums = native.sums(torch.empty(0, dtype=torch.bfloat16)) if machine.precision == "bf16" else None
-    least = WORTH[sums is not None and sums.tiles]
-    return (lambda gone, tokens: gone >= least * tokens and tokens_alone(model)) if machine.shared_prefix else None
-
-
-def tokens_alone(model: nn.Module) -> bool:
-    """Whether all of `model` but its attention treats each token alone and alike, so that equal ones may be one.
-
-    What it can't know says no: a class of a method's own, a patch, a hook, and dropout in training.
-    """
-    for module in model.modules():
-        kind, patch = type(module), vars(module).get("forward", tokens_alone)
-        known = kind in PLAIN or kind.__module__.startswith(KNOWN)
-        computes = (kind.forward, getattr(patch, "func", patch))
-        if not known or hooked(module) or (model.training and vars(module).get("p")):
-            return False
-        if any(not function.__module__.startswith(("bakeoff.", "torch.nn.", *KNOWN)) for function in computes):
-            return False
-    return True
 
 
 def norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional
 
 from bakeoff.config.hardware import has_bf16
-from bakeoff.config.schema import MachineSettings
+from bakeoff.config.schema import Computation
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.decoder import Steps, forget
-from bakeoff.engine.cpu.kernels import BLOCK, Thin, joined
+from bakeoff.engine.cpu.kernels import BLOCK, joined
 from bakeoff.engine.cpu.layers import ORDERED, PRODUCTS, STEPS, own, plain_trunk, run
-from bakeoff.engine.cpu.linear import WIDE, group, in_panels, plain_head, stacked
+from bakeoff.engine.linear import WIDE, Thin, group, in_panels, plain_head, stacked
 
 
 class Ordered:
@@ -107,10 +107,10 @@ def for_decoding(layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> Ordered
 
 
 @contextmanager
-def ordered(model: Any, machine: MachineSettings) -> Iterator[None]:
+def packed_weights(model: Any, where: Computation) -> Iterator[None]:
     """Inside, the products of replaced modules and the output head read weights in an order made for a few rows."""
-    able = machine.precision == "fp32" or has_bf16("cpu")
-    if machine.device != "cpu" or not able or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    able = where.precision == "fp32" or has_bf16("cpu")
+    if where.device != "cpu" or not able or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         yield
         return
     changed: list[nn.Module] = []

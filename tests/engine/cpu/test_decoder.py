@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from computing import products_in, writing
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -11,11 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bakeoff.engine.attention import Documents, forward, row_logits
 from bakeoff.engine.cache import Cache, Prefill, Step
 from bakeoff.engine.cpu import decoder, head, layers, native
+from bakeoff.engine.cpu import engine as cpu
 from bakeoff.engine.cpu.compiler import NoCompiler
+from bakeoff.engine.decoding import decode
 from bakeoff.methods.registry import select
-from bakeoff.runs import generation
-from bakeoff.runs.generation import decoding
-from bakeoff.runs.training import products_in
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
 
@@ -125,7 +125,7 @@ def written(model, machine, lengths, new=3):
     keep = torch.zeros(ids.shape, dtype=torch.bool)
     keep[0, torch.tensor(lengths).cumsum(0) - 1] = True
     cache = Cache(len(lengths), max(lengths) + new)
-    with decoding(model, machine):
+    with writing(model, machine):
         found = [row_logits(model, ids, lengths, keep, lambda some: Prefill(some, cache, range(len(lengths))))]
         for number, last in enumerate(tokens):
             there = [length + number for length in lengths]
@@ -154,12 +154,16 @@ def test_no_bit_depends_on_what_is_written_together(fp32, monkeypatch, attach):
     model = model_of(SIZES[0], attach)
     draw, _ = prepared(model, bf16, [1])
     prompts = [torch.randint(0, 64, (3 + 5 * number,), generator=draw).tolist() for number in range(48)]
-    plain = generation.highest
-    monkeypatch.setattr(generation, "highest", lambda rows: found.extend(rows.float().numpy()) or plain(rows))
+    plain = cpu.highest
+
+    def pick(rows):
+        found.extend(rows.float().numpy())
+        return plain(rows)
+
     seen = []
     for rows, some in ((40, prompts), (3, prompts[::5]), (1, prompts[7:8])):
-        with decoding(model, bf16):
-            texts = generation.decode(model, some, 5, rows, -1, bf16)
+        with writing(model, bf16):
+            texts = decode(model, some, 5, rows, (), pick, bf16)
         seen.append(({row.tobytes() for row in found}, dict(zip(map(tuple, some), texts, strict=True))))
         found.clear()
     for logits, texts in seen[1:]:

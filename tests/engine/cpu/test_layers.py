@@ -4,20 +4,18 @@ import dataclasses
 
 import pytest
 import torch
+from computing import loss_of, summarise, writing
 from torch import nn
 
 from bakeoff.config.hardware import has_bf16
 from bakeoff.config.schema import GenerationSettings
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
-from bakeoff.engine.attention import quicker
 from bakeoff.engine.cpu import layers
 from bakeoff.engine.cpu.head import ROWS, CrossEntropy
 from bakeoff.engine.cpu.kernels import BLOCK
+from bakeoff.engine.timing import quicker, remembered
 from bakeoff.methods.registry import select
-from bakeoff.runs.generation import decoding, summarise
-from bakeoff.runs.training import loss_of
-from bakeoff.session import plan
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
 ARCHITECTURES = ({}, {"attention_bias": True, "mlp_bias": True}, {"model_type": "qwen2"}, {"model_type": "qwen3"},
@@ -358,7 +356,7 @@ def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, 
     block = inner.model.layers[0]
     x = torch.randn(1, tokens, 32)
     plain = [layers.product(block.self_attn, layers.QKV, x), layers.product(block.mlp, layers.UNIT, x)]
-    with decoding(model, machine):
+    with writing(model, machine):
         assert layers.ORDERED in vars(block.self_attn) and layers.ORDERED in vars(block.mlp)
         low = x.bfloat16() if precision == "bf16" else x
         ours = [layers.product(block.self_attn, layers.QKV, low), layers.product(block.mlp, layers.UNIT, low)]
@@ -378,8 +376,8 @@ def test_the_choice_is_timed_once_and_a_file_that_was_not_written_so_is_written_
     tmp_path, fp32, monkeypatch, damage
 ):
     answers = iter([("sdpa", {}), ("eager", {})])
-    monkeypatch.setattr("bakeoff.engine.attention.quicker", lambda machine: next(answers))
+    monkeypatch.setattr("bakeoff.engine.timing.quicker", lambda machine: next(answers))
     file = tmp_path / "machine.json"
-    assert [plan.remembered(file, fp32) for _ in range(3)] == ["sdpa"] * 3
+    assert [remembered(file, fp32) for _ in range(3)] == ["sdpa"] * 3
     file.write_text(damage)
-    assert [plan.remembered(file, fp32) for _ in range(3)] == ["eager"] * 3
+    assert [remembered(file, fp32) for _ in range(3)] == ["eager"] * 3

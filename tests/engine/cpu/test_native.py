@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from computing import loss_of
 from torch.nn import functional
 
 from bakeoff.config.hardware import has_bf16
@@ -17,9 +18,9 @@ from bakeoff.engine.cache import Cache, Prefill, Step
 from bakeoff.engine.cpu import compiler, layers, native, packed_weights
 from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.engine.cpu.head import CrossEntropy
-from bakeoff.engine.cpu.kernels import CompiledAttention, Thin
+from bakeoff.engine.cpu.kernels import CompiledAttention
+from bakeoff.engine.linear import Thin
 from bakeoff.methods.registry import select
-from bakeoff.runs.training import loss_of
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
 KINDS = [torch.float32, torch.bfloat16]

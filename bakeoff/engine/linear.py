@@ -2,16 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear as LoRALinear
 from torch import nn
 
-from bakeoff.engine.cpu.kernels import Thin
-
 WIDE = 32
 """Outputs of a panel of weights, and what numbers of inputs and outputs must be a multiple of to be put into panels."""
+
+
+@dataclass
+class Thin:
+    """A LoRA beside some columns of a product: x A' B' scaling."""
+
+    down: torch.Tensor
+    """A: rank x inputs."""
+    up: torch.Tensor
+    """B: outputs x rank."""
+    scaling: float
+    start: int
+    """Its first column in the product."""
 
 
 def taken_apart(layer: Any) -> tuple[nn.Linear, Thin | None] | None:

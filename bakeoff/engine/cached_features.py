@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from bakeoff.core.disk_list import Shelf
+from bakeoff.core.disk_list import DiskList
 from bakeoff.data.encoding import Encoded
-from bakeoff.engine.cpu.linear import taken_apart
+from bakeoff.engine.linear import taken_apart
 
 
 @dataclass(frozen=True)
-class Remembered(Encoded):
-    """An example with what its trunk says."""
+class CachedFeatures(Encoded):
+    """An example with the hidden states that its output head is given."""
 
     hidden: torch.Tensor = torch.empty(0)  # noqa: RUF009 (never changed)
     """label tokens x hidden size: what the output head is asked to turn into logits."""
@@ -35,7 +35,7 @@ def head_alone(model: Any) -> torch.nn.Module | None:
     return head if head.weight.requires_grad else None
 
 
-class Trunk(Sequence[Remembered]):
+class Features(Sequence[CachedFeatures]):
     """Examples with their hidden states, computed once and then read from disk."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Trunk(Sequence[Remembered]):
         self.examples = examples
         # Neighbours by length: what is computed together hardly needs padding.
         places = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
-        self.shelf: Shelf[torch.Tensor] = Shelf()
+        self.shelf: DiskList[torch.Tensor] = DiskList()
         self.shelved = {place: number for number, place in enumerate(places)}
         for start in range(0, len(places), size):
             for states in hidden([examples[place] for place in places[start : start + size]]):
@@ -60,4 +60,4 @@ class Trunk(Sequence[Remembered]):
         place = range(len(self))[place]
         example = self.examples[place]
         found = self.shelf[self.shelved[place]]
-        return Remembered(example.ids, example.prompt, example.document_cut, example.summary_cut, found)
+        return CachedFeatures(example.ids, example.prompt, example.document_cut, example.summary_cut, found)

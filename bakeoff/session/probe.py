@@ -1,0 +1,165 @@
+"""What only a process with torch can tell a plan: hashes, the machine resolved, and whether each method fits."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bakeoff import engine
+from bakeoff.config import hardware
+from bakeoff.config.schema import (
+    Computation,
+    EngineSettings,
+    MachineSettings,
+    ModelSettings,
+    ScoringSettings,
+    TaskSettings,
+    plain,
+)
+from bakeoff.core.errors import UsageError, first_line
+from bakeoff.core.validation import build
+from bakeoff.data import tasks
+from bakeoff.data.encoding import Encoder, template_of
+from bakeoff.methods.registry import load_file
+from bakeoff.metrics.rouge import Scorer
+from bakeoff.models import blueprint, loading, positions
+from bakeoff.runs.attaching import fitted
+from bakeoff.session.plan import MACHINE
+
+
+def probe(
+    model: dict[str, Any],
+    task: dict[str, Any],
+    scoring: dict[str, Any],
+    machine: dict[str, Any],
+    ways: dict[str, Any],
+    methods: list[tuple[str, str, dict[str, Any]]],
+    cache: str,
+    emit: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Runs in a process of its own: hashes of model and data, the machine resolved, its compiler, and each method's
+    hyperparameters as the model decides them. Raises UsageError."""
+    where = hardware.resolve(build(MachineSettings, machine, "run"), build(EngineSettings, ways, "run"))
+    settings = build(ModelSettings, model, "run")
+    documents = build(TaskSettings, task, "run")
+    loaded, notes = loaded_task(documents, build(ScoringSettings, scoring, "run"))
+    source = loading.locate(settings)
+    store = Path(cache).parent
+    with ThreadPoolExecutor(1) as beside:
+        # The C compiler works while Python converts a model.
+        compiling = beside.submit(engine.compile_kernels, store / engine.KERNELS) if where.compiled else None
+        folder = loading.prepare(source, Path(cache))
+    tokenizer = loading.load_tokenizer(settings, folder)
+    compiler, why = "not asked for", ""
+    if compiling:
+        try:
+            compiler = compiling.result()
+        except engine.NoCompiler as missing:
+            compiler, why, where = "none", str(missing), dataclasses.replace(where, compiled=False)
+    chosen = attention(settings, folder, where, ways["attention"] != "auto", store)
+    fitting = Fitting(settings, documents, loaded, tokenizer, folder)
+    decided = {name: fitting.decided(name, file, values) for name, file, values in methods}
+    return {
+        "model": source.sha256,
+        "data": loaded.sha256,
+        "machine": plain(dataclasses.replace(where, attention=chosen)),
+        "compiler": compiler,
+        "card": hardware.card(where.device),
+        "no compiler": why,
+        "methods": decided,
+        "prompts": fitting.prompts,
+        "notes": notes + fitting.notes,
+    }
+
+
+def loaded_task(documents: TaskSettings, scoring: ScoringSettings) -> tuple[tasks.Task, list[str]]:
+    """The task, and what must be said of its references. Raises UsageError where nothing of them can be scored."""
+    scorer = Scorer(scoring)
+    loaded = tasks.load(documents, scorer)
+    covered = scorer.coverage((example.id, example.references) for example in loaded.examples.test)
+    if covered.refusal:
+        raise UsageError(f"--task {loaded.name}: {covered.refusal}")
+    return loaded, [covered.note] if covered.note else []
+
+
+def attention(settings: ModelSettings, folder: Path | None, where: Computation, forced: bool, store: Path) -> str:
+    """The attention that a run's model is loaded with; `forced`: the user named it."""
+    wanted = where.attention
+    # Torch's own kernel takes a quick exp, exact to 20 bits: enough for bf16, and none of what fp32 is asked for.
+    if (
+        not forced
+        and where.packing
+        and where.precision == "bf16"
+        and engine.replaceable_attention(loading.meta_model(settings, folder))
+    ):
+        wanted = engine.quicker_attention(store / MACHINE, where)
+    return loading.attention(settings, folder, wanted, forced=forced)
+
+
+class Fitting:
+    """Whether methods fit a model and its tokenizer, one after another."""
+
+    def __init__(
+        self, settings: ModelSettings, documents: TaskSettings, task: tasks.Task, tokenizer: Any, folder: Path | None
+    ) -> None:
+        self.settings, self.documents, self.task, self.tokenizer = settings, documents, task, tokenizer
+        self.base = blueprint.builder(settings, folder, len(tokenizer))
+        self.ends = loading.end_tokens(folder)
+        self.encoders: dict[str, Encoder] = {}
+        self.prompts: dict[str, str] = {}
+        """Hash of the rendered prompt, by method."""
+        self.notes: list[str] = []
+
+    def decided(self, name: str, file: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+        """A method's hyperparameters as the model decides them. Raises UsageError where it doesn't fit."""
+        entry = next(entry for entry in load_file(Path(file)) if entry.name == name)
+        method = build(entry.kind, hyperparameters, file)
+        if entry.needs_model:
+            method, _, attached = fitted(entry, method, self.base, self.settings.name)
+            refuse_text(entry.name, method, self.tokenizer)
+            encoder = self.encoder(template_of(method, self.documents))
+            self.prompts[name] = encoder.sha256()
+            self.notes += self.positions(name, attached, encoder)
+        found: dict[str, Any] = plain(method)
+        return found
+
+    def encoder(self, template: str) -> Encoder:
+        """The encoder for `template`, checked when it is first asked for."""
+        if template not in self.encoders:
+            made = Encoder(self.tokenizer, self.task, self.documents, self.ends, template)
+            self.encoders[template] = made
+            self.notes += checked(made, self.settings.name)
+        return self.encoders[template]
+
+    def positions(self, name: str, attached: Any, encoder: Encoder) -> Iterator[str]:
+        """What must be said of a model's positions. Raises UsageError where they end before a document does."""
+        longest = self.documents.max_input_tokens
+        if encoder is self.encoders.get("chat") and positions.limited(attached):  # a template's words are more
+            longest = encoder.longest()
+        note = positions.check(
+            attached, f"method {name!r}", self.settings.name, longest, engine.virtual_tokens(attached),
+            self.documents.max_target_tokens,
+        )  # fmt: skip
+        if note:
+            yield note
+
+
+def refuse_text(name: str, method: Any, tokenizer: Any) -> None:
+    """Raises UsageError where a method has settings that it can't use with this tokenizer."""
+    if hasattr(method, "check"):
+        try:
+            method.check(tokenizer)
+        except (UsageError, ValueError) as error:
+            why = first_line(error)
+            raise UsageError(
+                f"method {name!r}: {why}{'' if '; ' in why else f'; change --set methods.{name}.KEY'}"
+            ) from None
+
+
+def checked(encoder: Any, name: str) -> list[str]:
+    """What must be said of the texts that the model called `name` will be asked. Raises UsageError."""
+    try:
+        return list(encoder.check())
+    except UsageError as error:
+        raise UsageError(f"--model {name}: {error}") from None
