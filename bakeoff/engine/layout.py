@@ -113,7 +113,7 @@ def summary(found: Mapping[str, str], packing: bool) -> str:
     """How documents stand together by the answers `found`, and why not closer, for the report."""
     if packing and not found["packed"]:
         return "in one row"
-    reason = found["packed"] if packing else "machine.packing is off"
+    reason = found["packed"] if packing else "engine.packing is off"
     read = "each by itself" if found["padded"] else "padded"
     asked = "padded" if not found["written"] else "each by itself" if found["alike"] else "of one length together"
     return f"{read} while training, {asked} while writing: {reason}"

@@ -8,7 +8,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from bakeoff.config.schema import DurabilitySettings
+from bakeoff.core.events import Emit, silent
 from bakeoff.core.files import arrive, checksum, flush, write_past_cache, write_whole
 from bakeoff.runs.resources import Clock, Memory
 
@@ -64,7 +65,7 @@ class Chunk:
     """Tokens."""
 
 
-class Partial:
+class Checkpointer:
     """The folder of an unfinished run. Without a folder it keeps nothing and finds nothing."""
 
     def __init__(
@@ -72,7 +73,7 @@ class Partial:
         folder: Path | None = None,
         settings: DurabilitySettings | None = None,
         clock: Clock | None = None,
-        emit: Callable[[dict[str, Any]], None] = lambda news: None,
+        emit: Emit = silent,
     ) -> None:
         self.folder, self.emit = folder, emit
         self.settings = settings or DurabilitySettings()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from bakeoff.config.schema import GenerationSettings
+from bakeoff.core.events import Emit, silent
 from bakeoff.engine import Engine
 from bakeoff.runs.checkpoints import Chunk
 
@@ -23,7 +24,7 @@ def summarise(
     settings: GenerationSettings,
     *,
     ends: Collection[int] = (),
-    emit: Callable[[dict[str, Any]], None] = lambda news: None,
+    emit: Emit = silent,
     done: Mapping[int, Chunk] | None = None,
     keep: Callable[[int, Chunk], None] = lambda number, chunk: None,
 ) -> tuple[dict[int, str], int]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bakeoff.config.schema import (
     TrainingSettings,
 )
 from bakeoff.core.disk_list import DiskList
+from bakeoff.core.events import Emit
 from bakeoff.core.validation import build
 from bakeoff.data import tasks
 from bakeoff.data.encoding import Encoder, template_of
@@ -25,23 +26,21 @@ from bakeoff.methods.registry import Entry, load_file
 from bakeoff.metrics.rouge import Prediction, Scorer
 from bakeoff.runs import adapters
 from bakeoff.runs.base import Base, seed_everything
-from bakeoff.runs.checkpoints import Partial
+from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.generation import summarise
 from bakeoff.runs.records import RunResult, RunSpec
 from bakeoff.runs.resources import Clock, Memory, release
 from bakeoff.runs.training import Curves, fine_tune
 from bakeoff.runs.verify import Check, together
 
-Emit = Callable[[dict[str, Any]], None]
-
 
 def run(
-    spec: RunSpec, folder: Path, cache: Path, emit: Emit, clock: Clock, partial: Partial | None = None
+    spec: RunSpec, folder: Path, cache: Path, emit: Emit, clock: Clock, checkpointer: Checkpointer | None = None
 ) -> tuple[RunResult, list[Prediction]]:
     """Makes the run that `spec` describes; leaves the trained tensors in `folder`/adapter.
 
-    `cache` holds converted models; `partial` what an interrupted process of this run has finished. Raises UsageError
-    for what the user can mend and Diverged for a loss that is not finite.
+    `cache` holds converted models; `checkpointer` what an interrupted process of this run has finished.
+    Raises UsageError for what the user can mend and Diverged for a loss that is not finite.
     """
     entry = next(entry for entry in load_file(Path(spec.method_file)) if entry.name == spec.method)
     method = build(entry.kind, spec.hyperparameters, spec.method_file)
@@ -51,7 +50,7 @@ def run(
     if not entry.needs_model:
         with clock("evaluation"):
             return finish(spec, task, method.summarise(task.examples), clock)
-    made = ModelRun(spec, entry, method, task, cache, emit, clock, partial or Partial())
+    made = ModelRun(spec, entry, method, task, cache, emit, clock, checkpointer or Checkpointer())
     made.train()
     made.write()
     return made.result(folder)
@@ -62,18 +61,18 @@ class ModelRun:
 
     def __init__(
         self, spec: RunSpec, entry: Entry, method: Any, task: tasks.Task, cache: Path, emit: Emit, clock: Clock,
-        partial: Partial,
+        checkpointer: Checkpointer,
     ) -> None:  # fmt: skip
         """Loads the model, attaches the method, encodes the documents."""
         self.spec, self.entry, self.method, self.task = spec, entry, method, task
-        self.emit, self.clock, self.partial = emit, clock, partial
+        self.emit, self.clock, self.checkpointer = emit, clock, checkpointer
         settings = build(TaskSettings, spec.task, "run")
         self.limit = settings.max_target_tokens
         with clock("setup"):
             where = build(Computation, spec.machine, "run")
             self.base = Base(build(ModelSettings, spec.model, "run"), cache, where, spec.hashes.get("model", ""))
             seed_everything(spec.seed, where)
-            self.memory = partial.memory = Memory(where.device)
+            self.memory = checkpointer.memory = Memory(where.device)
             model, self.tokenizer = self.base.load()
             self.engine = self.base.engine
             self.shapes = shapes_of(model)
@@ -100,7 +99,7 @@ class ModelRun:
         """Trains the method."""
         self.curves = fine_tune(
             self.engine, self.model, self.training, self.validation, build(TrainingSettings, self.spec.training, "run"),
-            seed=self.spec.seed, clock=self.clock, emit=self.emit, partial=self.partial,
+            seed=self.spec.seed, clock=self.clock, emit=self.emit, checkpointer=self.checkpointer,
         )  # fmt: skip
 
     def summaries(self, model: Any, prompts: Sequence[Sequence[int]], **durably: Any) -> tuple[dict[int, str], int]:
@@ -117,8 +116,8 @@ class ModelRun:
             weights = together(adapters.trained_digests(self.model))
             with self.engine.writing(self.model):
                 self.texts, self.written = self.summaries(
-                    self.model, self.prompts, emit=self.emit, done=self.partial.summaries(weights),
-                    keep=lambda number, chunk: self.partial.keep(weights, number, chunk),
+                    self.model, self.prompts, emit=self.emit, done=self.checkpointer.summaries(weights),
+                    keep=lambda number, chunk: self.checkpointer.keep(weights, number, chunk),
                 )  # fmt: skip
                 self.cost = self.memory.read()
                 self.check = Check.of(self.model, self.texts, weights, self.base.where.precision == "fp32")
@@ -171,7 +170,7 @@ class ModelRun:
             adapter_bytes=adapter_bytes,
             evidence=evidence,
             truncated=self.truncated(),
-            repeated_steps=self.partial.repeated(len(self.curves.steps)),
+            repeated_steps=self.checkpointer.repeated(len(self.curves.steps)),
             model_note=self.base.source.note,
             documents=self.documents,
             engine=f"{self.engine.name}{f' ({self.slower})' if self.slower else ''}",

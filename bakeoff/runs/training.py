@@ -1,22 +1,19 @@
 """fine_tune: the one training loop, for every method."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from bakeoff.config.hardware import repeatable
 from bakeoff.config.schema import TrainingSettings
 from bakeoff.core.errors import Diverged
+from bakeoff.core.events import Emit, silent
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import Engine
-from bakeoff.runs.checkpoints import Partial, Training
+from bakeoff.runs.checkpoints import Checkpointer, Training
 from bakeoff.runs.resources import Clock
-
-Emit = Callable[[dict[str, Any]], None]
-"""Takes news of a run: phase, step, loss; see progress."""
 
 
 @dataclass
@@ -42,14 +39,14 @@ def fine_tune(
     *,
     seed: int,
     clock: Clock,
-    emit: Emit = lambda news: None,
-    partial: Partial | None = None,
+    emit: Emit = silent,
+    checkpointer: Checkpointer | None = None,
 ) -> Curves:
     """Trains what has `requires_grad` and leaves the weights of the epoch with the lowest validation loss.
 
     The loss of a step is the cross-entropy summed over the label tokens of the whole effective batch, divided by their
-    number, so no micro-batch size changes it. `partial` keeps checkpoints, and goes on from the newest. Raises Diverged
-    with the step where a loss is not finite.
+    number, so no micro-batch size changes it. `checkpointer` keeps checkpoints, and goes on from the newest.
+    Raises Diverged with the step where a loss is not finite.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return Curves()
@@ -57,7 +54,7 @@ def fine_tune(
         train = engine.cached(model, train, recipe.micro_batch_size)
     with clock("validation"):
         validation = engine.cached(model, validation, recipe.micro_batch_size)
-    loop = Loop(engine, model, train, validation, recipe, seed, clock, emit, partial or Partial())
+    loop = Loop(engine, model, train, validation, recipe, seed, clock, emit, checkpointer or Checkpointer())
     loop.start()
     for epoch in range(loop.state.epoch, recipe.epochs + 1):
         loop.train_epoch(epoch)
@@ -71,10 +68,10 @@ class Loop:
 
     def __init__(
         self, engine: Engine, model: torch.nn.Module, train: Sequence[Encoded], validation: Sequence[Encoded],
-        recipe: TrainingSettings, seed: int, clock: Clock, emit: Emit, partial: Partial,
+        recipe: TrainingSettings, seed: int, clock: Clock, emit: Emit, checkpointer: Checkpointer,
     ) -> None:  # fmt: skip
         self.engine, self.model, self.train, self.validation = engine, model, train, validation
-        self.recipe, self.clock, self.emit, self.partial = recipe, clock, emit, partial
+        self.recipe, self.clock, self.emit, self.checkpointer = recipe, clock, emit, checkpointer
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = self.trained[0].device.type
         self.curves = Curves()
@@ -98,7 +95,7 @@ class Loop:
 
     def start(self) -> None:
         """Goes on from the newest checkpoint, or validates the model as it was attached."""
-        if not self.partial.restore(self.state):
+        if not self.checkpointer.restore(self.state):
             with self.clock("validation"):
                 self.curves.epochs.append({"epoch": 0, "validation_loss": self.validation_loss(), "best": 0})
 
@@ -109,10 +106,10 @@ class Loop:
             for place, window in enumerate(windows(len(self.train), self.recipe.batch_size, self.order)):
                 if place < self.state.window:  # done before the run was interrupted
                     continue
-                self.partial.counts()
+                self.checkpointer.counts()
                 self.step(epoch, [self.train[number] for number in window])
                 self.state.window = place + 1
-                self.partial.stepped(self.state)
+                self.checkpointer.stepped(self.state)
 
     def step(self, epoch: int, examples: Sequence[Encoded]) -> None:
         """One optimizer step on an effective batch. Raises Diverged."""
@@ -150,7 +147,7 @@ class Loop:
         """Validates after an epoch and keeps the weights where they are the best. Raises Diverged."""
         state, curves = self.state, self.curves
         state.over = epoch == self.recipe.epochs
-        self.partial.begin(state)  # is written while nothing of it changes
+        self.checkpointer.begin(state)  # is written while nothing of it changes
         with self.clock("validation"):
             losses = [row["loss"] for row in curves.steps if row["epoch"] == epoch]
             loss = self.validation_loss()
@@ -164,9 +161,10 @@ class Loop:
             if loss < state.best:
                 state.best, state.kept = loss, [parameter.detach().clone() for parameter in self.trained]
                 state.kept_step = len(curves.steps)
-            self.emit({"phase": "validation", "epoch": epoch, "epochs": self.recipe.epochs, **curves.epochs[-1]})
+            self.emit({"phase": "validation", "epoch": epoch, "epochs": self.recipe.epochs, "best": 0,
+                       "training_loss": curves.epochs[-1]["training_loss"], "validation_loss": loss})  # fmt: skip
         state.epoch, state.window, state.drawn = epoch + 1, 0, self.order.get_state()
-        self.partial.save(state)
+        self.checkpointer.save(state)
 
     def validation_loss(self) -> float:
         """Nats per label token of the validation documents; NaN without any."""

@@ -1,7 +1,7 @@
 """What only a process with torch can tell a plan: hashes, the machine resolved, and whether each method fits."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from bakeoff.config.schema import (
     plain,
 )
 from bakeoff.core.errors import UsageError, first_line
+from bakeoff.core.events import Emit
 from bakeoff.core.validation import build
 from bakeoff.data import tasks
 from bakeoff.data.encoding import Encoder, template_of
@@ -36,7 +37,7 @@ def probe(
     ways: dict[str, Any],
     methods: list[tuple[str, str, dict[str, Any]]],
     cache: str,
-    emit: Callable[[dict[str, Any]], None],
+    emit: Emit,
 ) -> dict[str, Any]:
     """Runs in a process of its own: hashes of model and data, the machine resolved, its compiler, and each method's
     hyperparameters as the model decides them. Raises UsageError."""

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from bakeoff.core.errors import one_line
+from bakeoff.core.events import Emit, News, silent
 from bakeoff.runs.records import RunSpec
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 class Progress:
@@ -47,14 +46,14 @@ class Progress:
     def run(self, spec: RunSpec) -> Iterator[Emit]:
         """Yields the function that takes a run's news."""
         if self.console is None:
-            yield lambda news: None
+            yield silent
         elif self.live:
             with self._bar(spec) as emit:
                 yield emit
         else:
             yield lambda news: self._line(spec, news)
 
-    def _line(self, spec: RunSpec, news: dict[str, Any]) -> None:
+    def _line(self, spec: RunSpec, news: News) -> None:
         if news["phase"] == "validation":
             self.say(
                 spec,
@@ -72,7 +71,7 @@ class Progress:
         with Bar(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(f"{title(spec)}: setup", total=None, detail="")
 
-            def emit(news: dict[str, Any]) -> None:
+            def emit(news: News) -> None:
                 phase = news["phase"]
                 label = f"{title(spec)}: {phase}"
                 if phase == "training":

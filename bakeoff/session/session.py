@@ -5,10 +5,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from bakeoff.config import presets as configuration
 from bakeoff.core.errors import UsageError
+from bakeoff.core.events import Emit, News
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.gate.verdicts import Gate
 from bakeoff.metrics.rouge import Prediction
@@ -17,7 +17,7 @@ from bakeoff.runs.records import Death, RunResult, RunSpec
 from bakeoff.session import worker
 from bakeoff.session.ledger import Ledger, Outcome
 from bakeoff.session.plan import Plan
-from bakeoff.session.progress import Emit, Progress, title
+from bakeoff.session.progress import Progress, title
 from bakeoff.session.store import Store
 
 
@@ -111,7 +111,7 @@ class Session:
         self.unfinished.pop(title(spec), None)
         return finished
 
-    def _told(self, spec: RunSpec, emit: Emit, news: dict[str, Any]) -> None:
+    def _told(self, spec: RunSpec, emit: Emit, news: News) -> None:
         """Passes a run's news on; what is kept of it is remembered, that it was resumed is said."""
         if "kept" in news:
             self.unfinished[title(spec)] = news["kept"]

@@ -19,9 +19,9 @@ from filelock import FileLock
 
 from bakeoff.config.schema import DurabilitySettings
 from bakeoff.core.errors import Diverged, UsageError
+from bakeoff.core.events import Emit, silent
 from bakeoff.runs.records import RunSpec
 
-Emit = Callable[[dict[str, Any]], None]
 ROOT = Path(__file__).resolve().parents[2]
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # Windows has no fork
 PATIENCE = 2.0
@@ -100,9 +100,7 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def call(
-    job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = lambda news: None, timeout: float = 0.0
-) -> Any:
+def call(job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = silent, timeout: float = 0.0) -> Any:
     """`job(*arguments, emit)` in a process of its own; what it prints goes to `log`.
 
     After `timeout` seconds it is ended (0: never). Raises UsageError as the job raised it, Died for any other end.
@@ -256,13 +254,13 @@ def run_job(
     spec: dict[str, Any], folder: str, cache: str, partial: str, durability: dict[str, Any], emit: Emit
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The job of a run: everything that it needs in, everything that it found out, as plain data."""
-    from bakeoff.runs.checkpoints import Partial
+    from bakeoff.runs.checkpoints import Checkpointer
     from bakeoff.runs.pipeline import run
     from bakeoff.runs.resources import Clock
 
     clock = Clock()
     # One writer: a worker whose parent was killed a moment ago may not have ended yet.
     with FileLock(Path(partial).with_name("writer.lock")):
-        kept = Partial(Path(partial), DurabilitySettings(**durability), clock, emit)
+        kept = Checkpointer(Path(partial), DurabilitySettings(**durability), clock, emit)
         result, predictions = run(RunSpec(**spec), Path(folder), Path(cache), emit, clock, kept)
     return asdict(result), [asdict(prediction) for prediction in predictions]

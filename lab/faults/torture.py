@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bakeoff.config.presets import ROOT
 from bakeoff.core.files import checksum
-from bakeoff.runs.checkpoints import Partial
+from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.session import worker
 from bakeoff.session.store import intact
 
@@ -181,14 +181,14 @@ def flips(stored: Path, unfinished: Path) -> list[tuple[str, int, int]]:
             noticed = [not intact(copy) for copy in flipped(folder, path)]
             rows.append((f"finished run: {path.relative_to(folder).as_posix()}", len(noticed), sum(noticed)))
     [folder] = (unfinished / "partial").glob("*/")
-    whole = len(list(Partial(folder)._checkpoints()))
+    whole = len(list(Checkpointer(folder)._checkpoints()))
     for path in sorted(folder.glob("checkpoint-*")):
-        noticed = [len(list(Partial(copy)._checkpoints())) == whole - 1 for copy in flipped(folder, path)]
+        noticed = [len(list(Checkpointer(copy)._checkpoints())) == whole - 1 for copy in flipped(folder, path)]
         rows.append((f"unfinished run: {path.name}", len(noticed), sum(noticed)))
     journal = folder / "summaries.jsonl"
     weights = json.loads(journal.read_bytes().splitlines()[0])["body"]["weights"]
-    chunks = len(Partial(folder).summaries(weights))
-    noticed = [len(Partial(copy).summaries(weights)) < chunks for copy in flipped(folder, journal)]
+    chunks = len(Checkpointer(folder).summaries(weights))
+    noticed = [len(Checkpointer(copy).summaries(weights)) < chunks for copy in flipped(folder, journal)]
     rows.append((f"unfinished run: {journal.name}", len(noticed), sum(noticed)))
     return rows
 

@@ -74,7 +74,7 @@ def test_a_preset_that_is_not_there_is_refused(name):
         ("[model]\nspecial_tokens = [1]", 2, "expected a text in quotes"),
         ("[model]\narchitecture = 'llama'", 2, "expected a table"),
         ("[task]\ntrain = 9_000_000_000_000_000_000_000", 2, "at most 64 bits"),
-        ("[machine]\nattention = 'flash'", 2, "expected one of auto, eager, sdpa, flash_attention_2"),
+        ("[engine]\nattention = 'flash'", 2, "expected one of auto, eager, sdpa, flash_attention_2"),
         ("\n\nseeds = 42", 3, "expected a list"),
         ("seeds = []", 1, "seeds is empty"),
         ("seeds = [1, 1]", 1, "expected different whole numbers"),

@@ -16,7 +16,7 @@ from bakeoff.config.schema import DurabilitySettings, GenerationSettings, TaskSe
 from bakeoff.data.encoding import Encoder
 from bakeoff.methods.registry import select
 from bakeoff.runs import checkpoints, training
-from bakeoff.runs.checkpoints import Chunk, Partial, seal, unseal
+from bakeoff.runs.checkpoints import Checkpointer, Chunk, seal, unseal
 from bakeoff.runs.resources import Clock, Memory
 
 METHODS = {entry.name: entry for entry in select(["all"])}
@@ -51,7 +51,7 @@ def train(tiny, encoded, fp32):
 
         try:
             curves = fine_tune(model, encoded, encoded[:3], recipe, fp32, seed=7, pad=256, clock=Clock(), emit=tell,
-                               partial=partial)  # fmt: skip
+                               checkpointer=partial)  # fmt: skip
         finally:
             partial.beside.shutdown()  # what it still writes or removes
         weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -68,21 +68,21 @@ def same(one, other):
 
 @pytest.mark.parametrize("steps", range(12))
 def test_training_killed_after_any_step_ends_as_if_it_had_not_been(train, tmp_path, steps):
-    whole = train(Partial())
+    whole = train(Checkpointer())
     with pytest.raises(Killed):
-        train(Partial(tmp_path, EVERY_TWO), steps)
-    again = Partial(tmp_path, EVERY_TWO)
+        train(Checkpointer(tmp_path, EVERY_TWO), steps)
+    again = Checkpointer(tmp_path, EVERY_TWO)
     assert same(train(again), whole)
     assert again.repeated(12) == steps % 2 + 1  # since the last checkpoint, the unfinished one included
 
 
 @pytest.mark.parametrize("method", ["full", "last-layer", "soft-prompt"])
 def test_every_method_goes_on(train, tmp_path, method):
-    whole = train(Partial(), method=method)
+    whole = train(Checkpointer(), method=method)
     for steps in (3, 7, 8):
         with pytest.raises(Killed):
-            train(Partial(tmp_path, EVERY_TWO), steps, method)
-    last = Partial(tmp_path, EVERY_TWO)
+            train(Checkpointer(tmp_path, EVERY_TWO), steps, method)
+    last = Checkpointer(tmp_path, EVERY_TWO)
     assert same(train(last, method=method), whole)
     assert last.repeated(12) == 2 + 2 + 1  # it went on, each time from the last even step
 
@@ -90,8 +90,8 @@ def test_every_method_goes_on(train, tmp_path, method):
 def test_steps_computed_again_are_counted_over_all_processes(train, tmp_path):
     for steps in (1, 5, 5, 11):
         with pytest.raises(Killed):
-            train(Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0)), steps)
-    last = Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0))
+            train(Checkpointer(tmp_path, DurabilitySettings(checkpoint_seconds=0)), steps)
+    last = Checkpointer(tmp_path, DurabilitySettings(checkpoint_seconds=0))
     train(last)
     # Checkpoints stand at 4 and 8 steps only; steps 2, 6, 6 and 12 died unfinished: 2 - 0, 6 - 4, 6 - 4, 12 - 8.
     assert last.repeated(12) == 2 + 2 + 2 + 4
@@ -103,7 +103,7 @@ def test_a_checkpoint_is_due_by_steps_or_by_seconds(train, tmp_path):
         ("steps", DurabilitySettings(checkpoint_seconds=0, checkpoint_steps=3), 6),
         ("seconds", DurabilitySettings(checkpoint_seconds=1e-9), 15),
     ):
-        train(Partial(tmp_path / name, due))
+        train(Checkpointer(tmp_path / name, due))
         [*_, newest] = sorted((tmp_path / name).glob("checkpoint-*.json"))
         assert newest.stem == f"checkpoint-{expected:08}"
         assert len(list((tmp_path / name).glob("checkpoint-*"))) == 2 * checkpoints.KEPT
@@ -113,15 +113,15 @@ def test_a_checkpoint_is_due_by_steps_or_by_seconds(train, tmp_path):
 def test_the_best_weights_are_known_whenever_they_were_written(train, tmp_path, monkeypatch, epoch):
     losses = iter([3.0, *(1.0 if number == epoch else 2.0 for number in (1, 2, 3))] * 5)
     monkeypatch.setattr(training, "mean_loss", lambda *arguments: next(losses))
-    whole = train(Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0)))
+    whole = train(Checkpointer(tmp_path, DurabilitySettings(checkpoint_seconds=0)))
     assert [row["epoch"] for row in whole[0]["epochs"] if row["best"]] == [epoch]
     held = [{name.split(".")[0] for name in load_file(file)} for file in sorted(tmp_path.glob("*.safetensors"))]
     assert held == [{"kept", "optimizer", "trained"}, {"kept", "trained"}]  # of the epochs before, where they ended
-    assert same(train(Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0))), whole)  # from the last
+    assert same(train(Checkpointer(tmp_path, DurabilitySettings(checkpoint_seconds=0))), whole)  # from the last
     for file in tmp_path.glob("checkpoint-00000003.*"):
         file.unlink()
     losses = iter([1.0 if epoch == 3 else 2.0])
-    assert same(train(Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0))), whole)  # from the one before
+    assert same(train(Checkpointer(tmp_path, DurabilitySettings(checkpoint_seconds=0))), whole)  # from the one before
 
 
 def test_tensors_are_written_while_validation_computes(train, tmp_path, monkeypatch):
@@ -137,19 +137,19 @@ def test_tensors_are_written_while_validation_computes(train, tmp_path, monkeypa
         validated.clear()
         return real(*arguments)
 
-    whole = train(Partial())
+    whole = train(Checkpointer())
     monkeypatch.setattr(training, "mean_loss", validation)
     monkeypatch.setattr(checkpoints, "save_tensors", writing)
-    assert same(train(Partial(tmp_path, DurabilitySettings(checkpoint_seconds=0))), whole)
+    assert same(train(Checkpointer(tmp_path, DurabilitySettings(checkpoint_seconds=0))), whole)
     assert written == [True] * 3
 
 
 @pytest.mark.parametrize("kind", ["json", "safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "tear", "empty", "lose"])
 def test_a_damaged_checkpoint_is_not_believed_and_the_one_before_is(train, tmp_path, kind, damage):
-    whole = train(Partial())
+    whole = train(Checkpointer())
     with pytest.raises(Killed):
-        train(Partial(tmp_path, EVERY_TWO), 7)
+        train(Checkpointer(tmp_path, EVERY_TWO), 7)
     [*_, newest] = sorted(tmp_path.glob(f"checkpoint-*.{kind}"))
     content = newest.read_bytes()
     if damage == "lose":
@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_is_not_believed_and_the_one_before_is(train, tmp_p
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         newest.write_bytes({"flip": flipped, "tear": content[:-1], "empty": b""}[damage])
     said = []
-    again = Partial(tmp_path, EVERY_TWO, emit=said.append)
+    again = Checkpointer(tmp_path, EVERY_TWO, emit=said.append)
     assert same(train(again), whole)
     assert again.repeated(12) == 4  # 5 to 8, from 4 instead of 6
     assert damage == "lose" or "is damaged and not believed" in said[0]["resumed"]
@@ -167,50 +167,52 @@ def test_a_damaged_checkpoint_is_not_believed_and_the_one_before_is(train, tmp_p
 
 @pytest.mark.parametrize("damage", ["no page", "a torn page"])
 def test_what_is_not_believed_takes_no_checkpoint_s_place(train, tmp_path, damage):
-    whole = train(Partial())
+    whole = train(Checkpointer())
     with pytest.raises(Killed):
-        train(Partial(tmp_path, EVERY_TWO), 5)  # after the checkpoints of step 4 and of the epoch's end
+        train(Checkpointer(tmp_path, EVERY_TWO), 5)  # after the checkpoints of step 4 and of the epoch's end
     [*_, newest] = sorted(tmp_path.glob("checkpoint-*.json"))
     newest.unlink() if damage == "no page" else newest.write_bytes(newest.read_bytes()[1:])
     with pytest.raises(Killed):
-        train(Partial(tmp_path, EVERY_TWO), 7)  # goes on from step 4 and writes one more
+        train(Checkpointer(tmp_path, EVERY_TWO), 7)  # goes on from step 4 and writes one more
     [*_, newest] = sorted(tmp_path.glob("checkpoint-*.json"))
     newest.write_bytes(b"")
-    again = Partial(tmp_path, EVERY_TWO)
+    again = Checkpointer(tmp_path, EVERY_TWO)
     before = again.computed()
     assert same(train(again), whole)
     assert again.computed() - before == 12 - 4  # not all 12
 
 
 def test_without_a_checkpoint_to_believe_training_starts_again(train, tmp_path):
-    whole = train(Partial())
+    whole = train(Checkpointer())
     with pytest.raises(Killed):
-        train(Partial(tmp_path, EVERY_TWO), 7)
+        train(Checkpointer(tmp_path, EVERY_TWO), 7)
     for file in tmp_path.glob("checkpoint-*.json"):
         file.write_bytes(file.read_bytes()[1:])
-    again = Partial(tmp_path, EVERY_TWO)
+    again = Checkpointer(tmp_path, EVERY_TWO)
     assert same(train(again), whole) and again.repeated(12) == 8
 
 
 def test_a_checkpoint_of_another_run_or_schema_is_not_believed(train, tmp_path, monkeypatch):
     with pytest.raises(Killed):
-        train(Partial(tmp_path / "one", EVERY_TWO), 7)
+        train(Checkpointer(tmp_path / "one", EVERY_TWO), 7)
     shutil.copytree(tmp_path / "one", tmp_path / "other")
-    assert list(Partial(tmp_path / "one")._checkpoints()) and not list(Partial(tmp_path / "other")._checkpoints())
+    assert list(Checkpointer(tmp_path / "one")._checkpoints()) and not list(
+        Checkpointer(tmp_path / "other")._checkpoints()
+    )
     monkeypatch.setattr(checkpoints, "SCHEMA", checkpoints.SCHEMA + 1)
-    assert not list(Partial(tmp_path / "one")._checkpoints())
+    assert not list(Checkpointer(tmp_path / "one")._checkpoints())
 
 
 @pytest.mark.parametrize("broken", ["save_tensors", "write_whole", "arrive"])
 def test_a_checkpoint_that_can_not_be_written_leaves_the_older_ones_and_no_rest(train, tmp_path, monkeypatch, broken):
-    whole = train(Partial())
+    whole = train(Checkpointer())
     with pytest.raises(Killed):
-        train(Partial(tmp_path, EVERY_TWO), 5)
+        train(Checkpointer(tmp_path, EVERY_TWO), 5)
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    partial = Partial(tmp_path, EVERY_TWO)
+    partial = Checkpointer(tmp_path, EVERY_TWO)
     found = list(partial._checkpoints())
     with monkeypatch.context() as patch:
         patch.setattr(partial, "_checkpoints", lambda: iter(found))
@@ -218,12 +220,12 @@ def test_a_checkpoint_that_can_not_be_written_leaves_the_older_ones_and_no_rest(
         with pytest.raises(OSError, match="No space left"):
             train(partial)
     assert not list(tmp_path.glob(".*"))
-    assert same(train(Partial(tmp_path, EVERY_TWO)), whole)
+    assert same(train(Checkpointer(tmp_path, EVERY_TWO)), whole)
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
     (tmp_path / ".checkpoint-00000001.safetensors.new").write_bytes(b"half")
-    Partial(tmp_path)
+    Checkpointer(tmp_path)
     assert os.listdir(tmp_path) == []
 
 
@@ -238,12 +240,12 @@ def test_a_resumed_run_books_what_counts_and_keeps_its_peak(train, tmp_path):
         def raise_to(self, peaks):
             self.before = peaks
 
-    first = Partial(tmp_path, EVERY_TWO, Clock())
+    first = Checkpointer(tmp_path, EVERY_TWO, Clock())
     first.memory = Level()
     first.clock.seconds["training"] = 100.0
     with pytest.raises(Killed):
         train(first, 3)
-    second = Partial(tmp_path, EVERY_TWO, Clock())
+    second = Checkpointer(tmp_path, EVERY_TWO, Clock())
     second.memory = Level()
     train(second)
     assert 100 <= second.clock.seconds["training"] < 150
@@ -277,15 +279,15 @@ def write(tiny, task, fp32):
 
 @pytest.mark.parametrize("chunks", range(4))
 def test_finished_summaries_are_not_written_again(write, tmp_path, chunks):
-    whole, _ = write(Partial())
+    whole, _ = write(Checkpointer())
     with pytest.raises(Killed):
-        write(Partial(tmp_path), chunks)
-    assert write(Partial(tmp_path)) == (whole, list(range(chunks, 4)))
+        write(Checkpointer(tmp_path), chunks)
+    assert write(Checkpointer(tmp_path)) == (whole, list(range(chunks, 4)))
 
 
 @pytest.mark.parametrize("damage", ["flip", "tear"])
 def test_a_damaged_line_of_summaries_is_written_again(write, tmp_path, damage):
-    whole, _ = write(Partial(tmp_path))
+    whole, _ = write(Checkpointer(tmp_path))
     journal = tmp_path / "summaries.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     content = journal.read_bytes()
@@ -294,13 +296,13 @@ def test_a_damaged_line_of_summaries_is_written_again(write, tmp_path, damage):
         journal.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
     else:
         journal.write_bytes(content[:-1])
-    assert write(Partial(tmp_path)) == (whole, [1] if damage == "flip" else [3])
-    assert write(Partial(tmp_path)) == (whole, [])
+    assert write(Checkpointer(tmp_path)) == (whole, [1] if damage == "flip" else [3])
+    assert write(Checkpointer(tmp_path)) == (whole, [])
 
 
 def test_summaries_of_other_weights_are_not_believed(write, tmp_path):
-    write(Partial(tmp_path))
-    assert write(Partial(tmp_path), weights="others")[1] == [0, 1, 2, 3]
+    write(Checkpointer(tmp_path))
+    assert write(Checkpointer(tmp_path), weights="others")[1] == [0, 1, 2, 3]
 
 
 def test_every_flipped_bit_of_a_sealed_line_is_noticed():
@@ -314,7 +316,7 @@ def test_every_flipped_bit_of_a_sealed_line_is_noticed():
 
 
 def test_a_partial_without_a_folder_keeps_nothing(train, write):
-    partial = Partial()
+    partial = Checkpointer()
     train(partial)
     partial.keep("w", 0, Chunk({0: ""}, 0))
     assert partial.summaries("w") == {} and partial.repeated(0) == 0
