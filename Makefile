@@ -34,7 +34,7 @@ slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy bakeoff
+	$(BIN)/mypy bakeoff lab
 	$(BIN)/lint-imports
 
 torture: $(READY)

@@ -134,7 +134,7 @@ def prepare(source: Source, cache: Path, planned: bool = False) -> Path | None:
 
 
 def load(
-    settings: ModelSettings, source: Source, folder: Path | None, attention: str, tokenizer: Any = None
+    settings: ModelSettings, source: Source, folder: Path | None, attention: str | None, tokenizer: Any = None
 ) -> tuple[Any, Any]:
     """Model in fp32 on the CPU and tokenizer, with the preset's special tokens added. Raises UsageError.
 
@@ -155,7 +155,7 @@ def load(
     return model, tokenizer
 
 
-def from_files(settings: ModelSettings, folder: str, attention: str, **options: Any) -> Any:
+def from_files(settings: ModelSettings, folder: str, attention: str | None, **options: Any) -> Any:
     """The model of a folder, in fp32; an output head that its files hold apart stays apart, whatever its configuration
     says. Raises UsageError for what transformers can't load, or would draw at random."""
     import torch

@@ -173,7 +173,7 @@ class ModelRun:
             repeated_steps=self.checkpointer.repeated(len(self.curves.steps)),
             model_note=self.base.source.note,
             documents=self.documents,
-            engine=f"{self.engine.name}{f' ({self.slower})' if self.slower else ''}",
+            engine_reason=self.slower,
         )
 
     def truncated(self) -> dict[str, int]:
@@ -223,7 +223,7 @@ def finish(
     clock: Clock,
     model_note: str = "",
     documents: str = "",
-    engine: str = "",
+    engine_reason: str = "",
     **measured: Any,
 ) -> tuple[RunResult, list[Prediction]]:
     """Scores the summaries and closes the books."""
@@ -249,7 +249,7 @@ def finish(
             **hardware.environment(),
             "model_note": model_note,
             "documents": documents,
-            "engine": engine,
+            "engine_reason": engine_reason,
         },
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=dict(clock.seconds),

@@ -156,14 +156,17 @@ def own_alarms(draw: np.random.Generator, scores: np.ndarray, seeds: tuple[int, 
 
 def power(draw: np.random.Generator, fitted: Fit, documents: int, seeds: int, rounds: int) -> Power:
     """A drop only shifts the difference, so every round tells the drop that it would just have found."""
-    needed, said = [], []
+    needed: list[float] = []
+    said: list[float] = []
     for number in range(rounds):
         shared = draw.normal(0, fitted.document, documents)
         found = contrast(*(side(draw, fitted, shared, count, fitted.seed) for count in (seeds, 5)))
         assert found.error
         needed.append(found.difference + stats.t.isf(ALPHA / 2, found.df) * found.error)
         if number < 500:
-            said.append(detectable(found, ALPHA, POWER))
+            smallest = detectable(found, ALPHA, POWER)
+            assert smallest is not None
+            said.append(smallest)
     return Power(documents, seeds, np.sort(needed), float(np.mean(said)))
 
 

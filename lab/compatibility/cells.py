@@ -29,6 +29,7 @@ from bakeoff.config.schema import (
     plain,
 )
 from bakeoff.core.errors import UsageError, first_line
+from bakeoff.core.events import silent
 from bakeoff.core.validation import build
 from bakeoff.data import tasks
 from bakeoff.data.encoding import Encoder
@@ -60,7 +61,7 @@ LEAD = 1e-4
 """Two tokens whose logits are closer than this are equal in fp32."""
 
 
-PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, packing=False, fused=False,
+PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, engine="plain", packing=False, fused=False,
                         compiled=False, shared_prefix=False)  # fmt: skip
 """Padded, as on a GPU."""
 
@@ -109,7 +110,9 @@ class Workbench:
     def _cell(self, architecture: str, name: str) -> Cell:
         entry = self.entries[name]
         options = hyperparameters(architecture, name)
-        asked = dataclasses.replace(PLAIN, packing=True, fused=True, compiled=self.compiled, shared_prefix=True)
+        asked = dataclasses.replace(
+            PLAIN, engine="cpu", packing=True, fused=True, compiled=self.compiled, shared_prefix=True
+        )
         try:
             planned = self.planned(architecture, entry, options, asked)
         except UsageError as error:
@@ -134,8 +137,8 @@ class Workbench:
 
     def planned(self, architecture: str, entry: Entry, options: dict[str, Any], machine: Computation) -> dict[str, Any]:
         """The method's hyperparameters, as a plan decides them. Raises UsageError where it refuses the method."""
-        found = probed(architectures.settings(architecture), self.task_settings, machine,
-                       [(entry.name, str(entry.file), options)], self.cache)  # fmt: skip
+        found = probed(architectures.settings(architecture), self.task_settings, of(MachineSettings, machine),
+                       of(EngineSettings, machine), [(entry.name, str(entry.file), options)], self.cache)  # fmt: skip
         decided: dict[str, Any] = found["methods"][entry.name]
         return decided
 
@@ -317,20 +320,20 @@ def distance(model: torch.nn.Module, right: dict[str, torch.Tensor | None]) -> f
 def probed(
     model: ModelSettings,
     task: TaskSettings,
-    machine: Computation,
+    machine: MachineSettings,
+    ways: EngineSettings,
     methods: list[tuple[str, str, dict[str, Any]]],
     cache: Path,
 ) -> dict[str, Any]:
     """What a plan finds, in this process. Raises UsageError for what it refuses."""
     return plan.probe(
-        plain(model), plain(task), plain(ScoringSettings()), plain(MachineSettings(**shared(MachineSettings, machine))),
-        plain(EngineSettings(**shared(EngineSettings, machine))), methods, str(cache), lambda news: None,
+        plain(model), plain(task), plain(ScoringSettings()), plain(machine), plain(ways), methods, str(cache), silent
     )  # fmt: skip
 
 
-def shared(kind: type, where: Computation) -> dict[str, Any]:
-    """The values of `where` for the fields of `kind`."""
-    return {field.name: getattr(where, field.name) for field in dataclasses.fields(kind)}
+def of(kind: Any, where: Computation) -> Any:
+    """The part of `where` that `kind` is."""
+    return kind(**{field.name: getattr(where, field.name) for field in dataclasses.fields(kind)})
 
 
 def standing(model: Any, machine: Computation) -> tuple[str, str]:

@@ -6,7 +6,7 @@ A count needs what no shape tells (how many layers, how wide a key is), so it st
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bakeoff.methods.parameters import ParameterCounts, Shapes, shapes_of
 from bakeoff.methods.targets import target_layers, target_names
@@ -31,7 +31,7 @@ class Prefix:
     width: int = 32
     """Key heads x width of a head."""
 
-    def attach(self, model, tokenizer):
+    def attach(self, model: Any, tokenizer: Any) -> Any:
         """Wraps `model` in PEFT's prefix tuning."""
         from peft import PrefixTuningConfig, get_peft_model
 
@@ -54,7 +54,7 @@ class ProjectedPrefix:
     width: int = 32
     hidden: int = 16
 
-    def attach(self, model, tokenizer):
+    def attach(self, model: Any, tokenizer: Any) -> Any:
         """Wraps `model` in PEFT's prefix tuning with a projection."""
         from peft import PrefixTuningConfig, get_peft_model
 
@@ -85,7 +85,7 @@ class PTuning:
     """Of the input embedding."""
     hidden: int = 16
 
-    def attach(self, model, tokenizer):
+    def attach(self, model: Any, tokenizer: Any) -> Any:
         """Wraps `model` in PEFT's prompt encoder."""
         from peft import PromptEncoderConfig, get_peft_model
 
@@ -107,7 +107,7 @@ class IA3:
     name: ClassVar[str] = "ia3"
     by_default: ClassVar[bool] = False
 
-    def attach(self, model, tokenizer):
+    def attach(self, model: Any, tokenizer: Any) -> Any:
         """Wraps `model` in PEFT's IA3 on the layers that LoRA adapts by default."""
         from peft import IA3Config, get_peft_model
 

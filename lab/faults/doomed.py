@@ -47,7 +47,7 @@ MOMENTS = {  # name: (what is called then, its name, whether the kill comes befo
 def strike(whom: str) -> None:
     """SIGKILL; where only the parent is hit, this process goes on as if nothing were wrong."""
     parent = multiprocessing.parent_process()
-    if whom == "all" or parent is None:
+    if whom == "all" or parent is None or parent.pid is None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
     else:
         os.kill(parent.pid, signal.SIGKILL)
@@ -99,7 +99,7 @@ class Doomed:
 
     rank: int = 8
 
-    def attach(self, model, tokenizer):
+    def attach(self, model: Any, tokenizer: Any) -> Any:
         """Wraps `model` in PEFT's LoRA."""
         config = LoraConfig(task_type="CAUSAL_LM", r=self.rank, lora_dropout=0.2, target_modules=["q_proj", "v_proj"])
         return get_peft_model(model, config)

@@ -12,6 +12,7 @@ from pathlib import Path
 from bakeoff.config import presets
 from bakeoff.config.schema import Settings, plain
 from bakeoff.core.errors import UsageError, first_line
+from bakeoff.core.events import silent
 from bakeoff.runs import pipeline
 from bakeoff.runs.records import RunResult
 from bakeoff.runs.resources import Clock
@@ -63,13 +64,13 @@ def rehearse(name: str, folder: Path, method: str = "all") -> tuple[str, list[st
     try:
         chosen = plan.configured(asked, [method])
         methods = [(entry.name, str(entry.file), plain(configured)) for entry, (configured, _) in chosen]
-        found = probed(asked.model, asked.task, asked.machine, methods, store.models)
+        found = probed(asked.model, asked.task, asked.machine, asked.engine, methods, store.models)
         planned = plan.make(asked, [method], store, found)
     except UsageError as refusal:
         return str(refusal), faults
     for spec in (spec for specs in planned.specs.values() for spec in specs):
         try:
-            result, _ = pipeline.run(spec, folder / "runs" / spec.method, store.models, lambda news: None, Clock())
+            result, _ = pipeline.run(spec, folder / "runs" / spec.method, store.models, silent, Clock())
             faults += [f"{spec.method}: {fault}" for fault in shortcomings(result)]
         except Exception as error:  # late: a plan accepted it
             faults.append(f"{spec.method} died late: {type(error).__name__}: {first_line(error)}")

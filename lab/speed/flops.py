@@ -29,7 +29,7 @@ class Product:
     """Whether nothing below or in it is trained, so that its output is the same in every epoch."""
 
 
-def products(model: torch.nn.Module) -> list[Product]:
+def products(model: Any) -> list[Product]:
     """The products of one forward pass of `model`, which may stand on the meta device, by following requires_grad."""
     found: list[Product] = []
     streams: dict[Any, dict[str, bool]] = {}

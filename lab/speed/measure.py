@@ -113,7 +113,7 @@ class Lab:
 
     def check(self, shape: str, method: str, fp32: bool) -> None:
         """Equal work on a few documents. Raises Unequal."""
-        few = {"documents": SHAPES[shape].subset}
+        few: Any = {"documents": SHAPES[shape].subset}
         own = self.spec(shape, method)["machine"]["precision"]
         for precision in dict.fromkeys((own, "fp32")) if fp32 else (own,):
             bf16 = precision == "bf16"
@@ -171,7 +171,7 @@ class Lab:
         if switch == "shared_prefix" and self.precision == "bf16":
             return  # a soft prompt is too small a part of a row
         if self.seconds(kind, shape, method, ["bakeoff"]) and self.spec(shape, method)["machine"][switch]:
-            found = {"adapter": str(self.adapter(shape, method))} if kind == "generate" else {}
+            found: Any = {"adapter": str(self.adapter(shape, method))} if kind == "generate" else {}
             self.arm(kind, shape, method, f"without {switch}", **found)
 
     def utilisation(self, shape: str, lora: bool) -> None:

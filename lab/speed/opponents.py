@@ -45,6 +45,8 @@ class Recorder(Trainer):
     """A Trainer that keeps the loss of every micro-batch, counts its tokens, and takes its documents in an order."""
 
     order: Order | None = None
+    parts: list[torch.Tensor]
+    tokens: list[torch.Tensor]
 
     def training_step(self, model: Any, inputs: Any, *others: Any, **keywords: Any) -> torch.Tensor:
         """Trainer's own, remembered."""

@@ -94,7 +94,14 @@ def test_the_report_names_the_card(tmp_path, probed):
     task = tasks.load(chosen.task, rouge.Scorer(chosen.scoring))
     result, _ = pipeline.finish(spec, task, ["a summary"] * len(task.examples.test), Clock())
     assert H100.items() <= result.environment.items()
-    assert set(result.environment) == {*hardware.environment(), *H100, "compiler", "model_note", "documents"}
+    assert set(result.environment) == {
+        *hardware.environment(),
+        *H100,
+        "compiler",
+        "model_note",
+        "documents",
+        "engine_reason",
+    }
 
 
 # Where a GPU is expected
