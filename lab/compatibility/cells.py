@@ -61,8 +61,8 @@ LEAD = 1e-4
 """Two tokens whose logits are closer than this are equal in fp32."""
 
 
-PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, engine="plain", packing=False, fused=False,
-                        compiled=False, shared_prefix=False)  # fmt: skip
+PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, engine="plain",
+                    packing=False, fused=False, compiled=False, shared_prefix=False)  # fmt: skip
 """Padded, as on a GPU."""
 
 
