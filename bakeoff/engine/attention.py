@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from bakeoff.config.schema import Computation
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.kernels import BLOCK, causal_mask
-from bakeoff.engine.shared_prefix import Copies, Shared, common
+from bakeoff.engine.shared_prefix import Copies, SharedPrefix, common
 from bakeoff.engine.virtual import virtual_tokens
 
 PACKED = "bakeoff_packed"
@@ -34,7 +34,7 @@ class Segments(Protocol):
 
     wanted: torch.Tensor | None
     """Places of the tokens whose logits are wanted; None: of all."""
-    shared: Shared | None
+    shared: SharedPrefix | None
     """Where documents have their first tokens in common, and these stand in the row once."""
 
     def __call__(
@@ -204,7 +204,7 @@ def row_logits(
         count += virtual if share else 0
     places, found = positions(lengths, ids.device), segments(lengths)
     if share and share(count * (len(lengths) - 1), sum(lengths)):
-        found.shared = Shared(lengths, count, ids.device)
+        found.shared = SharedPrefix(lengths, count, ids.device)
         inputs, keep, places = (part.index_select(1, found.shared.row) for part in (inputs, keep, places))
     return forward(inner, found, lengths, keep, places, **{name: inputs})
 
@@ -236,7 +236,7 @@ class Documents:
     """Documents one after another in a row, each causal in itself."""
 
     wanted: torch.Tensor | None = None
-    shared: Shared | None = None
+    shared: SharedPrefix | None = None
 
     def __init__(self, lengths: Sequence[int], flash: bool = False) -> None:
         self.lengths, self.flash = list(lengths), flash

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bakeoff.engine.attention import CAUSAL, Documents, Variant, softmax_of, squeezed
 from bakeoff.engine.cpu import native
-from bakeoff.engine.shared_prefix import Shared
+from bakeoff.engine.shared_prefix import SharedPrefix
 
 
 class Cache:
@@ -77,7 +77,7 @@ class Step:
     """One new token for each of the first rows of the cache; a token sees its own row alone."""
 
     wanted: torch.Tensor | None = None
-    shared: Shared | None = None
+    shared: SharedPrefix | None = None
 
     def __init__(self, cache: Cache, lengths: Sequence[int], device: Any) -> None:
         """`lengths` are tokens in the cache before this step."""

@@ -36,7 +36,7 @@ def offsets(sizes: Sequence[int]) -> list[int]:
     return starts
 
 
-class Shared:
+class SharedPrefix:
     """Documents whose first `count` tokens are the same, once in a row."""
 
     def __init__(self, lengths: Sequence[int], count: int, device: Any) -> None:
@@ -69,7 +69,7 @@ class Copies(torch.autograd.Function):
     """The tokens of each document, one document after another, from a row where the shared ones stand once."""
 
     @staticmethod
-    def forward(ctx: Any, row: torch.Tensor, shared: Shared) -> torch.Tensor:
+    def forward(ctx: Any, row: torch.Tensor, shared: SharedPrefix) -> torch.Tensor:
         """All documents' tokens x ... from tokens of the row x ..."""
         ctx.shared = shared
         return row.index_select(0, shared.copies)

@@ -26,7 +26,7 @@ class Check:
     """For the JUnit file: points of ROUGE, p, the verdict."""
 
 
-class Keeper:
+class Gatekeeper:
     """Judges the methods of a session against the baseline in `path`; `remedy` is the command that accepts them."""
 
     def __init__(self, session: Session, path: Path, *, update: bool, strict: bool, remedy: str) -> None:

@@ -22,7 +22,7 @@ from bakeoff.gate import baseline
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.report import published
 from bakeoff.session import plan, worker
-from bakeoff.session.gatekeeper import Keeper
+from bakeoff.session.gatekeeper import Gatekeeper
 from bakeoff.session.ledger import Ledger
 from bakeoff.session.progress import Progress
 from bakeoff.session.session import Session, trials
@@ -109,7 +109,7 @@ def share(session: Session) -> str:
     return json.dumps({"found": session.plan.found, "ledger": str(session.ledger.folder)})
 
 
-def keep(options: Namespace, session: Session) -> Keeper | None:
+def keep(options: Namespace, session: Session) -> Gatekeeper | None:
     """The keeper of the gate, None where nothing of it was asked for. Raises UsageError."""
     update = options.update_baseline
     if not (options.gate or options.gate_strict or update):
@@ -126,7 +126,7 @@ def keep(options: Namespace, session: Session) -> Keeper | None:
             f"--update-baseline needs {baseline.SEEDS} seeds or more, got {len(chosen.seeds)}; type {updating(options)}"
         )
     path = baseline_path(options, chosen)
-    return Keeper(session, path, update=update, strict=options.gate_strict, remedy=updating(options))
+    return Gatekeeper(session, path, update=update, strict=options.gate_strict, remedy=updating(options))
 
 
 def updating(options: Namespace) -> str:

@@ -11,7 +11,7 @@ from bakeoff.data.encoding import Encoded, Encoder
 from bakeoff.engine import attention, layout, shared_prefix
 from bakeoff.engine.cpu import layers, native
 from bakeoff.engine.cpu.kernels import BLOCK
-from bakeoff.engine.shared_prefix import Copies, Shared
+from bakeoff.engine.shared_prefix import Copies, SharedPrefix
 from bakeoff.methods.registry import select
 
 METHODS = {entry.name: entry for entry in select(["all"])}
@@ -199,7 +199,7 @@ def test_where_a_step_is_quick_a_tenth_of_it_is_not_worth_a_copy(tiny, fp32, tok
 def test_another_number_of_tokens_than_the_row_has_is_refused(tiny):
     model, _ = tiny()
     segments = attention.Documents([5, 4])
-    segments.shared = Shared([5, 4], 2, "cpu")
+    segments.shared = SharedPrefix([5, 4], 2, "cpu")
     cos = torch.ones(1, 8, 8)
     with pytest.raises(ValueError, match="attention is given 8 tokens, where a row has 7"):
         layers.heads(model.model.layers[0].self_attn, torch.randn(1, 8, 32), (cos, cos), segments)
@@ -239,7 +239,7 @@ def test_other_architectures_write_the_same(tiny, task, fp32, tokens, kind, chan
 
 
 def test_what_documents_add_to_a_shared_tokens_gradient_is_rounded_once():
-    shared = Shared([2] * 300, 1, "cpu")
+    shared = SharedPrefix([2] * 300, 1, "cpu")
     row = torch.zeros(301, 1, dtype=torch.bfloat16, requires_grad=True)
     Copies.apply(row, shared).sum().backward()
     assert row.grad.flatten().tolist() == [300.0] + [1.0] * 300  # one by one, bf16 would stay at 256
