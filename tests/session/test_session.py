@@ -203,14 +203,14 @@ def test_the_compiler_works_ahead_of_a_new_plan_that_may_want_it(store, monkeypa
 
 
 def test_nothing_is_timed_while_the_compiler_works(store, tmp_path, monkeypatch):
-    place, order, timing = Store(tmp_path / "store"), [], threading.Event()
+    place, order, begun = Store(tmp_path / "store"), [], threading.Event()
 
     def report_needs():
-        timing.wait(0.5)
+        begun.wait(0.5)
         order.append("imported")
 
     def quicker(where):
-        timing.set()
+        begun.set()
         order.append("timed")
         return "eager", {}
 
