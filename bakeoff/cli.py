@@ -8,7 +8,8 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from bakeoff.config.presets import ROOT, parse_change
+from bakeoff.config import project
+from bakeoff.config.presets import parse_change
 from bakeoff.config.schema import ScoringSettings
 from bakeoff.core.errors import UsageError, nearest, one_line
 from bakeoff.core.validation import build
@@ -17,6 +18,7 @@ from bakeoff.core.validation import build
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns 0, 1 where `compare` turns red, or 4 with one line on stderr for what can be mended."""
     try:
+        project.use(project.around(Path.cwd()))
         options = parser().parse_args(arguments)
         said, code = options.command(options), 0
         if isinstance(said, tuple):
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN|FILE",
         help="a run's fingerprint or its first digits, its folder, or a .jsonl file with reference and summary",
     )
-    scores.add_argument("--store", default=str(ROOT / ".bakeoff"), metavar="FOLDER")
+    scores.add_argument("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
     scores.add_argument(
         "--set",
         action="append",
@@ -147,7 +149,7 @@ def score(options: argparse.Namespace) -> str:
     from bakeoff.metrics.rouge import Scorer
     from bakeoff.session.store import MANIFEST, SCHEMA, foreign_schema, intact, one_document_an_id, read_predictions
 
-    path = predictions_path(options.run, Path(options.store))
+    path = predictions_path(options.run, Path(options.store or project.own(".bakeoff")))
     if (schema := foreign_schema(path.parent)) is not None:
         raise UsageError(
             f"score {options.run!r}: {path.parent} was stored with schema {str(schema)[:20]!r}, this Bakeoff reads "

@@ -3,12 +3,11 @@
 import contextlib
 import gc
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from bakeoff.config.presets import ROOT
+from bakeoff.config import project
 
 
 def pytest_addoption(parser):
@@ -27,12 +26,7 @@ def pytest_addoption(parser):
     add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
         help="change a setting, e.g. training.learning_rate=1e-3 or methods.lora.rank=8; repeatable")  # fmt: skip
     add("--fresh", action="store_true", help="train again what is finished")
-    add(
-        "--store",
-        default=str(ROOT / ".bakeoff"),
-        metavar="FOLDER",
-        help="finished runs; default .bakeoff beside bench/",
-    )
+    add("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
     add("--run-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="end a run that takes longer; "
         "its stack is in the report, what it finished is kept; default 0: never")  # fmt: skip
     add("--report-dir", default="", metavar="FOLDER", help="where the report goes; default reports/PRESET")
@@ -49,6 +43,12 @@ def _seconds(text):
     if not 0 <= value < 1e9:
         raise ValueError
     return value
+
+
+def pytest_configure(config):
+    """pytest's rootdir is the project."""
+    project.use(config.rootpath)
+    config.option.store = config.option.store or str(project.own(".bakeoff"))
 
 
 def pytest_sessionstart(session):
@@ -173,17 +173,10 @@ def floors(runs, bakeoff):
     """The floors of this method under this preset, from bench/thresholds.toml; skips where there are none."""
     from bakeoff.session.start import floors
 
-    found = floors(ROOT / "bench" / "thresholds.toml", bakeoff.plan.settings, runs[0].spec["method"])
+    found = floors(bakeoff.plan.settings, runs[0].spec["method"])
     if found is None:
         pytest.skip(f"bench/thresholds.toml has no floor for {bakeoff.plan.settings.preset}/{runs[0].spec['method']}")
     return found
-
-
-def pytest_sessionfinish(session):
-    """Spares the import of hypothesis, for a summary of tests that there were none of: most of a second."""
-    plugin = session.config.pluginmanager.get_plugin("hypothesispytest")
-    if plugin and "hypothesis" not in sys.modules:
-        session.config.pluginmanager.unregister(plugin)
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
@@ -193,7 +186,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if exitstatus == pytest.ExitCode.INTERRUPTED:
         terminalreporter.write_line(config.bakeoff.interrupted())
         return
-    folder = Path(config.option.report_dir or config.rootpath / "reports" / config.bakeoff.plan.settings.preset)
+    folder = Path(config.option.report_dir or project.own("reports", config.bakeoff.plan.settings.preset))
     try:
         text = config.bakeoff_gate.report(folder) if config.bakeoff_gate else config.bakeoff.report(folder)
     except OSError as error:

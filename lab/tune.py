@@ -16,6 +16,7 @@ from bakeoff.session import plan, worker
 from bakeoff.session.progress import Progress
 from bakeoff.session.session import Session
 from bakeoff.session.store import Store
+from bakeoff.shipped import ROOT
 
 GRID = {  # five each, around the value that is usual for the method
     "lora": (3e-4, 6e-4, 1e-3, 2e-3, 4e-3),
@@ -30,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lab.tune", description=__doc__)
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--method", action="append", choices=GRID, help="default: all four")
-    parser.add_argument("--store", default=str(presets.ROOT / ".bakeoff"))
+    parser.add_argument("--store", default=str(ROOT / ".bakeoff"))
     options = parser.parse_args()
     record = presets.preset_path(options.preset).with_suffix(".trials.json")
     trials = json.loads(record.read_text())["trials"] if record.is_file() else []

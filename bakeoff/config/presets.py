@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bakeoff.config import project
 from bakeoff.config.schema import SECTIONS, Settings
 from bakeoff.core.errors import UsageError, nearest
 from bakeoff.core.validation import at, build, check, show
-
-ROOT = Path(__file__).resolve().parents[2]
-PRESETS = ROOT / "bench" / "presets"
 
 
 def blame(settings: "Settings", key: str) -> str:
@@ -34,14 +32,27 @@ def preset_path(name: str) -> Path:
         if not path.stem.strip("."):  # it would name the report's folder
             raise UsageError(f"--preset {name}: the file needs a name before .toml")
         return path
-    if name not in preset_names():
+    found = project.find("bench", "presets", f"{name}.toml") if name in preset_names() else None
+    if found is None:
         raise UsageError(f"--preset {name!r} is not known; {nearest(name, preset_names())}")
-    return PRESETS / f"{name}.toml"
+    return found
 
 
 def preset_names() -> list[str]:
-    """The presets that ship with the benchmark."""
-    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+    """The project's presets and those that ship."""
+    return sorted({path.stem for folder in project.places("bench", "presets") for path in folder.glob("*.toml")})
+
+
+def find_beside(settings: Settings, *parts: str) -> Path | None:
+    """A file that says something of one preset: the project's, else the one that ships if the preset ships, too.
+
+    What ships was measured under the presets that ship; it is not held against the project's preset of the same name.
+    """
+    mine = project.own(*parts)
+    preset = settings.source or project.find("bench", "presets", f"{settings.preset}.toml")
+    if mine.is_file() or not preset or not project.ships(preset):
+        return mine if mine.is_file() else None
+    return project.find(*parts)
 
 
 def load(preset: str, *, model: str = "", task: str = "", seeds: str = "", changes: Sequence[str] = ()) -> Settings:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakeoff.config.presets import ROOT
+from bakeoff.config import presets, project
 from bakeoff.config.schema import Settings
 from bakeoff.core.errors import UsageError
 from bakeoff.gate.baseline import Record, read
@@ -13,21 +13,27 @@ from bakeoff.metrics.rouge import METRICS, same_scores
 from bakeoff.runs.records import RunResult
 from bakeoff.stats.contrasts import SeedVariance, components
 
-BASELINES = ROOT / "bench" / "baselines"
+
+def path_of(preset: str, folder: Path | None = None) -> Path:
+    """The file of a preset's calibration, in the project where no folder is given."""
+    return (folder or project.own("bench", "baselines")) / f"{preset}.calibration.json"
 
 
-def path_of(preset: str, folder: Path = BASELINES) -> Path:
-    """The file of a preset's calibration."""
-    return folder / f"{preset}.calibration.json"
+def find(settings: Settings, ending: str, folder: Path | None) -> Path | None:
+    """A preset's file in `folder`, or in the project and behind it where None is given; None where there is none."""
+    name = f"{settings.preset}{ending}"
+    if folder is None:
+        return presets.find_beside(settings, "bench", "baselines", name)
+    return folder / name if (folder / name).is_file() else None
 
 
-def load(settings: Settings, signature: str, folder: Path = BASELINES) -> dict[str, SeedVariance]:
+def load(settings: Settings, signature: str, folder: Path | None = None) -> dict[str, SeedVariance]:
     """By metric; {} where the preset has no calibration, or one of another model, task or signature.
 
     Raises UsageError for a file that is not what `python -m lab.calibration` writes.
     """
-    path = path_of(settings.preset, folder)
-    if not path.is_file():
+    path = find(settings, ".calibration.json", folder)
+    if path is None:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -47,13 +53,14 @@ class Loans:
 
     settings: Settings
     baseline: Record | None
-    folder: Path
+    folder: Path | None
 
     @classmethod
-    def read(cls, settings: Settings, folder: Path = BASELINES) -> "Loans":
+    def read(cls, settings: Settings, folder: Path | None = None) -> "Loans":
         """Reads the files of the settings' preset. Raises UsageError for one that isn't as it was written."""
         load(settings, "", folder)
-        return cls(settings, read(folder / f"{settings.preset}.json"), folder)
+        accepted = find(settings, ".json", folder)
+        return cls(settings, read(accepted) if accepted else None, folder)
 
     def of(self, results: Mapping[str, Sequence[RunResult]]) -> dict[str, dict[str, SeedVariance]]:
         """By method and metric, for the trained methods with one run."""

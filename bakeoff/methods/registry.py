@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config.presets import ROOT
+from bakeoff.config import project
 from bakeoff.config.schema import Settings, TrainingSettings, plain
 from bakeoff.core.errors import UsageError, first_line, nearest
 from bakeoff.core.validation import at, build, show
 
-METHODS = ROOT / "methods"
 GROUPS = {"reference": ("last-layer", "lora", "soft-prompt")}
 TRAINING_KEYS = tuple(f.name for f in dataclasses.fields(TrainingSettings))
 
@@ -84,7 +83,8 @@ def load_file(path: Path) -> list[Entry]:
             )
     if not kinds:
         raise UsageError(
-            f"--method {path}: holds no method; expected a dataclass with `name` and `attach` (see methods/lora.py)"
+            f"--method {path}: holds no method; expected a dataclass with `name` and `attach`; "
+            "give a file of helpers in methods/ a name that begins with _"
         )
     return [Entry(name, kind, path.resolve()) for name, kind in kinds.items()]
 
@@ -133,10 +133,22 @@ def _line_in(error: BaseException, path: Path) -> int:
     return line
 
 
-def shipped() -> dict[str, Entry]:
-    """Every method and control in methods/, by name, trained ones in the order of their files."""
-    entries = [entry for path in sorted(METHODS.glob("*.py")) for entry in load_file(path)]
-    return {entry.name: entry for entry in entries}
+def known_methods() -> dict[str, Entry]:
+    """Every method and control by name: those that ship, then the project's, which replace those of the same name.
+
+    Each in the order of the files in methods/; a file whose name begins with _ holds none. Raises UsageError.
+    """
+    return {name: entry for folder in reversed(project.places("methods")) for name, entry in in_folder(folder).items()}
+
+
+def in_folder(folder: Path) -> dict[str, Entry]:
+    """The methods of a folder's files, by name. Raises UsageError for two of one name."""
+    found: dict[str, Entry] = {}
+    for entry in (one for path in sorted(folder.glob("[!_]*.py")) for one in load_file(path)):
+        twin = found.setdefault(entry.name, entry)
+        if twin is not entry:
+            raise UsageError(f"{entry.file}: {twin.file} has a method named {entry.name!r}, too; rename one")
+    return found
 
 
 def select(asked: Sequence[str]) -> list[Entry]:
@@ -144,7 +156,7 @@ def select(asked: Sequence[str]) -> list[Entry]:
 
     Raises UsageError for an unknown name, with the nearest, and for two methods of one name.
     """
-    known = shipped()
+    known = known_methods()
     chosen: dict[str, Entry] = {}
     for word in (part.strip() for text in asked for part in text.split(",")):
         if word == "all":
@@ -218,7 +230,7 @@ def configure(entry: Entry, settings: Settings) -> tuple[Any, TrainingSettings]:
 def refuse_unread(settings: Settings, entries: Sequence[Entry]) -> None:
     """Raises UsageError for a `--set` that no selected method reads, and for a `[methods.NAME]` that nobody is."""
     selected = {entry.name for entry in entries}
-    known = selected | set(shipped())
+    known = selected | set(known_methods())
     for name in settings.methods:
         if name not in known:
             raise UsageError(

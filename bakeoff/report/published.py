@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakeoff.config.presets import ROOT, preset_names, read_toml
+from bakeoff.config import project
+from bakeoff.config.presets import find_beside, preset_names, read_toml
 from bakeoff.config.schema import Settings, setting
 from bakeoff.core.errors import UsageError, nearest
 from bakeoff.core.validation import at, build
 from bakeoff.methods.parameters import ParameterCounts
 
-FOLDER = ROOT / "bench" / "published"
 COUNTS = ("total", "trainable", "frozen", "added")
 
 
@@ -88,8 +88,9 @@ def load(path: Path) -> Published:
 EXAMPLES = {"preset": "quick", "model": "smollm2-135m", "task": "aclsum/outcome", "source": "Smith et al. 2024"}
 
 
-def beside(settings: Settings, folder: Path = FOLDER) -> list[Published]:
+def beside(settings: Settings) -> list[Published]:
     """The published tables of a bake-off's preset, where it still has the table's model and task. Raises UsageError."""
-    tables = [load(path) for path in sorted(folder.glob("*.toml"))]
+    names = {path.name for folder in project.places("bench", "published") for path in folder.glob("*.toml")}
+    tables = [load(path) for name in sorted(names) if (path := find_beside(settings, "bench", "published", name))]
     asked = (settings.preset, settings.model.name, settings.task.name)
     return [table for table in tables if (table.preset, table.model, table.task) == asked]

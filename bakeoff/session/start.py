@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from filelock import FileLock
 
 from bakeoff import engine, report
-from bakeoff.config import presets, schema
+from bakeoff.config import presets, project, schema
 from bakeoff.config.hardware import expects_card
 from bakeoff.core.errors import UsageError
 from bakeoff.core.validation import at
@@ -38,7 +38,7 @@ def load_settings(options: Namespace) -> schema.Settings:
     ]
     chosen = presets.load(options.preset, model=options.model, task=options.task, seeds=options.seeds, changes=changes)
     trials(chosen)
-    floors(presets.ROOT / "bench" / "thresholds.toml", chosen, "")
+    floors(chosen, "")
     keepable(getattr(options, "report_dir", ""))
     return chosen
 
@@ -100,8 +100,11 @@ def ahead(chosen: schema.Settings, store: Store, new: bool) -> None:
 
 
 def baseline_path(options: Namespace, chosen: schema.Settings) -> Path:
-    """The file of the preset's accepted scores."""
-    return Path(options.baseline or presets.ROOT / "bench" / "baselines" / f"{chosen.preset}.json")
+    """The file of the preset's accepted scores: to be written, the project's; to be read, also one that ships."""
+    if options.baseline:
+        return Path(options.baseline)
+    parts = ("bench", "baselines", f"{chosen.preset}.json")
+    return (None if options.update_baseline else presets.find_beside(chosen, *parts)) or project.own(*parts)
 
 
 def share(session: Session) -> str:
@@ -142,8 +145,19 @@ def updating(options: Namespace) -> str:
     return f"{shlex.join(words)} --seeds {seeds} --update-baseline"
 
 
-def floors(path: Path, chosen: schema.Settings, method: str) -> dict[str, float] | None:
-    """ROUGE floors (F1 x 100) of a method under a preset; None where the file has none for this model and task."""
+def floors(chosen: schema.Settings, method: str) -> dict[str, float] | None:
+    """ROUGE floors (F1 x 100) of a method under a preset: the project's, else for a preset that ships those that ship.
+
+    None where there are none for this model and task. Raises UsageError for a file that is not as it must be.
+    """
+    files = project.places("bench", "thresholds.toml")
+    files = [path for path in files[: 2 if project.ships(chosen.source) else 1] if path.is_file()]
+    path = next((path for path in files if chosen.preset in presets.read_toml(path)), None)
+    return floors_in(path, chosen, method) if path else None
+
+
+def floors_in(path: Path, chosen: schema.Settings, method: str) -> dict[str, float] | None:
+    """Those in one thresholds.toml."""
     table = presets.read_toml(path).get(chosen.preset, {})
     if not isinstance(table, dict):
         raise UsageError(f"{at(str(path), chosen.preset)}: expected a table [{chosen.preset}]")

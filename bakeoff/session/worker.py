@@ -17,12 +17,13 @@ from typing import Any
 
 from filelock import FileLock
 
+from bakeoff import shipped
+from bakeoff.config import project
 from bakeoff.config.schema import DurabilitySettings
 from bakeoff.core.errors import Diverged, UsageError
 from bakeoff.core.events import Emit, silent
 from bakeoff.runs.records import RunSpec
 
-ROOT = Path(__file__).resolve().parents[2]
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # Windows has no fork
 PATIENCE = 2.0
 """Seconds that a process has to end when it is asked to, or to write its stack."""
@@ -77,9 +78,11 @@ def start_server(offline: bool) -> None:
         return
     multiprocessing.get_context(START).set_forkserver_preload(["bakeoff.session.preload"])
     changes = {**QUIET, **waiting(), **({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if offline else {})}
-    # The server takes its path from the environment alone, and may run in another folder.
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    with environment({**changes, "PYTHONPATH": path}):
+    # The server takes its path from the environment alone, and may run in another folder. What is installed it finds
+    # by itself: a folder of packages before the standard library could hide a module of that.
+    here = [str(shipped.ROOT)] if shipped.CHECKOUT else []
+    path = os.pathsep.join(filter(None, [*here, os.environ.get("PYTHONPATH", "")]))
+    with environment({**changes, **({"PYTHONPATH": path} if path else {})}):
         from multiprocessing.forkserver import ensure_running
 
         ensure_running()
@@ -111,7 +114,7 @@ def call(job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = silen
         last = _ending.pop()
         last.join(PATIENCE)
         _end(last)
-    process = context.Process(target=_child, args=(theirs, job, arguments, str(log)), daemon=True)
+    process = context.Process(target=_child, args=(theirs, job, arguments, str(log), project.root()), daemon=True)
     with _plain_main():
         process.start()
     theirs.close()
@@ -202,10 +205,11 @@ def cause_of(exitcode: int | None, log: Path) -> str:
     return cause
 
 
-def _child(connection: Connection, job: Callable[..., Any], arguments: tuple[Any, ...], log: str) -> None:
+def _child(connection: Connection, job: Callable[..., Any], arguments: tuple[Any, ...], log: str, home: Path) -> None:
     """Runs in the new process: everything printed goes to the log, everything raised goes to the parent by kind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    project.use(home)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)

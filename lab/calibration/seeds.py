@@ -14,8 +14,9 @@ from bakeoff.session import plan, worker
 from bakeoff.session.progress import Progress
 from bakeoff.session.session import Session
 from bakeoff.session.store import Store
+from bakeoff.shipped import ROOT
 
-SCORES = presets.ROOT / "bench" / "baselines" / "ci.seeds.json"
+SCORES = ROOT / "bench" / "baselines" / "ci.seeds.json"
 DIGITS = 5
 
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--preset", default="ci")
     parser.add_argument("--method", default="lora")
     parser.add_argument("--seeds", default=",".join(map(str, range(1, 11))))
-    parser.add_argument("--store", default=str(presets.ROOT / ".bakeoff"))
+    parser.add_argument("--store", default=str(ROOT / ".bakeoff"))
     options = parser.parse_args()
     store = Store(Path(options.store))
     worker.start_server(offline=True)

@@ -17,11 +17,12 @@ from scipy import stats
 from bakeoff.config import presets
 from bakeoff.gate import seed_variance
 from bakeoff.metrics.rouge import METRICS
+from bakeoff.shipped import ROOT
 from bakeoff.stats.contrasts import SeedVariance, components, contrast, detectable
 from lab.calibration import report
 from lab.calibration.seeds import SCORES
 
-REPORT = presets.ROOT / "reports" / "calibration"
+REPORT = ROOT / "reports" / "calibration"
 
 SEEDS = ((1, 5), (3, 5), (5, 5))
 DOCUMENTS = (100, 400, 1000)

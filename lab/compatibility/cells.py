@@ -35,7 +35,7 @@ from bakeoff.data import tasks
 from bakeoff.data.encoding import Encoder
 from bakeoff.engine import layout, make
 from bakeoff.methods.parameters import count, shapes_of
-from bakeoff.methods.registry import Entry, load_file, shipped
+from bakeoff.methods.registry import Entry, known_methods, load_file
 from bakeoff.runs import adapters
 from bakeoff.runs.generation import summarise
 from bakeoff.runs.resources import Clock
@@ -92,7 +92,7 @@ class Workbench:
         self.task_settings = TaskSettings(name=str(file), train=0, validation=0, test=0, max_input_tokens=112,
                                           max_target_tokens=LIMIT)  # fmt: skip
         self.task = tasks.load(self.task_settings)
-        known = {**shipped(), **{entry.name: entry for entry in load_file(EXTRA)}}
+        known = {**known_methods(), **{entry.name: entry for entry in load_file(EXTRA)}}
         self.entries: dict[str, Entry] = {name: known[name] for name in METHODS}
 
     def cell(self, architecture: str, method: str) -> Cell:

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from bakeoff.config.presets import ROOT
+from bakeoff.shipped import ROOT
 from lab.compatibility.architectures import ARCHITECTURES
 from lab.compatibility.cells import METHODS, PACKED, Cell, Workbench
 

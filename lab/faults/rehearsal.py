@@ -18,6 +18,7 @@ from bakeoff.runs.records import RunResult
 from bakeoff.runs.resources import Clock
 from bakeoff.session import plan
 from bakeoff.session.store import Store
+from bakeoff.shipped import ROOT
 from lab.compatibility import architectures
 from lab.compatibility.cells import probed
 
@@ -32,7 +33,7 @@ def smoke(name: str) -> Settings:
 
 def preset(name: str) -> str:
     """The same as a preset's file."""
-    text = (presets.ROOT / "bench" / "presets" / "smoke.toml").read_text(encoding="utf-8")
+    text = (ROOT / "bench" / "presets" / "smoke.toml").read_text(encoding="utf-8")
     before, _, rest = text.partition("[model.architecture]\n")
     values = {key: value for key, value in architectures.ARCHITECTURES[name].items() if value is not None}
     return f"{before}[model.architecture]\n{toml(values)}\n[task]\n{rest.partition('[task]')[2]}"

@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakeoff.config.presets import ROOT
 from bakeoff.core.files import checksum
 from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.session import worker
 from bakeoff.session.store import intact
+from bakeoff.shipped import ROOT
 
 INTERVAL = 2
 """Optimizer steps between checkpoints. 24 documents in batches of 4 are 6 steps an epoch, 18 in all."""

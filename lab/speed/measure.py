@@ -20,6 +20,7 @@ import numpy
 from bakeoff.config import presets
 from bakeoff.session import worker
 from bakeoff.session.store import Store
+from bakeoff.shipped import ROOT
 from lab.speed import growth, report, work
 from lab.speed.shapes import METHODS, SHAPES, specs
 
@@ -286,6 +287,6 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=39, help="for everything, from the start")
     parser.add_argument("--documents", type=int, default=0, help="training documents; 0: as many as the shape has")
     parser.add_argument("--short", action="store_true", help="a tiny model, seconds; nothing is timed in earnest")
-    parser.add_argument("--store", default=str(presets.ROOT / ".bakeoff"))
-    parser.add_argument("--reports", default=str(presets.ROOT / "reports" / "speed"))
+    parser.add_argument("--store", default=str(ROOT / ".bakeoff"))
+    parser.add_argument("--reports", default=str(ROOT / "reports" / "speed"))
     return parser

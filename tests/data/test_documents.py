@@ -9,7 +9,6 @@ from scipy import stats
 from bakeoff import report
 from bakeoff.cli import main
 from bakeoff.config import presets, schema
-from bakeoff.config.presets import ROOT
 from bakeoff.config.schema import ScoringSettings, Settings, TaskSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.data import tasks
@@ -20,6 +19,7 @@ from bakeoff.runs.pipeline import cut_documents, run
 from bakeoff.runs.records import RunSpec
 from bakeoff.runs.resources import Clock
 from bakeoff.session import plan, worker
+from bakeoff.shipped import ROOT
 
 PARROT = '''
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ from bakeoff.data import tasks
 from bakeoff.gate import baseline
 from bakeoff.metrics.rouge import Prediction
 from bakeoff.report.results_json import render
+from bakeoff.shipped import ROOT
 
 
 def record(*methods, seeds=(1, 2, 3, 4, 5), **changes):
@@ -177,7 +178,7 @@ def test_a_folder_is_no_baseline(tmp_path):
 
 def test_the_committed_baseline_is_of_the_documents_as_they_are_read():
     examples = tasks.load(presets.load("ci").task).examples.test
-    found = baseline.read(presets.ROOT / "bench" / "baselines" / "ci.json")
+    found = baseline.read(ROOT / "bench" / "baselines" / "ci.json")
     assert list(found.documents) == [example.id for example in examples]
     made = [Prediction(e.id, e.document, e.summary, "any", e.references, e.aspect) for e in examples]
     assert baseline.digest(made) == found.texts

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bakeoff.config.presets import ROOT
 from bakeoff.session import worker
+from bakeoff.shipped import ROOT
 
 ACCEPTED = ROOT / "bench" / "baselines" / "ci.json"
 pytestmark = [

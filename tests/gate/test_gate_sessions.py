@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from bakeoff.config.presets import ROOT
 from bakeoff.session import worker
+from bakeoff.shipped import ROOT
 
 PARROT = '''
 from dataclasses import dataclass

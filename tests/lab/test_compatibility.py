@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from bakeoff.config.presets import ROOT
 from bakeoff.engine import layout
 from bakeoff.models import blueprint
 from bakeoff.runs import attaching
+from bakeoff.shipped import ROOT
 from lab.compatibility import architectures, table
 from lab.compatibility.architectures import ARCHITECTURES
 from lab.compatibility.cells import METHODS, Workbench

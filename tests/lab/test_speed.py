@@ -13,12 +13,13 @@ from computing import fine_tune
 from torch.utils.flop_counter import FlopCounterMode
 
 from bakeoff.config.hardware import has_bf16
-from bakeoff.config.presets import ROOT, load
+from bakeoff.config.presets import load
 from bakeoff.config.schema import TrainingSettings
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine.virtual import virtual_tokens
 from bakeoff.methods.registry import select
 from bakeoff.runs.resources import Clock
+from bakeoff.shipped import ROOT
 from lab.speed import growth, measure, opponents, report, work
 from lab.speed.flops import training_flops
 

@@ -5,10 +5,11 @@ from collections import Counter
 
 import pytest
 
-from bakeoff.config.presets import PRESETS, load
+from bakeoff.config.presets import load
+from bakeoff.shipped import ROOT
 from lab.tune import GRID
 
-TRIALS = json.loads((PRESETS / "quick.trials.json").read_text())["trials"]
+TRIALS = json.loads((ROOT / "bench" / "presets" / "quick.trials.json").read_text())["trials"]
 
 
 def test_every_method_had_the_same_number_of_trials():

@@ -9,6 +9,7 @@ from bakeoff.config import presets, schema
 from bakeoff.methods.parameters import ParameterCounts, count, shapes_of
 from bakeoff.methods.registry import configure, select
 from bakeoff.models import loading
+from bakeoff.shipped import ROOT
 
 # The twelve counts that the published comparison prints (a tied tensor at each of its names).
 PUBLISHED = {
@@ -84,9 +85,7 @@ def test_counts_that_contradict_each_other_are_refused():
 def test_the_command_prints_the_published_counts_without_network_or_weights():
     command = [sys.executable, "-m", "bakeoff", "parameters", "--preset", "reference", "--method", "reference"]
     blocked = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin", "HF_HOME": "/nonexistent"}
-    found = subprocess.run(
-        command, cwd=presets.ROOT, env=blocked, capture_output=True, text=True, check=True, timeout=120
-    )
+    found = subprocess.run(command, cwd=ROOT, env=blocked, capture_output=True, text=True, check=True, timeout=120)
     assert found.stderr == ""
     shown = found.stdout
     for counts in PUBLISHED.values():

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bakeoff.config.presets import ROOT
 from bakeoff.session.store import Store
+from bakeoff.shipped import ROOT
 from lab.faults import torture
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.slow]

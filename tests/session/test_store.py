@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bakeoff.cli import main
-from bakeoff.config.presets import ROOT
 from bakeoff.core.errors import UsageError
 from bakeoff.metrics.rouge import Prediction
 from bakeoff.runs.records import RunResult
 from bakeoff.session import store as rooms
 from bakeoff.session.store import Store, read_predictions, read_result
+from bakeoff.shipped import ROOT
 
 PREDICTIONS = [Prediction(f"doc-{n}", f"Document {n}.", "Référence\u2028.", "A summary.\n") for n in range(3)]
 

@@ -13,6 +13,7 @@ import pytest
 from bakeoff.core.errors import UsageError
 from bakeoff.session import worker
 from bakeoff.session.worker import Died, call, cause_of
+from bakeoff.shipped import ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -175,7 +176,7 @@ def test_a_disk_without_room_is_called_that(log, tmp_path):
 def test_a_job_ends_with_the_process_that_asked_for_it(tmp_path):
     pid = tmp_path / "pid"
     program = f"import jobs; jobs.orphan({str(pid)!r}, {str(tmp_path / 'log')!r})"
-    path = os.pathsep.join([str(Path(jobs.__file__).parent), str(worker.ROOT)])
+    path = os.pathsep.join([str(Path(jobs.__file__).parent), str(ROOT)])
     with subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}) as parent:
         while not (pid.exists() and pid.read_text()):
             assert parent.poll() is None

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from bakeoff.cli import main
-from bakeoff.config.presets import ROOT
 from bakeoff.metrics.rouge import SCORED, Prediction
 from bakeoff.runs.records import RunResult
 from bakeoff.session import worker
 from bakeoff.session.store import Store
+from bakeoff.shipped import ROOT
 
 SPLITS = ("train", "train", "validation", "test")
 GOOD = [{"document": f"Document {n}.", "summary": f"Summary {n}.", "split": split} for n, split in enumerate(SPLITS)]
@@ -162,22 +162,6 @@ def test_a_command_is_checked_without_torch():
     imported = typed(sys.executable, "-c", code, cwd=ROOT).stdout.split()
     assert "bakeoff.session.session" in imported
     assert not {"torch", "peft", "scipy"} & set(imported)
-
-
-def test_tests_that_do_not_use_hypothesis_do_not_import_it():
-    command = (
-        sys.executable,
-        "-X",
-        "importtime",
-        "-m",
-        "pytest",
-        "tests/session/test_ledger.py",
-        "-p",
-        "no:cacheprovider",
-    )
-    found = typed(*command, cwd=ROOT)
-    assert found.returncode == 0
-    assert not re.search(r"\| *hypothesis\b", found.stderr)
 
 
 @pytest.mark.slow

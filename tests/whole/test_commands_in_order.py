@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from bakeoff.config.presets import ROOT
 from bakeoff.session import worker
+from bakeoff.shipped import ROOT
 from lab.speed import contention
 
 SMALL = [part for change in ("task.train=4", "task.validation=2", "task.test=2", "training.epochs=1")

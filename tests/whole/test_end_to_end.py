@@ -7,7 +7,7 @@ import sys
 import pytest
 from factories import DOOMED
 
-from bakeoff.config.presets import ROOT
+from bakeoff.shipped import ROOT
 
 FEW = """
 description = "The real model on a few real papers."

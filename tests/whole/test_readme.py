@@ -5,11 +5,11 @@ import re
 import pytest
 
 from bakeoff.config import presets
-from bakeoff.config.presets import ROOT
 from bakeoff.config.schema import TaskSettings
 from bakeoff.data import tasks
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.methods.registry import configure, load_file
+from bakeoff.shipped import ROOT
 from lab import readme
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from bakeoff.cli import main
 from bakeoff.config import presets as configuration
-from bakeoff.config.presets import ROOT
 from bakeoff.config.schema import TaskSettings
 from bakeoff.core.errors import LONGEST, UsageError, one_line
 from bakeoff.data import tasks
@@ -23,6 +22,7 @@ from bakeoff.metrics.rouge import Prediction
 from bakeoff.runs.records import RunResult
 from bakeoff.session import start
 from bakeoff.session.store import MANIFEST, Store, manifest, read_predictions
+from bakeoff.shipped import ROOT
 
 SECONDS = 30
 """Patience with one case; most take milliseconds, 10 MB lines up to two seconds."""
@@ -233,7 +233,7 @@ def test_floors_that_are_none_are_one_line(tmp_path, capsys, text):
     path = tmp_path / "thresholds.toml"
     path.write_text(text)
     chosen = configuration.load("quick")
-    assert refused(tmp_path, capsys, lambda: start.floors(path, chosen, "lora")).startswith(str(path))
+    assert refused(tmp_path, capsys, lambda: start.floors_in(path, chosen, "lora")).startswith(str(path))
 
 
 @pytest.mark.parametrize("name", ["file", "file/deeper", "x" * 300, "a/" + "y" * 5000])
