@@ -20,6 +20,14 @@ SUMMARY = 1000
 """Characters of a summary that are shown."""
 
 
+NAMES = {
+    "memory_gib": "memory, GiB",
+    "documents": "documents in a forward pass",
+    "engine_reason": "engine, not faster because",
+}
+"""What is printed of the environment under another name than in results.json."""
+
+
 def render(
     comparison: Comparison,
     predictions: Mapping[str, Sequence[Prediction]],
@@ -85,7 +93,7 @@ def setting_rows(comparison: Comparison) -> list[list[str]]:
         "changed by --set": ", ".join(f"{key}={value}" for key, value in settings.changes.items()),
         "signature of the scores": comparison.signature,
         "last run finished": max((run.finished for run in every), default=""),
-        **{name.replace("_gib", ", GiB"): value for name, value in sorted(environment.items())},
+        **{NAMES.get(name, name): value for name, value in sorted(environment.items())},
     }
     return [[markdown(name), markdown(value)] for name, value in rows.items() if value]
 

@@ -209,6 +209,13 @@ def test_the_settings_name_the_weights_the_machine_and_the_signature():
     assert "rouge-score:0.1.2&#124;stemmer:yes" in text
 
 
+def test_how_documents_stand_together_replaces_no_other_setting():
+    said = {"documents": "in one row", "engine_reason": "the processor has no tiles"}
+    text = page(compared(run("a", environment=said)))
+    assert "| documents | training " in text and "| documents in a forward pass | in one row |" in text
+    assert "| engine, not faster because | the processor has no tiles |" in text
+
+
 def test_settings_that_differ_stand_in_a_table_and_shared_ones_in_a_line():
     text = page(compared(run("a", passes=3), run("b", passes=9)))
     assert "| epochs | 3 | 9 |" in text

@@ -12,6 +12,7 @@ from factories import DOOMED
 from bakeoff import report
 from bakeoff.config import hardware, presets, schema
 from bakeoff.core.errors import UsageError
+from bakeoff.engine import timing
 from bakeoff.engine.cpu import compiler, native
 from bakeoff.models import loading
 from bakeoff.session import plan, start, worker
