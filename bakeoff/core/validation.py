@@ -61,12 +61,7 @@ def check(value: Any, hint: Any, limits: Mapping[str, Any], name: str) -> Any:
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        for part in parts:
-            try:
-                return check(value, part, limits, name)
-            except UsageError:
-                continue
-        raise UsageError(f"{wrong} {' or '.join(words(part) for part in parts if part is not type(None))}")
+        return one_of(value, parts, limits, name)
     if origin is typing.Literal:
         if value not in parts or isinstance(value, bool):
             raise UsageError(f"{wrong} one of {', '.join(map(str, parts))}")
@@ -79,6 +74,23 @@ def check(value: Any, hint: Any, limits: Mapping[str, Any], name: str) -> Any:
         if not isinstance(value, Mapping):
             raise UsageError(f"{wrong} a table")
         return types.MappingProxyType(dict(value))
+    return scalar(value, hint, limits, name)
+
+
+def one_of(value: Any, hints: Sequence[Any], limits: Mapping[str, Any], name: str) -> Any:
+    """`value` as the first of several types that takes it. Raises UsageError."""
+    for hint in hints:
+        try:
+            return check(value, hint, limits, name)
+        except UsageError:
+            continue
+    expected = " or ".join(words(hint) for hint in hints if hint is not type(None))
+    raise UsageError(f"{name} = {show(value)}: expected {expected}")
+
+
+def scalar(value: Any, hint: Any, limits: Mapping[str, Any], name: str) -> Any:
+    """A number, text or truth value of the type `hint`, within its limits. Raises UsageError."""
+    wrong = f"{name} = {show(value)}: expected"
     if isinstance(value, int) and abs(value) >= 2**63:
         raise UsageError(f"{name}: expected a number of at most 64 bits")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

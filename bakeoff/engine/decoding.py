@@ -31,41 +31,74 @@ def decode(
     Prompts are read without padding, keys and values are kept in place, and rows that end make room for the next
     prompts; meanwhile, and when none is waiting, the last row moves into the place of one that ended.
     """
-    device, virtual = where.device, virtual_tokens(model)
-    inner = model.base_model if virtual else model
-    cache = Cache(min(rows, len(prompts)), max(map(len, prompts)) + virtual + limit)
-    written: list[list[int]] = [[] for _ in prompts]
-    waiting = deque(range(len(prompts)))
-    active: list[int] = []  # row of the cache -> prompt
-    filling = False  # until no row is free: prompts may be too long to be read at once
-    while waiting or active:
-        free = list(range(len(active), cache.rows))[: len(waiting)]
-        filling = bool(free) and (filling or len(free) >= min(len(waiting), cache.rows // TOGETHER))
-        if filling:
-            fresh = [waiting.popleft()]
-            while len(fresh) < len(free) and sum(len(prompts[p]) for p in (*fresh, waiting[0])) <= PREFILL:
-                fresh.append(waiting.popleft())
-            free = free[: len(fresh)]
-            active += fresh
-            for prompt, token in zip(
-                fresh, pick(prefill(model, [prompts[p] for p in fresh], cache, free, where)), strict=True
-            ):
-                written[prompt].append(token)
-        else:
-            lengths = [len(prompts[p]) + virtual + len(written[p]) - 1 for p in active]
-            last = torch.tensor([[written[p][-1] for p in active]], device=device)
-            places = torch.tensor([lengths], device=device)
-            logits = forward(inner, Step(cache, lengths, device), lengths, 0, places, input_ids=last)
-            for prompt, token in zip(active, pick(logits), strict=True):
-                written[prompt].append(token)
-        for row in reversed(range(len(active))):
-            prompt = active[row]
-            if written[prompt][-1] in ends or len(written[prompt]) >= limit:
-                mover = active.pop()
-                if row < len(active):
-                    active[row] = mover
-                    cache.move(len(active), row, len(prompts[mover]) + virtual + len(written[mover]))
-    return written
+    batch = Decoding(model, prompts, limit, rows, ends, where)
+    while batch.waiting or batch.active:
+        fresh = batch.admitted()
+        chosen = fresh or list(batch.active)
+        for prompt, token in zip(chosen, pick(batch.read(fresh) if fresh else batch.step()), strict=True):
+            batch.written[prompt].append(token)
+        batch.retire()
+    return batch.written
+
+
+class Decoding:
+    """Prompts that are waiting, being written, and done, and the rows of the cache that they have."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], limit: int, rows: int, ends: Collection[int],
+        where: Computation,
+    ) -> None:  # fmt: skip
+        self.model, self.prompts, self.limit, self.ends, self.where = model, prompts, limit, ends, where
+        self.virtual = virtual_tokens(model)
+        self.inner = model.base_model if self.virtual else model
+        self.cache = Cache(min(rows, len(prompts)), max(map(len, prompts)) + self.virtual + limit)
+        self.written: list[list[int]] = [[] for _ in prompts]
+        """New tokens by prompt."""
+        self.waiting = deque(range(len(prompts)))
+        self.active: list[int] = []
+        """The prompt of each row of the cache that is in use."""
+        self.filling = False
+        """Whether prompts are being read until no row is free: they may be too long to be read at once."""
+
+    def admitted(self) -> list[int]:
+        """Prompts that are read now, as many as rows are free and PREFILL allows; none while few rows are free."""
+        free = min(self.cache.rows - len(self.active), len(self.waiting))
+        enough = min(len(self.waiting), self.cache.rows // TOGETHER)
+        self.filling = free > 0 and (self.filling or free >= enough)
+        fresh: list[int] = []
+        while self.filling and len(fresh) < free:
+            if fresh and sum(len(self.prompts[prompt]) for prompt in (*fresh, self.waiting[0])) > PREFILL:
+                break
+            fresh.append(self.waiting.popleft())
+        return fresh
+
+    def read(self, fresh: Sequence[int]) -> torch.Tensor:
+        """Logits of the first new token of each of these prompts, which get the next rows of the cache."""
+        places = range(len(self.active), len(self.active) + len(fresh))
+        self.active += fresh
+        return prefill(self.model, [self.prompts[prompt] for prompt in fresh], self.cache, list(places), self.where)
+
+    def step(self) -> torch.Tensor:
+        """Logits of the next token of each active prompt."""
+        lengths = [self.length(prompt) - 1 for prompt in self.active]
+        device = self.where.device
+        last = torch.tensor([[self.written[prompt][-1] for prompt in self.active]], device=device)
+        positions = torch.tensor([lengths], device=device)
+        return forward(self.inner, Step(self.cache, lengths, device), lengths, 0, positions, input_ids=last)
+
+    def length(self, prompt: int) -> int:
+        """Tokens of a prompt with its virtual and its new ones."""
+        return len(self.prompts[prompt]) + self.virtual + len(self.written[prompt])
+
+    def retire(self) -> None:
+        """Frees the rows of prompts that are done; the last row moves into the place of one that ended."""
+        for row in reversed(range(len(self.active))):
+            new = self.written[self.active[row]]
+            if new[-1] in self.ends or len(new) >= self.limit:
+                mover = self.active.pop()
+                if row < len(self.active):
+                    self.active[row] = mover
+                    self.cache.move(len(self.active), row, self.length(mover))
 
 
 def prefill(

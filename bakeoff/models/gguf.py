@@ -1,20 +1,15 @@
 """A GGUF file as the folder that `save_pretrained` would leave: converted once, checked ever after."""
 
-import functools
 import json
 import os
 import shutil
-import struct
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from bakeoff.core.errors import UsageError, first_line
 from bakeoff.core.files import checksum
 from bakeoff.methods.parameters import shapes_of
+from bakeoff.models.gguf_patches import parsed_once
 from bakeoff.models.safety import check_gguf
 
 CHECKSUMS = "checksums"
@@ -76,69 +71,3 @@ def convert(gguf: Path, folder: Path) -> None:
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def parsed_once() -> Iterator[None]:
-    """Inside, gguf remembers its answers: transformers has a file parsed twice, and a table made for each tensor.
-
-    A list is parsed at once, by a plain array: one number or text after another, from an array that is mapped to a
-    file, takes twenty times as long. Weights are dequantised 2^17 at a time, not 16 rows. Both were most of a
-    conversion's time.
-    """
-    import gguf
-    import numpy
-    from gguf import quants
-    from transformers import modeling_gguf_pytorch_utils as reading
-
-    kinds = gguf.GGUFValueType
-
-    class Reader(gguf.GGUFReader):
-        def __setattr__(self, name: str, value: Any) -> None:
-            super().__setattr__(name, value.view(numpy.ndarray) if name == "data" else value)
-
-        def _get_field_parts(self, start: int, kind: int) -> tuple[int, list[Any], list[int], list[Any]]:
-            item = self._get(start, numpy.uint32)[0] if kind == kinds.ARRAY else None
-            if item != kinds.STRING and item not in self.gguf_scalar_to_np:
-                return super()._get_field_parts(start, kind)
-            count, end = int(self._get(start + 4, numpy.uint64)[0]), start + 12
-            if item == kinds.STRING:
-                order, data, parts = "<" if self.endianess == gguf.GGUFEndian.LITTLE else ">", self.data.data, []
-                for _ in range(count):
-                    [size] = struct.unpack_from(f"{order}Q", data, end)
-                    parts.append(bytes(data[end + 8 : end + 8 + size]))
-                    end += 8 + size
-            else:
-                values = self._get(end, self.gguf_scalar_to_np[kinds(item)], count)
-                parts, end = list(values.reshape(-1, 1)), end + values.nbytes
-            return end - start, parts, list(range(count)), [kinds.ARRAY, *([kinds(item)] if count else [])]
-
-    def over_rows(func: Any, arr: Any, otype: Any, oshape: tuple[int, ...]) -> Any:
-        rows = arr.reshape(-1, arr.shape[-1])
-        out = numpy.empty((len(rows), oshape[-1]), otype)
-        step = max(1, 2**17 // oshape[-1])
-
-        def some(start: int) -> None:
-            out[start : start + step] = func(rows[start : start + step])
-
-        list(beside.map(some, range(0, len(rows), step)))
-        return out.reshape(oshape)
-
-    def value_of(part: Any, types: list[int], plain: Any = reading._gguf_parse_value) -> Any:
-        return part.decode() if isinstance(part, bytes) else plain(part, types)
-
-    changes: list[tuple[Any, str, Any]] = [
-        (gguf, "GGUFReader", functools.cache(Reader)),
-        (gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)),
-        (quants, "_apply_over_grouped_rows", over_rows),
-        (reading, "_gguf_parse_value", value_of),
-    ]
-    before = [getattr(module, name) for module, name, _ in changes]
-    try:
-        for module, name, new in changes:
-            setattr(module, name, new)
-        with ThreadPoolExecutor(2) as beside:
-            yield
-    finally:
-        for (module, name, _), old in zip(changes, before, strict=True):
-            setattr(module, name, old)
