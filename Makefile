@@ -8,14 +8,15 @@
 # make compatibility   every method on tiny models of every architecture: docs/compatibility.md
 # make tune    learning rates, chosen on the validation split
 # make keep    copies reports/quick, speed, torture and calibration, where they are there, to docs/reports/ on purpose
-# make readme  writes the README's table and its list of rooms anew
+# make readme  writes what README and docs/ take from code and reports: folders, settings, results
+# make docs    build docs/ as a site into site/; a dead link fails
 # make speed   measure against transformers' Trainer with PEFT and generate (at most 40 minutes on two cores)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench gate test slow lint calibrate torture tune speed keep readme compatibility clean
+.PHONY: bench gate test slow lint calibrate torture tune speed keep readme docs compatibility clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -68,5 +69,8 @@ keep:
 readme: $(READY)
 	$(BIN)/python -m lab.readme
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv .bakeoff .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf site .venv .bakeoff .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,22 +1,35 @@
-"""Keeps the README true: its list of rooms from the code, its table from the report that is kept in docs/.
+"""Keeps README and docs/ true: the list of folders, the settings and the table of results, from what they describe.
 
-`python -m lab.readme` (`make readme`) writes both between their marks.
+`python -m lab.readme` (`make readme`) writes each between its marks, `<!-- NAME -->` and `<!-- end -->`.
 """
 
 import ast
+import dataclasses
 import re
 import tomllib
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from bakeoff.config import schema
+from bakeoff.core.validation import words
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-REPORT = ROOT / "docs" / "reports" / "quick" / "report.md"
+DOCS = ROOT / "docs"
+REPORT = DOCS / "reports" / "quick" / "report.md"
+FIGURES = ("ROUGE-1 F1 x 100", "ROUGE-2 F1 x 100", "ROUGE-L F1 x 100", "training, s", "peak resident memory",
+           "parameters, trainable", "adapter size")  # fmt: skip
+"""The rows of the report's comparison that the README shows."""
+INTERNAL = ("preset", "changes", "source")
+"""Fields of Settings that no preset may set."""
 
 
-def rooms() -> str:
-    """A Markdown table of the rooms of bakeoff/ from the ground up, each with the first sentence of its docstring."""
+def folders() -> str:
+    """A Markdown table of the folders of bakeoff/ from the ground up, each with its docstring's first sentence."""
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
-    rows = ["| room of `bakeoff/` | what it does |", "| --- | --- |"]
+    rows = ["| `bakeoff/` | what it does |", "| --- | --- |"]
     for name in (part.strip() for layer in reversed(contract["layers"]) for part in layer.split("|")):
         folder = ROOT / "bakeoff" / name
         path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
@@ -26,11 +39,73 @@ def rooms() -> str:
     return "\n".join(rows)
 
 
-def table() -> str:
-    """The comparison table of the committed report, with what stands above and below it."""
+def results() -> str:
+    """Seven rows of the kept report's comparison, and what it concludes of ROUGE. Raises ValueError without a row."""
     text = REPORT.read_text(encoding="utf-8")
-    section = text.partition("\n## Comparison\n")[2].partition("\n## ")[0].strip()
-    return f"{section}\n\nFrom [docs/reports/quick/report.md](docs/reports/quick/report.md)."
+    sections = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in text.split("\n## ")}
+    lines = [line for line in sections["Comparison"].splitlines() if line.startswith("|")]
+    by_name = {line.split("|")[1].strip(): line for line in lines}
+    if missing := [name for name in FIGURES if name not in by_name]:
+        raise ValueError(f"{REPORT} has no row {missing[0]!r} in its comparison")
+    rows = [*lines[:2], *(by_name[name] for name in FIGURES)]
+    concluded = [line for line in sections["Conclusion"].splitlines() if not line.startswith(("- Fewest", "- Lowest"))]
+    return "\n".join([*rows, "", *concluded])
+
+
+def settings() -> str:
+    """Every setting as Markdown, a heading a table of a preset: key, default, permitted values, meaning."""
+    documented = docstrings(ast.parse(Path(schema.__file__).read_text(encoding="utf-8")))
+    parts = [section("The top of a preset", schema.Settings, documented, {*schema.SECTIONS, *INTERNAL, "methods"})]
+    parts += [section(f"[{name}]", kind, documented) for name, kind in schema.SECTIONS.items()]
+    return "\n\n".join(parts)
+
+
+def section(title: str, kind: type, documented: Mapping[tuple[str, str], str], without: set[str] | None = None) -> str:
+    """One dataclass of settings; `without` are fields to leave out."""
+    lines = [f"## {title}", "", documented[kind.__name__, ""], ""]
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name not in (without or set()):
+            text = documented[kind.__name__, field.name]
+            lines.append(f"- **`{field.name}`** = `{default(field)}` ({permitted(field, hints[field.name])}). {text}")
+    return "\n".join(lines)
+
+
+def default(field: dataclasses.Field) -> str:
+    """A field's default as TOML."""
+    if field.default is dataclasses.MISSING:
+        return "{}"
+    value = field.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return str(list(value))
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def permitted(field: dataclasses.Field, hint: Any) -> str:
+    """What a field may be, in words."""
+    limits = field.metadata
+    if limits.get("choices"):
+        return "one of " + ", ".join(f"`{choice}`" for choice in limits["choices"])
+    text = "a table" if typing.get_origin(hint) is Mapping else words(hint)
+    low, high = (str(limits.get(bound)).removesuffix(".0") for bound in ("minimum", "maximum"))
+    if high != "None":
+        return f"{text} from {low} to {high}"
+    return text if low == "None" else f"{text}, at least {low}"
+
+
+def docstrings(module: ast.Module) -> dict[tuple[str, str], str]:
+    """The text under each class and field of `module`, on one line, by (class, field); a class's own has field ""."""
+    found = {}
+    for node in module.body:
+        if isinstance(node, ast.ClassDef):
+            found[node.name, ""] = " ".join((ast.get_docstring(node) or "").split())
+            for before, after in zip(node.body, node.body[1:], strict=False):
+                if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr):
+                    name, text = ast.unparse(before.target), ast.literal_eval(after.value)
+                    found[node.name, name] = " ".join(text.split())
+    return found
 
 
 def between(text: str, mark: str, new: str) -> str:
@@ -38,14 +113,25 @@ def between(text: str, mark: str, new: str) -> str:
     start, end = f"<!-- {mark} -->", "<!-- end -->"
     pattern = re.compile(f"{re.escape(start)}\n.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"README.md has no {start} with an {end} after it")
+        raise ValueError(f"there is no {start} with an {end} after it")
     return pattern.sub(lambda _: f"{start}\n\n{new}\n\n{end}", text, count=1)
 
 
+WRITTEN: tuple[tuple[Path, str, Callable[[], str]], ...] = (
+    (README, "folders", folders),
+    (README, "results", results),
+    (DOCS / "index.md", "results", results),
+    (DOCS / "architecture.md", "folders", folders),
+    (DOCS / "settings.md", "settings", settings),
+)
+"""File, mark, and what makes the text between them."""
+
+
 def main() -> None:
-    """Writes the README anew."""
-    text = between(README.read_text(encoding="utf-8"), "rooms", rooms())
-    README.write_text(between(text, "table: docs/reports/quick", table()), encoding="utf-8")
+    """Writes every part anew."""
+    for path, mark, make in WRITTEN:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(between(text, mark, make()), encoding="utf-8")
 
 
 if __name__ == "__main__":

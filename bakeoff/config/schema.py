@@ -1,4 +1,7 @@
-"""Every setting that there is: frozen dataclasses, a docstring under each field, its permitted values beside it."""
+"""Every setting: frozen dataclasses with the permitted values beside each field and a docstring under it.
+
+`make readme` writes docs/settings.md from these docstrings, so a user reads them.
+"""
 
 import dataclasses
 import types
@@ -23,16 +26,17 @@ class ModelSettings:
     name: str = "smollm2-135m"
     """A known name, a hub id, a folder, a .gguf file, or `random` (built in memory from `architecture`)."""
     revision: str = ""
-    """Hub revision; empty: the newest."""
+    """Revision on the hub; if empty, the newest."""
     special_tokens: tuple[str, ...] = ()
     """Tokens added to the vocabulary; the embeddings grow by as many rows."""
     pad_token: str = ""
-    """The padding token; empty: the tokenizer's own, else its end token (padding is told by length, never by id)."""
+    """The padding token. If empty, it is the tokenizer's own, or else its end token. Padding is recognised by length,
+    never by its id."""
     architecture: Mapping[str, Any] = setting({})
-    """A transformers configuration (`model_type` and its keys): counts need no more than this, and `random` is built
-    from it."""
+    """A transformers configuration (`model_type` and its keys). Parameters are counted from it without weights, and the
+    model `random` is built from it."""
     trust_remote_code: bool = False
-    """Run Python code that a hub model brings along; typed (--trust-remote-code), never from a file."""
+    """Whether a hub model may run Python code of its own. Only the option `--trust-remote-code` can set it, no file."""
 
 
 @dataclass(frozen=True)
@@ -40,75 +44,76 @@ class TaskSettings:
     """Documents with reference summaries, and how much of them a run sees."""
 
     name: str = "aclsum/outcome"
-    """`aclsum/challenge|approach|outcome|all`, `cnn_dailymail`, `xsum`, `samsum`, a hub id, or a file: .jsonl, .ndjson,
-    .json, .csv, .tsv or .parquet, each also as .gz. A name that exists on disk is never taken for a hub id."""
+    """`aclsum/challenge`, `aclsum/approach`, `aclsum/outcome`, `aclsum/all`, `cnn_dailymail`, `xsum`, `samsum`, a hub
+    id, or a file: .jsonl, .ndjson, .json, .csv, .tsv or .parquet, each also as .gz. A name that exists on disk is never
+    taken for a hub id."""
     train: int = setting(100, minimum=0)
-    """Training documents; 0: all. A document counts once, however many references or aspects it has."""
+    """Number of training documents; 0 means all. A document counts once, however many references or aspects it has."""
     validation: int = setting(50, minimum=0)
-    """Validation documents; 0: all."""
+    """Number of validation documents; 0 means all."""
     test: int = setting(100, minimum=0)
-    """Test documents; 0: all."""
+    """Number of test documents; 0 means all."""
     split_seed: int = setting(0, minimum=0)
-    """Draws the sample and, where a file has no split column, the splits. Never the run's own seed."""
+    """Seed that draws the sample and, if a file has no split column, the splits. A run's own seed never does."""
     max_input_tokens: int = setting(256, minimum=8)
-    """Tokens of prompt, document and separator together; the document is what is truncated."""
+    """Most tokens of prompt, document and separator together. Only the document is truncated."""
     max_target_tokens: int = setting(64, minimum=2)
-    """Tokens of the summary, its end token included, in training and in generation."""
+    """Most tokens of a summary, its end token included, in training and in generation."""
     prompt: str = ""
-    """Text around `{document}` (and `{aspect}`), ending with the separator; empty: the task's own."""
+    """Text around `{document}` (and `{aspect}`), which ends with the separator; if empty, the task's own."""
     instruction: str = ""
-    """The user's turn where the model is asked through its chat template; empty: the task's own."""
+    """The user's turn, if the model is asked through its chat template; if empty, the task's own."""
     template: str = setting("plain", choices=("plain", "chat"))
-    """How methods are trained and asked: by `prompt`, or through the model's chat template, with the summary as the
-    assistant's turn. `zero-shot` has a setting of its own, methods.zero-shot.prompt."""
+    """How methods are trained and asked. `plain` uses `prompt`. `chat` uses the model's chat template, with the summary
+    as the assistant's turn. The control `zero-shot` has a setting of its own, `methods.zero-shot.prompt`."""
     thinking: bool = False
-    """Whether a chat template that has a switch for thinking is rendered with it on."""
+    """Whether thinking is on, if the chat template has a switch for it."""
     document_column: str = ""
-    """Column of the document; empty: the task's own, `document` for a file."""
+    """Column that holds the document; if empty, the task's own (`document` for a file)."""
     summary_column: str = ""
-    """Column of the summary (a text, or a list of reference summaries); empty: the task's own, `summary` for a file.
-    Rows with the same document give its references, too."""
+    """Column that holds the summary, a text or a list of reference summaries; if empty, the task's own (`summary` for a
+    file). Several rows with the same document also give it several references."""
     messages_column: str = ""
-    """Column of a chat, a list of turns with `role` and `content`, instead of the two columns above: the last turn of
-    the assistant is the summary; what stands before it is the document, turns apart by an empty line and, where the
-    assistant speaks among them, each after its role (`user: ...`)."""
+    """Column that holds a chat, a list of turns with `role` and `content`, instead of the two columns above. The last
+    turn of the assistant is the summary. The turns before it are the document, separated by empty lines; if the
+    assistant speaks among them, each begins with its role (`user: ...`)."""
     id_column: str = "id"
-    """Column of the documents' ids, which may be missing; empty: ids are made of the rows' numbers."""
+    """Column that holds a document's id; it may be missing. If the setting is empty, row numbers become ids."""
     split_column: str = "split"
-    """Column that says train, validation or test (files only); empty: splits are drawn by `split_seed`."""
+    """Column that holds train, validation or test (files only). If empty, `split_seed` draws the splits."""
     subset: str = ""
-    """The configuration of a hub data set; empty: its default."""
+    """Configuration of a hub data set; if empty, its default."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The recipe of one run. A method or `[methods.NAME]` may change any of it for itself."""
+    """The recipe of one run. A method or its table `[methods.NAME]` may change any of these settings for itself."""
 
     epochs: int = setting(3, minimum=0, maximum=10_000)
-    """Passes over the training documents; 0: the method is evaluated as attached."""
+    """Passes over the training documents; with 0 the method is evaluated as attached."""
     learning_rate: float = setting(1e-3, minimum=0.0, maximum=1e3)
-    """Peak learning rate of AdamW; 0: nothing moves."""
+    """Peak learning rate of AdamW; with 0 no parameter changes."""
     batch_size: int = setting(8, minimum=1)
     """Effective batch: documents per optimizer step."""
     micro_batch_size: int = setting(8, minimum=1)
-    """Documents per forward pass; changes memory and speed, not the step."""
+    """Documents per forward pass. It changes memory and speed, not the optimizer step."""
     weight_decay: float = setting(0.0, minimum=0.0)
-    """AdamW's decoupled decay; 0: off."""
+    """Decoupled weight decay of AdamW; 0 switches it off."""
     beta1: float = setting(0.9, minimum=0.0, maximum=0.9999999)
-    """AdamW's decay of the first moment."""
+    """Decay rate of AdamW's first moment."""
     beta2: float = setting(0.999, minimum=0.0, maximum=0.9999999)
-    """AdamW's decay of the second moment."""
+    """Decay rate of AdamW's second moment."""
     schedule: str = setting("linear", choices=("linear", "constant"))
-    """Learning rate after the warm-up: falls linearly to 0 at the last step, or stays."""
+    """Learning rate after the warm-up: it falls linearly to 0 at the last step, or stays constant."""
     warmup: float = setting(0.1, minimum=0.0, maximum=1.0)
-    """Share of the steps in which the learning rate rises linearly from 0; 0: none."""
+    """Share of the steps during which the learning rate rises linearly from 0; 0 means no warm-up."""
     gradient_clip: float = setting(1.0, minimum=0.0)
-    """Clips the global gradient norm at this value; 0: off."""
+    """Largest global norm of the gradient; 0 switches clipping off."""
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How summaries are written: greedily, until the end token or `task.max_target_tokens`."""
+    """How summaries are generated: greedily, until the end token or `task.max_target_tokens`."""
 
     batch_size: int = setting(16, minimum=1)
     """Documents decoded together. In bf16 the text depends on it, so it is part of a run's fingerprint."""
@@ -116,52 +121,58 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How summaries are scored; it stands in the signature of the scores."""
+    """How summaries are scored. The signature of the scores names these settings."""
 
     tokenizer: str = setting("rouge-score", choices=("rouge-score", "unicode"))
-    """rouge-score: its own, which knows a to z and 0 to 9, with Porter's stemmer. unicode: letters and digits of every
-    script, case-folded (NFKC), no stemmer; one letter a token where words are not spaced (Han, kana, Thai, Khmer)."""
+    """`rouge-score` keeps a to z and 0 to 9 and uses Porter's stemmer. `unicode` keeps letters and digits of every
+    script, case-folded (NFKC), without a stemmer; if a script does not space its words (Han, kana, Thai, Khmer),
+    each letter is a token."""
     references: str = setting("best", choices=("best", "mean"))
-    """Of several references of a document: the best score of each metric, as in rouge-score's `score_multi`, or the
-    mean."""
+    """If a document has several references: `best` takes the best score of each metric, as rouge-score's `score_multi`
+    does, and `mean` takes their mean."""
 
 
 @dataclass(frozen=True)
 class MachineSettings:
-    """What a run may use; `auto` is resolved once, before the first run, and recorded."""
+    """What a run may use. `auto` is resolved once, before the first run, and recorded."""
 
     device: str = setting("auto", choices=("auto", "cpu", "cuda"))
-    """auto: cuda where there is one."""
+    """`auto` takes a CUDA GPU if there is one."""
     precision: str = setting("auto", choices=("auto", "bf16", "fp32"))
-    """Of frozen weights and of products; trained parameters are always fp32. auto: bf16 where the processor has it."""
+    """Precision of frozen weights and of matrix products; trained parameters are always fp32. `auto` takes bf16 if the
+    processor multiplies it in hardware."""
     threads: int = setting(0, minimum=0, maximum=1024)
-    """CPU threads of a run; 0: as many as the process may use."""
+    """CPU threads of a run; 0 means as many as the process may use."""
     engine: str = setting("auto", choices=("auto", "plain", "cpu"))
-    """plain: transformers' own forward, for every model. cpu: the fast way on a processor, as far as a model allows.
-    auto: cpu on a processor, plain on a GPU. `[engine]` switches parts of the fast way off."""
+    """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor, as far as a
+    model allows. `auto` takes `cpu` on a processor and `plain` on a GPU. `[engine]` switches off parts of `cpu`."""
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """The parts of the fast way, each with a switch; none of them changes a result beyond rounding."""
+    """Optimisations of the engine, each with a switch. None of them changes a result beyond rounding."""
 
     attention: str = setting("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
-    """Of documents that are read without a gradient where packed and not compiled, else of all. auto: sdpa on cuda; on
-    a CPU the quicker of sdpa and eager, timed once a machine, for packed documents in bf16, else eager."""
+    """The attention implementation of transformers that computes documents, unless compiled kernels do. For packed
+    documents it applies only to passes without a gradient. `auto` takes sdpa on a GPU. On a CPU it takes eager, or, for
+    packed documents in bf16, the faster of sdpa and eager, timed once a machine."""
     packing: bool = True
-    """Documents of a micro-batch in one row without padding, on a CPU and where a test of the model with its method
-    shows that they see nothing of each other; false: padded."""
+    """Whether the documents of a micro-batch stand in one row without padding. It needs a CPU, and a test on the model
+    with its method attached that shows that documents see nothing of each other. If false, documents are padded."""
     labels_only: bool = True
-    """Logits of positions that predict a label token; false: of every position, as a model gives them by itself."""
+    """Whether logits are computed only for positions that predict a label token. If false, they are computed for every
+    position, as transformers does."""
     fused: bool = True
-    """Layers of Llama's kind in fewer passes over memory, where documents are packed; false: transformers' own."""
+    """Whether Llama-like layers are computed in fewer passes over memory, if documents are packed. If false,
+    transformers' own layers are used."""
     compiled: bool = True
-    """C kernels where layers are fused, compiled once by the machine's GCC; false: torch's operators."""
+    """Whether fused layers use C kernels, which the machine's GCC compiles once. If false, torch operators are used."""
     shared_prefix: bool = True
-    """Tokens with which all documents of a micro-batch begin, once, where documents are packed and enough fall away to
-    pay for it (2 % of all; in bf16 with AMX 30 %); false: in each."""
+    """Whether a prefix that all documents of a micro-batch share is computed once, if documents are packed and enough
+    tokens are saved to pay for it (2 % of all; in bf16 with AMX 30 %). If false, it is computed for each document."""
     cached_features: bool = True
-    """Where only an untied output head is trained, compute what lies below it once a document; false: every epoch."""
+    """Whether the frozen layers below an output head are computed once per document, if only an untied head is trained.
+    If false, they are computed in every epoch."""
 
 
 @dataclass(frozen=True)
@@ -171,22 +182,22 @@ class Computation(EngineSettings, MachineSettings):
 
 @dataclass(frozen=True)
 class DurabilitySettings:
-    """How often an unfinished run is kept; it changes no outcome, so it is no part of a run's fingerprint."""
+    """How often an unfinished run is saved. It changes no outcome, so it is not part of a run's fingerprint."""
 
     checkpoint_seconds: float = setting(120.0, minimum=0.0)
-    """Seconds of training between checkpoints, beside the one after each epoch; 0: no others by time."""
+    """Seconds of training between checkpoints, besides the one after each epoch; 0 switches these off."""
     checkpoint_steps: int = setting(0, minimum=0)
-    """Optimizer steps between checkpoints; 0: no others by steps."""
+    """Optimizer steps between checkpoints, besides the one after each epoch; 0 switches these off."""
 
 
 @dataclass(frozen=True)
 class GateSettings:
-    """When the gate calls a run worse than its baseline; changes no run."""
+    """When the gate calls a method worse than its baseline. It changes no run."""
 
     tolerance: float = setting(1.0, minimum=0.0, maximum=100.0)
-    """Points of ROUGE (F1 x 100) that a mean may differ from the baseline's before anything is said; 0: none."""
+    """Points of ROUGE (F1 x 100) by which a mean may differ from the baseline's without a verdict."""
     alpha: float = setting(0.05, minimum=1e-9, maximum=0.5)
-    """Chance of a false alarm over all verdicts of a session together (Holm)."""
+    """Chance of any false alarm over all verdicts of a session together (Holm)."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,7 @@ class Settings:
     """Everything a bake-off was asked to do."""
 
     preset: str = "custom"
-    """The preset's name: the report's folder, the key of floors and baselines."""
+    """The preset's name, which is also the name of the report's folder and the key of floors and baselines."""
     description: str = ""
     """One sentence for the report."""
     seeds: tuple[int, ...] = (42,)
@@ -204,7 +215,7 @@ class Settings:
     task: TaskSettings = TaskSettings()
     """The documents."""
     training: TrainingSettings = TrainingSettings()
-    """The recipe, before a method's own changes."""
+    """The recipe, before a method changes it for itself."""
     generation: GenerationSettings = GenerationSettings()
     """How summaries are written."""
     scoring: ScoringSettings = ScoringSettings()
@@ -212,7 +223,7 @@ class Settings:
     machine: MachineSettings = MachineSettings()
     """Device, precision, threads, engine."""
     engine: EngineSettings = EngineSettings()
-    """The parts of the fast way."""
+    """Optimisations of the engine."""
     durability: DurabilitySettings = DurabilitySettings()
     """How often an unfinished run is kept."""
     gate: GateSettings = GateSettings()
@@ -220,7 +231,7 @@ class Settings:
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     changes: Mapping[str, Any] = setting({})
-    """What `--set` changed, by dotted key; wins over presets and methods."""
+    """What `--set` changed, by dotted key. It wins over presets and methods."""
     source: str = ""
     """The preset's file, for messages."""
 
