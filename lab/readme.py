@@ -20,7 +20,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 REPORT = DOCS / "reports" / "quick" / "report.md"
 FIGURES = ("ROUGE-1 F1 x 100", "ROUGE-2 F1 x 100", "ROUGE-L F1 x 100", "training, s", "peak resident memory",
-           "parameters, trainable", "adapter size")  # fmt: skip
+           "parameters, trainable")  # fmt: skip
 """The rows of the report's comparison that the README shows."""
 INTERNAL = ("preset", "changes", "source")
 """Fields of Settings that no preset may set."""
@@ -40,7 +40,7 @@ def folders() -> str:
 
 
 def results() -> str:
-    """Seven rows of the kept report's comparison, and what it concludes of ROUGE. Raises ValueError without a row."""
+    """Six rows of the kept report's comparison, and what it concludes of ROUGE. Raises ValueError without a row."""
     text = REPORT.read_text(encoding="utf-8")
     sections = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in text.split("\n## ")}
     lines = [line for line in sections["Comparison"].splitlines() if line.startswith("|")]

@@ -10,12 +10,12 @@ import pytest
 
 from bakeoff import cli, plugin
 from bakeoff.config import presets
-from bakeoff.config.presets import ROOT
 from bakeoff.config.schema import SECTIONS, TaskSettings
 from bakeoff.data import tasks
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.methods.registry import configure, load_file
 from bakeoff.session import plan
+from bakeoff.shipped import ROOT
 from lab import readme
 
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
@@ -172,3 +172,8 @@ def test_every_promise_names_a_test():
 
 def test_the_readme_stays_short():
     assert len(README.splitlines()) <= 180
+
+
+def test_the_architecture_page_names_the_folders_that_are_hashed():
+    text = PAGES["docs/architecture.md"].partition("## Fingerprint")[2].partition("(`WAY`")[0]
+    assert tuple(re.findall(r"`(\w+)/`", text)) == plan.WAY
