@@ -1,1 +1,1 @@
-"""Settings: what there is to set, presets and `--set`, and what the machine decides."""
+"""Settings, presets and `--set`, and what depends on the machine: device, precision, threads."""

@@ -1,1 +1,1 @@
-"""Whether a method writes worse summaries than what was accepted, and how sure that is."""
+"""Baselines, and verdicts on whether a method writes worse summaries than its baseline."""

@@ -1,1 +1,1 @@
-"""What a fine-tuning method is: its contract, its counts, and how its file is found."""
+"""The contract of a fine-tuning method, its parameter counts, and the registry that finds its file."""

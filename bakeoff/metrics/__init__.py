@@ -1,1 +1,1 @@
-"""How good a summary is: ROUGE, to the bit what rouge-score says."""
+"""ROUGE of a summary, equal to the bit to rouge-score's."""

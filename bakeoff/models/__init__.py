@@ -1,1 +1,1 @@
-"""A base model from anywhere: known names, folders, GGUF files, a hub, or random weights."""
+"""Base models from a known name, a folder, a GGUF file, a hub, or random weights."""

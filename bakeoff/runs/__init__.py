@@ -1,1 +1,1 @@
-"""One run: attach a method, train, write summaries, score them, keep the evidence."""
+"""One run: attach a method, train it, generate summaries, score them, keep the evidence."""
