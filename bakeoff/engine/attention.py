@@ -240,8 +240,6 @@ class Documents:
 
     def __init__(self, lengths: Sequence[int], flash: bool = False) -> None:
         self.lengths, self.flash = list(lengths), flash
-        self.computed: set[torch.nn.Module] = set()
-        """Decoder layers that were computed together with one before them and not yet asked."""
 
     @functools.cached_property
     def starts(self) -> torch.Tensor:

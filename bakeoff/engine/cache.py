@@ -82,8 +82,6 @@ class Step:
     def __init__(self, cache: Cache, lengths: Sequence[int], device: Any) -> None:
         """`lengths` are tokens in the cache before this step."""
         self.cache = cache
-        self.computed: set[Any] = set()
-        """Decoder layers that one in front of them has taken with it."""
         self.at = torch.tensor(lengths, device=device)
         self.rows = torch.arange(len(lengths), device=device)
         self.longest = max(lengths) + 1

@@ -16,11 +16,14 @@ class Engine(Protocol):
     name: str
     """For the report and the fingerprint."""
 
-    def prepare(self, model: Any, added: "Iterable[torch.nn.Parameter]", known: Mapping[str, str] | None = None) -> Any:
-        """`model` on its device, ready to train; `added` are the parameters that the base model does not have.
+    def prepared(
+        self, model: Any, added: "Iterable[torch.nn.Parameter]", known: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[Any]:
+        """Inside, `model` on its device, ready to train; `added` are parameters that the base model does not have.
 
         How its documents may stand together is found by tests on it, or taken from `known`, the `answers` of a model
-        that was made in the same way. Frozen weights end in the run's precision, trained ones in fp32.
+        that was made in the same way. Frozen weights end in the run's precision, trained ones in fp32. Whatever was
+        patched in the model is as it was afterwards.
         """
         ...
 

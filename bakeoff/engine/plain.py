@@ -29,8 +29,15 @@ class Plain:
         """`pad` is the id that stands in padded places, whatever it means: what is padding is told by length."""
         self.where, self.pad = where, pad
 
-    def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
+    @contextmanager
+    def prepared(
+        self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None
+    ) -> Iterator[Any]:
         """See Engine."""
+        yield self.prepare(model, added, known)
+
+    def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
+        """`model` as `prepared` gives it, with nothing patched."""
         model.to(self.where.device)
         layout.settle(model, added, self.where.packing, known)
         frozen = torch.bfloat16 if self.where.precision == "bf16" else torch.float32

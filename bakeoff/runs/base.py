@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ class Base:
         assert self.tokenizer is not None
         return engine.make(self.where, self.tokenizer.pad_token_id)
 
-    def prepare(self, model: Any, answers: Mapping[str, str] | None = None) -> Any:
-        """`model`, a method attached, ready to train; `answers` as in Engine.prepare."""
+    def prepared(self, model: Any, answers: Mapping[str, str] | None = None) -> AbstractContextManager[Any]:
+        """Inside, `model`, a method attached, ready to train; `answers` as in Engine.prepared."""
         added = [parameter for parameter in model.parameters() if id(parameter) not in self.own]
-        return self.engine.prepare(model, added, answers)
+        return self.engine.prepared(model, added, answers)
 
 
 def seed_everything(seed: int, where: Computation) -> None:

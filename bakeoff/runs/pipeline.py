@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,11 @@ def run(
     if not entry.needs_model:
         with clock("evaluation"):
             return finish(spec, task, method.summarise(task.examples), clock)
-    made = ModelRun(spec, entry, method, task, cache, emit, clock, checkpointer or Checkpointer())
-    made.train()
-    made.write()
-    return made.result(folder)
+    with ExitStack() as patches:
+        made = ModelRun(spec, entry, method, task, cache, emit, clock, checkpointer or Checkpointer(), patches)
+        made.train()
+        made.write()
+        return made.result(folder)
 
 
 class ModelRun:
@@ -61,7 +63,7 @@ class ModelRun:
 
     def __init__(
         self, spec: RunSpec, entry: Entry, method: Any, task: tasks.Task, cache: Path, emit: Emit, clock: Clock,
-        checkpointer: Checkpointer,
+        checkpointer: Checkpointer, patches: ExitStack,
     ) -> None:  # fmt: skip
         """Loads the model, attaches the method, encodes the documents."""
         self.spec, self.entry, self.method, self.task = spec, entry, method, task
@@ -76,7 +78,8 @@ class ModelRun:
             model, self.tokenizer = self.base.load()
             self.engine = self.base.engine
             self.shapes = shapes_of(model)
-            self.model = self.base.prepare(method.attach(model, self.tokenizer))
+            self.patches = patches
+            self.model = patches.enter_context(self.base.prepared(method.attach(model, self.tokenizer)))
             self.memory.placed()
             self.answers = self.engine.answers(self.model)
             self.documents, self.slower = self.engine.documents(self.model), self.engine.reason(self.model)
@@ -192,17 +195,19 @@ class ModelRun:
     def reloaded(self, adapter: Path) -> dict[str, Any]:
         """What the plain base model with the saved tensors writes, beside what the trained one wrote."""
         if not self.check.small:
+            self.patches.close()
             del self.model
             release(self.base.where.device)
-        again = self.base.prepare(self.method.attach(*self.base.load()), self.answers)
-        adapters.load(again, adapter)
-        second, _ = self.summaries(again, self.asked)
+        with self.base.prepared(self.method.attach(*self.base.load()), self.answers) as again:
+            adapters.load(again, adapter)
+            second, _ = self.summaries(again, self.asked)
+            trained = together(adapters.trained_digests(again))
         if self.check.doubtful(second):
             self.check.first, _ = self.summaries(self.model, self.asked)
         examples = [self.task.examples.test[place] for place in self.check.places]
         return {
             "trained": self.check.weights,
-            "reloaded_trained": together(adapters.trained_digests(again)),
+            "reloaded_trained": trained,
             "reloaded": [
                 {"id": e.id, "aspect": e.aspect, "summary": self.check.first[number], "again": second[number]}
                 for number, e in enumerate(examples)

@@ -4,6 +4,7 @@ The method is attached, trained for two steps and compared with reference.py: lo
 batch sizes, counts, and the adapter that was saved.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -157,6 +158,7 @@ class Trial:
         self.validation = [encoder.example(example) for example in found.validation]
         self.prompts = [encoder.prompt(example)[0] for example in found.test]
         self.trained: Any = None
+        self.patches = contextlib.ExitStack()
 
     def base(self, machine: Computation) -> architectures.Wide:
         """The base model as a run loads it."""
@@ -171,7 +173,7 @@ class Trial:
         base = self.base(machine)
         model, tokenizer = base.load()
         shapes = shapes_of(model)
-        model = base.prepare(self.method.attach(model, tokenizer))
+        model = self.patches.enter_context(base.prepared(self.method.attach(model, tokenizer)))
         before = Reference(self.clean(), model)
         with torch.no_grad():
             first = sum(float(before.loss(example.ids, example.prompt)) for example in self.validation)
@@ -193,7 +195,7 @@ class Trial:
     def settled(self, machine: Computation) -> Any:
         """The trained model, placed and prepared for `machine`."""
         base = self.base(machine)
-        model = base.prepare(self.method.attach(*base.load()))
+        model = self.patches.enter_context(base.prepared(self.method.attach(*base.load())))
         there = dict(self.trained.named_parameters())
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -271,9 +273,10 @@ class Trial:
             if saved != counted:
                 yield f"{saved} numbers are saved, {counted} trained"
             base = self.base(machine)
-            again = base.prepare(self.method.attach(*base.load()), layout.answers(model))
-            adapters.load(again, Path(folder) / "adapter")
-            if self.write(again, machine, 4) != written:
+            with base.prepared(self.method.attach(*base.load()), layout.answers(model)) as again:
+                adapters.load(again, Path(folder) / "adapter")
+                other = self.write(again, machine, 4) != written
+            if other:
                 yield "the reloaded adapter writes other texts"
 
 

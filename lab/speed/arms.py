@@ -58,7 +58,8 @@ class Bench:
         else:
             seed_everything(self.seed, self.where)
             model, self.tokenizer = base.load()
-            self.model = base.prepare(self.method.attach(model, self.tokenizer))
+            self.patches = contextlib.ExitStack()
+            self.model = self.patches.enter_context(base.prepared(self.method.attach(model, self.tokenizer)))
             self.engine: Any = base.engine
         encoder = Encoder(self.tokenizer, task, self.limits)
         documents = job["documents"] or len(task.examples.train)

@@ -63,17 +63,19 @@ def figures(where, name):
     """Loss, gradient and token ids of the six documents by the engine that `where` names."""
     model, added = built(name)
     made = engine.make(where, 256)
-    model = made.prepare(model, added)
-    loss = made.loss(model.eval(), EXAMPLES)
-    loss.backward()
-    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad])
-    rows = []
-    with made.writing(model):
-        size = made.chunk(model, 2)
-        for start in range(0, len(PROMPTS), size):
-            some = PROMPTS[start : start + size]
-            rows += made.generate(model, some, 6, rows=2, ends={256}, vocabulary=range(257))
-    return loss.item(), gradient, rows, made.reason(model)
+    with made.prepared(model, added) as model:
+        loss = made.loss(model.eval(), EXAMPLES)
+        loss.backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad])
+        rows = []
+        with made.writing(model):
+            size = made.chunk(model, 2)
+            for start in range(0, len(PROMPTS), size):
+                some = PROMPTS[start : start + size]
+                rows += made.generate(model, some, 6, rows=2, ends={256}, vocabulary=range(257))
+        reason = made.reason(model)
+    assert not any("forward" in vars(module) for module in model.modules())  # all patches are undone
+    return loss.item(), gradient, rows, reason
 
 
 @pytest.fixture(scope="module")

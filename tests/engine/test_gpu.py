@@ -260,8 +260,8 @@ def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for():
 
 def test_memory_is_counted_from_the_placed_model_on(tmp_path, probed, monkeypatch):
     chosen, found = probed
-    order, settle = [], pipeline.Base.prepare
-    monkeypatch.setattr(pipeline.Base, "prepare", lambda *given: (settle(*given), order.append("settled"))[0])
+    order, prepare = [], Cpu.prepare
+    monkeypatch.setattr(Cpu, "prepare", lambda *given: (prepare(*given), order.append("settled"))[0])
     monkeypatch.setattr(Memory, "placed", lambda self: order.append("placed"))
 
     def stop(*given, **more):
@@ -276,22 +276,22 @@ def test_memory_is_counted_from_the_placed_model_on(tmp_path, probed, monkeypatc
 
 def test_a_large_model_is_gone_when_it_is_loaded_again(tmp_path, probed, monkeypatch):
     chosen, found = probed
-    left, load, settle = [], pipeline.Base.load, pipeline.Base.prepare
+    left, load, prepare = [], pipeline.Base.load, Cpu.prepare
 
     def loading(base):
         if left:
             left.append(sum(parameter() is not None for parameter in left.pop()))
         return load(base)
 
-    def settled(base, *given):
-        model = settle(base, *given)
+    def settled(engine, *given):
+        model = prepare(engine, *given)
         if not left:
             left.append([weakref.ref(parameter) for parameter in model.parameters()])
         return model
 
     monkeypatch.setattr(verify, "SMALL", 0)
     monkeypatch.setattr(pipeline.Base, "load", loading)
-    monkeypatch.setattr(pipeline.Base, "prepare", settled)
+    monkeypatch.setattr(Cpu, "prepare", settled)
     gc.disable()  # what refers to itself would go sooner or later
     try:
         pipeline.run(

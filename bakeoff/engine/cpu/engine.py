@@ -1,7 +1,7 @@
 """The cpu engine: documents in one row, and layers of Llama's kind by compiled kernels, as far as a model allows."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
 from bakeoff.engine.attention import documents, row_logits, unlike_llama
 from bakeoff.engine.batches import Batch, collate
-from bakeoff.engine.cpu import layers, native
+from bakeoff.engine.cpu import layers
 from bakeoff.engine.cpu.decoder import forget
 from bakeoff.engine.cpu.head import CrossEntropy
 from bakeoff.engine.cpu.packed_weights import packed_weights
@@ -29,12 +29,14 @@ class Cpu(Plain):
 
     name = "cpu"
 
-    def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
+    @contextmanager
+    def prepared(
+        self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None
+    ) -> Iterator[Any]:
         """See Engine."""
-        model = super().prepare(model, added, known)
-        if self.where.fused and not self.unlike(model):
-            layers.install(model)
-        return model
+        model = self.prepare(model, added, known)
+        with layers.installed(model) if self.where.fused and not self.unlike(model) else nullcontext():
+            yield model
 
     def reason(self, model: Any) -> str:
         """See Engine."""
@@ -130,11 +132,3 @@ def in_precision(model: Any, precision: str) -> Iterator[None]:
     finally:
         for parameter, value in changed.items():
             parameter.data = value
-
-
-def compile_kernels(where: Any, folder: Any) -> None:
-    """Opens the compiled kernels in `folder`, or closes them, as the run is asked to."""
-    if where.compiled:
-        native.build(folder)
-    else:
-        native.close()

@@ -1,12 +1,14 @@
 """How a model's modules compute by the sums of kernels.py, where they are transformers' own of Llama's kind."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from bakeoff.engine.attention import Documents, Segments, unlike_llama
 from bakeoff.engine.cache import Step
@@ -36,12 +38,25 @@ STEPS = "bakeoff_steps"
 """Attribute of a decoder layer, while it decodes: what takes a step through it and those behind it, and these."""
 
 
+@contextmanager
+def installed(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` computes as `install` says; afterwards as before, its weights as they stand in memory now."""
+    install(model)
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            ours = (norm, attention, gated_unit, narrowed, trunk_forward)
+            if getattr(vars(module).get("forward"), "func", None) in ours:
+                del module.forward
+
+
 def install(model: nn.Module) -> None:
     """Replaces how the norms, attentions and gated units of `model` compute; parameters and their names stay.
 
     A module is replaced where its class is transformers' own of Llama's kind. What a method puts in a module's or its
     forward's place, or wraps around a linear layer, is called as it is. The last decoder layer stops at the tokens
-    whose logits are wanted.
+    whose logits are wanted. What calls the decoder layers has layer.c compute several of them at once where it can.
     """
     for module in model.modules():
         kind = type(module)
@@ -59,9 +74,8 @@ def install(model: nn.Module) -> None:
     if last is not None:
         last.forward = functools.partial(narrowed, last, last.forward)
     trunk = plain_trunk(model)
-    for module in model.modules():
-        if (module is last or original(module)) and all(hasattr(module, name) for name in PARTS):
-            module.forward = functools.partial(decoder_layer, module, module.forward, trunk, last)
+    if trunk is not None:
+        trunk.forward = functools.partial(trunk_forward, trunk, trunk.forward, last)
 
 
 def original(module: Any) -> bool:
@@ -95,64 +109,87 @@ def plain_trunk(model: nn.Module) -> Any:
     """What calls the decoder layers of `model`, if it gives what one returns to the next and to nobody else."""
     inner: Any = getattr(model, "get_base_model", lambda: model)()
     trunk: Any = getattr(inner, "model", None)
-    return (
-        trunk
-        if trunk is not None and original(trunk) and not unlike_llama(inner) and hasattr(trunk, "layers")
-        else None
-    )
+    if trunk is None or not hasattr(trunk, "layers") or unlike_llama(inner):
+        return None
+    return trunk if original(trunk) or getattr(vars(trunk).get("forward"), "func", None) is trunk_forward else None
 
 
-def behind(module: nn.Module, trunk: Any) -> list[Any]:
-    """The decoder layer `module` and those after it, if nothing comes between them and each is called once."""
-    layers = list(trunk.layers)[: trunk.config.num_hidden_layers] if trunk is not None and original(trunk) else []
-    if not own(module) or module not in layers or len(set(layers)) < len(layers):
-        return [module]
-    return layers[layers.index(module) :]
+def layers_of(trunk: Any) -> list[Any]:
+    """The decoder layers that `trunk` calls, in order."""
+    return list(trunk.layers)[: trunk.config.num_hidden_layers]
 
 
-def decoder_layer(
-    module: Any, plain: Any, trunk: Any, last: Any, hidden_states: torch.Tensor, position_embeddings: Any = None,
+def trunk_forward(
+    trunk: Any, plain: Any, last: Any, *given: Any, input_ids: Any = None, inputs_embeds: Any = None,
+    position_ids: Any = None, attention_mask: Any = None, past_key_values: Any = None, use_cache: Any = None,
     segments: Any = None, **others: Any,
-) -> torch.Tensor:  # fmt: skip
-    """The forward of a decoder layer: by layer.c where it can, else `plain`.
+) -> Any:  # fmt: skip
+    """The forward of what calls the decoder layers; `plain` is transformers' own, for calls that want anything else.
 
-    It computes the layers behind it, too, up to one of which a method made another thing; these then return what they
-    are given. The `last` one goes on after its attention only for tokens whose logits are wanted, and is 0 for the
-    others.
+    Layers that layer.c computes are computed several at once; the others are called one by one.
+    """
+    asked = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "position_ids": position_ids}
+    more = {"attention_mask": attention_mask, "past_key_values": past_key_values}
+    states = others.get("output_hidden_states") or others.get("output_attentions")
+    states = states or trunk.config.output_hidden_states or trunk.config.output_attentions
+    if segments is None or given or states or any(value is not None for value in more.values()):
+        if segments is not None:
+            others["segments"] = segments
+        return plain(*given, **asked, **more, use_cache=use_cache, **others)
+    hidden_states = trunk.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+    position_embeddings = trunk.rotary_emb(hidden_states, position_ids)
+    layers, at = layers_of(trunk), 0
+    while at < len(layers):
+        found = several(trunk, at, last, hidden_states, position_embeddings, segments)
+        if found is not None:
+            hidden_states, taken = found
+            at += taken
+            continue
+        hidden_states = layers[at](
+            hidden_states, attention_mask=None, position_ids=position_ids, past_key_values=None, use_cache=False,
+            position_embeddings=position_embeddings, segments=segments, **others,
+        )  # fmt: skip
+        at += 1
+    return BaseModelOutputWithPast(last_hidden_state=trunk.norm(hidden_states))
+
+
+def several(
+    trunk: Any, at: int, last: Any, hidden_states: torch.Tensor, position_embeddings: Any, segments: Any
+) -> tuple[torch.Tensor, int] | None:
+    """What the decoder layers from number `at` on return by layer.c, and how many they are; None where it takes none.
+
+    The `last` one goes on after its attention only for tokens whose logits are wanted, and is 0 for the others.
     """
     out: torch.Tensor
-    found: dict[Any, Layer] = {}
-    if module in getattr(segments, "computed", ()):
-        segments.computed.remove(module)
-        return hidden_states
-    if isinstance(segments, Documents):
-        tokens = len(segments.shared.row) if segments.shared else sum(segments.lengths)
-        fits = hidden_states.shape[:-1].numel() == position_embeddings[0].shape[:-1].numel() == tokens
-        found = run(module, trunk, hidden_states) if fits else {}
-        segments.computed.update(one for one in found if one is not module)
-    elif isinstance(segments, Step) and STEPS in vars(module):
-        steps, others_behind = vars(module)[STEPS]
-        if native.sums(hidden_states) is steps.sums:
-            segments.computed.update(others_behind)
-            cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
-            out = steps(hidden_states.squeeze(0), segments, cos, sin)
-            return out.unsqueeze(0)
+    if isinstance(segments, Step):
+        steps = vars(trunk).get(STEPS, {}).get(at)
+        if steps is None or native.sums(hidden_states) is not steps.sums:
+            return None
+        cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
+        out = steps(hidden_states.squeeze(0), segments, cos, sin)
+        return out.unsqueeze(0), len(steps.layers)
+    if not isinstance(segments, Documents):
+        return None
+    tokens = len(segments.shared.row) if segments.shared else sum(segments.lengths)
+    if not hidden_states.shape[:-1].numel() == position_embeddings[0].shape[:-1].numel() == tokens:
+        return None
+    found = run(trunk, at, hidden_states)
     if not found:
-        out = plain(hidden_states, position_embeddings=position_embeddings, segments=segments, **others)
-        return out
+        return None
     cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
     wanted = segments.wanted if last in found else None
     trained = [tensor for layer in found.values() for tensor in trained_in(layer.beside)]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (hidden_states, *trained))
     out = Stack.apply(hidden_states.squeeze(0), [*found.values()], segments, cos, sin, wanted, keep, *trained)
-    return out.unsqueeze(0)
+    return out.unsqueeze(0), len(found)
 
 
-def run(module: Any, trunk: Any, hidden_states: torch.Tensor) -> dict[Any, Layer]:
-    """The decoder layer `module` and those behind it that layer.c computes one after another; empty without itself."""
+def run(trunk: Any, at: int, hidden_states: torch.Tensor) -> dict[Any, Layer]:
+    """The decoder layers from number `at` on that layer.c computes one after another; none if one is called twice."""
     found: dict[Any, Layer] = {}
-    for one in behind(module, trunk):
-        layer = whole(one, hidden_states) if one is module or own(one) else ""
+    layers = layers_of(trunk)
+    for one in layers[at:] if len(set(layers)) == len(layers) else []:
+        layer = whole(one, hidden_states) if own(one) else ""
         if isinstance(layer, str):
             break
         found[one] = layer
@@ -160,8 +197,8 @@ def run(module: Any, trunk: Any, hidden_states: torch.Tensor) -> dict[Any, Layer
 
 
 def own(module: nn.Module) -> bool:
-    """Whether a decoder layer computes as `install` says, with nothing around it."""
-    return getattr(vars(module).get("forward"), "func", None) is decoder_layer
+    """Whether a decoder layer computes as transformers or `install` says, with nothing around it."""
+    return original(module) or getattr(vars(module).get("forward"), "func", None) is narrowed
 
 
 def whole(module: Any, hidden_states: torch.Tensor) -> Layer | str:

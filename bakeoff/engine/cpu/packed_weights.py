@@ -13,7 +13,7 @@ from bakeoff.config.schema import Computation
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.decoder import Steps, forget
 from bakeoff.engine.cpu.kernels import BLOCK, joined
-from bakeoff.engine.cpu.layers import ORDERED, PRODUCTS, STEPS, own, plain_trunk, run
+from bakeoff.engine.cpu.layers import ORDERED, PRODUCTS, STEPS, layers_of, plain_trunk, run
 from bakeoff.engine.linear import WIDE, Thin, group, in_panels, plain_head, stacked
 
 
@@ -116,14 +116,16 @@ def packed_weights(model: Any, where: Computation) -> Iterator[None]:
     changed: list[nn.Module] = []
     at_once: list[Any] = []
     head: Any = None
+    trunk: Any = None
     try:
-        prompt, trunk = torch.empty(1, 1, model.config.hidden_size, dtype=torch.bfloat16), plain_trunk(model)
-        for layer in filter(own, model.modules()):
+        prompt, trunk, at = torch.empty(1, 1, model.config.hidden_size, dtype=torch.bfloat16), plain_trunk(model), 0
+        while trunk is not None and at < len(layers_of(trunk)):
             with torch.no_grad():
-                found = {} if layer in at_once else run(layer, trunk, prompt)
+                found = run(trunk, at, prompt)
             if found:
-                vars(layer)[STEPS] = Steps([*found.values()]), [one for one in found if one is not layer]
+                vars(trunk).setdefault(STEPS, {})[at] = Steps([*found.values()])
                 at_once += found
+            at += len(found) or 1
         inside = {part for layer in at_once for part in (layer.self_attn, layer.mlp)}
         for module in model.modules():
             if module in inside:
@@ -142,8 +144,8 @@ def packed_weights(model: Any, where: Computation) -> Iterator[None]:
     finally:
         for module in changed:
             vars(module).pop(ORDERED, None)
-        for layer in at_once:
-            vars(layer).pop(STEPS, None)
+        if trunk is not None:
+            vars(trunk).pop(STEPS, None)
         forget(model)
         if head is not None:
             vars(head).pop("forward", None)
