@@ -105,7 +105,7 @@ def test_papers_that_are_not_installed_are_named_with_the_command(monkeypatch):
 def test_papers_that_are_not_the_measured_ones_are_refused(monkeypatch):
     monkeypatch.setitem(sources.ACLSUM_SHA256, "val", "0" * 64)
     found = complaint("aclsum/outcome")
-    assert "val.jsonl: its sha256 is 354ca637" in found and "type pip install" in found
+    assert "val.jsonl: its sha256 is 354ca637" in found and "type python -m bakeoff assets --install --force" in found
 
 
 @pytest.mark.parametrize(
