@@ -37,17 +37,22 @@ static inline int64_t longest_of(int64_t blocks, int64_t tokens) {
 /* What is done with a row of a product, of 32 numbers, while the tiles compute the next ones. */
 typedef void Finish(const void *work, int64_t row, const float *sums);
 
+/* An address to prefetch. It may lie behind the array that it was made from, where no pointer may. */
+static inline uintptr_t address(const T *start, int64_t numbers) {
+    return (uintptr_t)start + (uintptr_t)numbers * sizeof(T);
+}
+
 /* C (rows x n), or what is added to it, is A (rows x k, in strips) times panels of `stride` numbers; rows, n and k are
    multiples of 32, and n is 32 where rows are finished. A is read past the nearest cache, which is left to the
-   panel. */
-INLINE void multiply_and(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows, int64_t n,
-                         int64_t k, int add, Finish *finish, const void *work) {
+   panel. `after` is the address of what the caller reads after the last panel: it is prefetched. */
+INLINE void multiply_and(const T *a, const T *panels, int64_t stride, uintptr_t after, float *c, int64_t of_c,
+                         int64_t rows, int64_t n, int64_t k, int add, Finish *finish, const void *work) {
     int64_t ahead = 1024 / rows < 8 ? 1024 / rows : 8; /* cache lines of what comes next for each 32 of k */
     int64_t part = k > NEAR ? CHUNK : k, each = (1024 + part - 1) / part, done = 0;
-    for (int64_t j = 0; j < n; j += 32, panels += stride)
+    for (int64_t j = 0; j < n; j += 32, panels = j < n ? panels + stride : panels)
         for (int64_t start = 0; start < k; start += part) {
             int64_t end = start + part < k ? start + part : k;
-            const T *next = end < k ? panels + end * 32 : panels + stride;
+            uintptr_t next = end < k ? address(panels, end * 32) : j + 32 < n ? address(panels, stride) : after;
             for (int64_t i = 0; i < rows; i += 32) {
                 const T *own = a + i * 32;
                 float *at = c + i * of_c + j, *under = at + 16 * of_c;
@@ -70,7 +75,7 @@ INLINE void multiply_and(const T *a, const T *panels, int64_t stride, float *c, 
                     _tile_dpbf16ps(0, 4, 6);
                     _tile_dpbf16ps(1, 4, 7);
                     _tile_stream_loadd(5, own + p * rows + 512, 64);
-                    for (int64_t line = 0; line < ahead; line++, next += 32)
+                    for (int64_t line = 0; line < ahead; line++, next += 64)
                         _mm_prefetch((const char *)next, _MM_HINT_T1);
                     _tile_dpbf16ps(2, 5, 6);
                     _tile_dpbf16ps(3, 5, 7);
@@ -90,7 +95,7 @@ INLINE void multiply_and(const T *a, const T *panels, int64_t stride, float *c, 
 
 static void multiply_strips(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows,
                             int64_t n, int64_t k, int add) {
-    multiply_and(a, panels, stride, c, of_c, rows, n, k, add, 0, 0);
+    multiply_and(a, panels, stride, address(panels, n / 32 * stride), c, of_c, rows, n, k, add, 0, 0);
 }
 
 /* 32 numbers rounded, and half of such ones as fp32 */
@@ -192,7 +197,8 @@ INLINE void finish_strip(const void *work, int64_t row, const float *sums) {
 /* The product, rounded, in strips. */
 static void product_strips(const T *a, const T *panels, float *c, T *to, int64_t rows, int64_t n, int64_t k) {
     for (int64_t j = 0; j < n; j += 32)
-        multiply_and(a, panels + j * k, 32 * k, c, 32, rows, 32, k, 0, finish_strip, to + j * rows);
+        multiply_and(a, panels + j * k, 0, address(panels, (j + 32) * k), c, 32, rows, 32, k, 0, finish_strip,
+                     to + j * rows);
 }
 
 /* Where 32 columns of a product go: its first `size` rows. */
@@ -212,7 +218,7 @@ static void product_rows(const T *a, const T *panels, float *c, T *to, int64_t p
                          int64_t rows, int64_t n, int64_t k) {
     for (int64_t j = 0; j < n; j += 32) {
         Rows into = {to + j / part * part * tokens + j % part, part, size};
-        multiply_and(a, panels + j * k, 32 * k, c, 32, rows, 32, k, 0, finish_rows, &into);
+        multiply_and(a, panels + j * k, 0, address(panels, (j + 32) * k), c, 32, rows, 32, k, 0, finish_rows, &into);
     }
 }
 
@@ -405,10 +411,12 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
             outer(in + outputs * rows, normed, turned, panel, parts + b * count + ranks * outputs, rows, ranks, width);
         }
 #pragma omp for
-        for (int64_t start = 0; start < count; start += 1024)
+        for (int64_t start = 0; start < count; start += 1024) {
+            int64_t end = start + 1024 < count ? start + 1024 : count;
             for (int64_t b = 0; b < blocks; b++)
 #pragma omp simd
-                for (int64_t i = start; i < start + 1024; i++) of_thin[i] = (b ? of_thin[i] : 0) + parts[b * count + i];
+                for (int64_t i = start; i < end; i++) of_thin[i] = (b ? of_thin[i] : 0) + parts[b * count + i];
+        }
         _mm_sfence(); /* what went past the caches is there for all threads */
         end(tiles);
         leave(&memory);
@@ -450,7 +458,8 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
                     const T *gates = gate_up + (start + j) * width, *ups = gates + inner * width;
                     Unit unit = {c, both + (start + j) * 2 * tokens + at * 64, h + j * rows, size, keep};
                     multiply_strips(in, gates, 32 * width, c, 32, rows, 32, width, 0);
-                    multiply_and(in, ups, 32 * width, c_up, 32, rows, 32, width, 0, finish_unit, &unit);
+                    multiply_and(in, ups, 0, address(ups, 32 * width), c_up, 32, rows, 32, width, 0, finish_unit,
+                                 &unit);
                 }
                 multiply_strips(h, down + start * 32, 32 * inner, sum, of_sum, rows, width, chunk, start > 0);
             }
@@ -486,8 +495,8 @@ void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up
                 int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
                 for (int64_t j = 0; j < chunk; j += 32) {
                     Back unit = {both + (start + j) * 2 * tokens + at * 64, of_both + j * rows, of_up + j * rows, size};
-                    multiply_and(in, down + (start + j) * width, 32 * width, c, 32, rows, 32, width, 0,
-                                 finish_unit_backward, &unit);
+                    multiply_and(in, down + (start + j) * width, 0, address(down, (start + j + 32) * width), c, 32,
+                                 rows, 32, width, 0, finish_unit_backward, &unit);
                 }
                 multiply_strips(of_both, gate_up + start * 32, 64 * inner, sum, of_sum, rows, width, chunk, start > 0);
                 multiply_strips(of_up, gate_up + (inner + start) * 32, 64 * inner, sum, of_sum, rows, width, chunk, 1);
@@ -521,7 +530,7 @@ void head(const T *x, const T *weight, T *out, int64_t rows, int64_t width, int6
             for (int64_t j = 0; j < outputs; j += 32) {
                 Rows into = {out + at * outputs + j, outputs, size};
                 transpose((const Word *)(weight + j * width), (Word *)panel, 32, width / 2);
-                multiply_and(in, panel, weight + (j + 32) * width - panel, c, 32, some, 32, width, 0, finish_rows,
+                multiply_and(in, panel, 0, address(weight, (j + 32) * width), c, 32, some, 32, width, 0, finish_rows,
                              &into);
             }
         }
