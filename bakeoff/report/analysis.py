@@ -44,7 +44,7 @@ def warnings(comparison: Comparison, quote: Quote) -> list[str]:
     dropped = {
         "without a text": data.get("empty", 0),
         "that repeat another": data.get("repeated", 0),
-        "of documents that stand in an earlier split": data.get("two_splits", 0),
+        "of documents that belong to an earlier split": data.get("two_splits", 0),
         "of other splits": data.get("other_splits", 0),
     }
     if total := sum(dropped.values()):
@@ -53,7 +53,7 @@ def warnings(comparison: Comparison, quote: Quote) -> list[str]:
         rows = number(data["rows"], "row")
         said.append(f"Of {rows} of the documents' source {total:,} {verb} dropped: {each}.")
     if made := data.get("ids_made", 0):
-        said.append(f"{number(made, 'document')} got an id by place, since an earlier document has the same id.")
+        said.append(f"{number(made, 'document')} got an id by position, since an earlier document has the same id.")
     return said
 
 
@@ -174,9 +174,9 @@ def conclusion(comparison: Comparison, quote: Quote) -> list[str]:
         tested = {metric: comparison.best(metric) for metric in METRICS if comparison.alike(metric)}
         if tested:
             best = [f"{ROUGE[metric]} {listing([quote(name) for name in names])}" for metric, names in tested.items()]
-            said.append(f"The best, with all that can't be told from it: {'; '.join(best)}.")
+            said.append(f"The best, with all that cannot be told from it: {'; '.join(best)}.")
         else:
-            said.append("No method is called better: the noise of the seeds is not known, so there was no full test.")
+            said.append("No method is called better, because the variance between seeds is not known.")
     elif not rows:
         said.append("No trained method finished, so nothing is concluded.")
     else:

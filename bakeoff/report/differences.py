@@ -18,7 +18,7 @@ def section(comparison: Comparison, quote: Quote) -> list[str]:
     if comparison.pairs:
         parts += [reading(comparison.pairs), to_markdown(frame(comparison.pairs, quote), "pair")]
     if comparison.control_pairs:
-        parts += ["Against the controls, which no seed changes; corrected among themselves:",
+        parts += ["Methods against the controls, which no seed changes; p is corrected among these pairs:",
                   to_markdown(frame(comparison.control_pairs, quote), "pair")]  # fmt: skip
     return parts or ["There is no pair to compare."]
 
@@ -26,15 +26,15 @@ def section(comparison: Comparison, quote: Quote) -> list[str]:
 def reading(pairs: Sequence[Pair]) -> str:
     """What a cell says."""
     said = [
-        "First minus second, ROUGE F1 x 100, its 95 % interval (of this pair alone), the two-sided p (Holm-corrected "
-        "over the pairs of the metric, so an interval may leave out 0 where p does not call the pair apart), and the "
-        "documents that the first wins / ties / loses.",
+        "A cell holds the difference (first minus second, ROUGE F1 x 100), its 95 % interval, the two-sided p, and the "
+        "documents that the first wins / ties / loses. p is Holm-corrected over the pairs of the metric and the "
+        "interval is that of its pair alone, so an interval may exclude 0 although p does not tell the pair apart.",
     ]
     if all(pair.tested for pair in pairs):
-        said.append(f"Two rows are told apart where p is below {ALPHA}; the noise of documents and of seeds is in it.")
+        said.append(f"Two rows are told apart if p is below {ALPHA}; it covers the noise of documents and of seeds.")
     else:
-        said.append('"Documents only": the spread between seeds is not known, so the test covers another draw of '
-                    "documents, not another seed, and gives no verdict.")  # fmt: skip
+        said.append('"Documents only" means that the variance between seeds is not known. The test then covers another '
+                    "draw of documents but not another seed, and gives no verdict.")  # fmt: skip
     return " ".join(said)
 
 

@@ -120,26 +120,27 @@ def reading(comparison: Comparison) -> str:
     """How the table is to be read."""
     several = any(len(row.runs) > 1 for row in comparison.methods)
     said = [
-        "ROUGE: mean over the test documents, in brackets its 95 % interval (Student's t) over documents and, where "
-        "their spread is known, seeds.",
-        "ROUGE-L is sentence-level: it takes a text for one sentence; ROUGE-Lsum takes each line for one.",
-        "A document counts once: of several references "
+        "ROUGE is the mean over the test documents. Brackets hold its 95 % interval (Student's t), over documents and, "
+        "if the variance between seeds is known, over seeds.",
+        "ROUGE-L takes a text for one sentence; ROUGE-Lsum takes each line for one.",
+        "A document counts once, with "
         + ("the best score" if comparison.settings.scoring.references == "best" else "the mean")
-        + " counts, of several aspects the mean.",
-        "Seconds, tokens per second: per run"
-        + (", mean over seeds; memory and adapter size: the highest of the seeds." if several else "."),
+        + " over its references and the mean over its aspects.",
+        "Seconds and tokens per second are those of a run"
+        + (", the mean over seeds; memory and adapter size are the highest of the seeds." if several else "."),
         "Each second is booked once.",
-        f"{MISSING}: not measured.",
-        "Memory: at the end of the evaluation, and its peak; above the level before the model was loaded.",
-        "Parameters are counted once each, then with a tied tensor at each of its names.",
+        f"{MISSING} means that a figure was not measured or cannot be computed.",
+        "Memory is measured at the end of the evaluation and at its peak, above the level before the model was loaded.",
+        "Parameters are counted twice: each tensor once, and tied tensors under every name.",
     ]
     if len(comparison.methods) > 1:
         if any(comparison.alike(metric) for metric in METRICS):
-            said.append("Two methods share a letter where they can't be told apart; bold ROUGE: all that can't be told "
-                        "from the highest mean.")  # fmt: skip
+            said.append("Two methods share a letter if they cannot be told apart. Bold ROUGE marks all that cannot be "
+                        "told from the highest mean.")  # fmt: skip
         else:
-            said.append("No letters and no bold ROUGE: the noise of the seeds is not known for every method.")
-        said.append("Other bold: highest rate, lowest seconds and bytes of the row; no test stands behind it.")
+            said.append("ROUGE has no letters and no bold, because the variance between seeds is not known for every "
+                        "method.")  # fmt: skip
+        said.append("Other bold marks the highest rate and the lowest seconds and bytes of a row, without a test.")
     return " ".join(said)
 
 
@@ -147,7 +148,10 @@ def controls(comparison: Comparison) -> list[str]:
     """The rows that train nothing."""
     if not comparison.controls:
         return ["No control was run."]
-    return ["They train nothing.", table.to_markdown(table.controls(comparison.controls, markdown), "control")]
+    return [
+        "Controls train nothing. They show what a trained method has to beat.",
+        table.to_markdown(table.controls(comparison.controls, markdown), "control"),
+    ]
 
 
 def figure(image: Image) -> str:
@@ -159,15 +163,16 @@ def truncated(rows: Sequence[Row]) -> str:
     """How many documents and summaries were cut, of all three splits."""
     counted = [row for row in rows if row.truncated]
     if not counted:
-        return "No run counted them."
+        return "No run counted truncated documents."
     alike = {tuple(sorted(row.truncated.items())) for row in counted}
     if len(alike) == 1:
         [found] = alike
         amounts = listing([number(amount, name.removesuffix("s")) for name, amount in found])
-        return f"Cut to the task's limits, over all splits: {amounts}, alike in every run that feeds them to the model."
+        every_run = "the same in every run that feeds them to the model"
+        return f"The task's limits truncated {amounts} over all splits, {every_run}."
     header = ["method", *sorted({name for row in counted for name in row.truncated})]
     cells = [[markdown(row.name), *(str(row.truncated.get(name, MISSING)) for name in header[1:])] for row in counted]
-    return "Cut to the task's limits, over all splits:\n\n" + table.text_table(header, cells)
+    return "The task's limits truncated, over all splits:\n\n" + table.text_table(header, cells)
 
 
 def differing(rows: Sequence[Row]) -> list[str]:
@@ -177,8 +182,8 @@ def differing(rows: Sequence[Row]) -> list[str]:
         return ["The compared methods differ in no setting."] if rows else []
     header = ["setting", *(markdown(row.name) for row in rows)]
     cells = [[markdown(key), *(value(row, key) for row in rows)] for key in keys]
-    intro = "Settings in which the compared methods differ" if len(rows) > 1 else "Its settings"
-    return [f"{intro} ({MISSING}: the method has no such setting):", table.text_table(header, cells)]
+    intro = "These settings differ between the methods" if len(rows) > 1 else "Its settings"
+    return [f"{intro} ({MISSING} means that a method has no such setting):", table.text_table(header, cells)]
 
 
 def shared(rows: Sequence[Row]) -> str:
@@ -231,10 +236,10 @@ def samples(comparison: Comparison, predictions: Mapping[str, Sequence[Predictio
             parts += [f"{markdown(first.aspect)}:"] * (len(known[0][1]) > 1)
             parts.append(table.text_table(["by", "ROUGE-1 / 2 / L", "summary"], cells))
     if not parts:
-        return ["No summaries were handed over."]
+        return ["There are no summaries."]
     chosen = listing([f"{place + 1:,}" for place in places])
     return [
-        f"Test documents {chosen} of {len(ids):,}, picked by place; summaries of each method's first seed.",
+        f"Test documents {chosen} of {len(ids):,}, picked by position. The summaries are those of the first seed.",
         *parts,
     ]
 

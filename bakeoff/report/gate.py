@@ -77,13 +77,14 @@ def lines(gate: Gate, quote: Quote) -> list[str]:
     said = []
     if gate.verdicts:
         said.append(
-            "Points of ROUGE (F1 x 100), means over seeds and documents; in brackets the 95 % interval over documents "
-            f"and seeds; p is corrected for {len(gate.verdicts)} verdicts (Holm). Regressed: a drop above "
-            f"{gate.tolerance:g} points with p below {gate.alpha:g}; inconclusive: the same drop, p not below it. Last "
-            f"column: the smallest true drop that this comparison would find in {POWER:.0%} of cases."
+            "Figures are points of ROUGE (F1 x 100), means over seeds and documents. Brackets hold the 95 % interval "
+            f"over documents and seeds. p is corrected for {len(gate.verdicts)} verdicts (Holm). Regressed means a "
+            f"drop above {gate.tolerance:g} points with p below {gate.alpha:g}; inconclusive means the same drop with "
+            f"p not below it. The last column is the smallest true drop that this comparison would find in {POWER:.0%} "
+            "of cases."
         )
     if any(one.word is None for one in gate.verdicts):
-        said.append("Documents only: nothing measures the spread between seeds, so no verdict is given.")
+        said.append("Documents only: the variance between seeds is not known, so there is no verdict.")
     for one in gate.verdicts:
         if one.remedy:
             said.append(f"{quote(one.method)}, {ROUGE[one.metric]}, inconclusive: {one.remedy}.")

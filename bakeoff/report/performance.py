@@ -62,11 +62,11 @@ def caveat(comparison: Comparison, quote: Quote) -> list[str]:
     said = []
     if unknown:
         claim = ", so no claim is made about which method is better" if len(rows) > 1 else ""
-        said.append(f"One seed was run of {listing(unknown)} and the spread between seeds was not measured elsewhere: "
-                    f"documents only{claim}. More seeds: --seeds 42,43,44.")  # fmt: skip
+        said.append(f"{listing(unknown)} ran with one seed and the variance between seeds was not measured elsewhere: "
+                    f"documents only{claim}. For more seeds, type --seeds 42,43,44.")  # fmt: skip
     if lent:
         said.append(
-            f"One seed was run of {listing(lent)}; the spread between seeds is that of the {listing(list(sources))}."
+            f"{listing(lent)} ran with one seed; the variance between seeds is that of the {listing(list(sources))}."
         )
     if not single:
         said.append("The intervals and tests cover another draw of documents and of seeds.")

@@ -185,7 +185,7 @@ def test_what_was_dropped_is_in_report_and_results(tmp_path):
         assert (
             "Of 1,007 rows of the documents' source 6 were dropped: 1 without a text, 2 that repeat another, 3 " in text
         )
-        assert "1 document got an id by place" in text and "a note on letters." in text
+        assert "1 document got an id by position" in text and "a note on letters." in text
     saved = json.loads((tmp_path / "results.json").read_text())
     assert saved["data"] == data and saved["notes"] == ["a note on letters"]
 
