@@ -44,19 +44,20 @@ def page(found: Found) -> str:
     documents = len(kept["document_ids"])
     parts = [
         "# Calibration of the verdicts",
-        f"Fitted to {len(kept['seeds'])} real seeds of {kept['method']} on the preset {kept['preset']} "
+        f"The model was fitted to {len(kept['seeds'])} real seeds of {kept['method']} on the preset {kept['preset']} "
         f"({kept['model']}, {kept['task']}, {documents} test documents), kept in bench/baselines/ci.seeds.json. "
-        "All figures are F1 x 100 or percent. `make calibrate` writes this page anew from the kept scores; "
-        "`python -m lab.calibration.seeds` trains them anew.",
+        "All figures are F1 x 100 or percent. `make calibrate` writes this page again from the kept scores; "
+        "`python -m lab.calibration.seeds` trains them again.",
         "## Variance components",
         components(found),
-        "In brackets the 95 % interval, exact for normal scores (F distribution of MS_seed / MS_res).",
+        "Brackets hold the 95 % interval, which is exact for normal scores (F distribution of MS_seed / MS_res).",
         "![Mean of every seed](seeds.png)",
         "## False alarms at alpha 0.05",
-        "Both sides are the same method, so every p below 0.05 is a false alarm. Fresh: seeds and documents simulated "
-        f"from the components, {documents} documents, with the fitted deviation between seeds and with the upper bound "
-        "of its interval. Own: the real seeds in two random groups, on bootstrap draws of the real documents; the "
-        "rounds share ten seeds, so their interval covers the rounds, not other seeds.",
+        "Both sides are the same method, so every p below 0.05 is a false alarm. For the fresh rows, seeds and "
+        f"documents are simulated from the components, {documents} documents, with the fitted deviation between seeds "
+        "and with the upper bound of its interval. For the own rows, the real seeds are split into two random groups "
+        "on bootstrap draws of the real documents; the rounds share ten seeds, so their interval covers the rounds and "
+        "not other seeds.",
         false_alarms(found),
         fails(found),
         "![False alarms](alarms.png)",
@@ -64,15 +65,15 @@ def page(found: Found) -> str:
         "The 95 % interval holds the true difference in all rounds without a false alarm: "
         + coverage(found),
         "## Power",
-        "The drop that is found in 80 % of comparisons (p below 0.05, no tolerance) against five accepted seeds; in "
-        "brackets the mean of what the gate calls the smallest drop; one comparison knows its noise from few seeds and "
-        "may say more or less.",
+        "A cell holds the drop that is found in 80 % of comparisons (p below 0.05, no tolerance) against five accepted "
+        "seeds. Brackets hold the mean of what the gate prints as the smallest drop; one comparison estimates its "
+        "noise from few seeds and may print more or less.",
         power_table(found),
         said(found),
         "![Power](power.png)",
         "## Documents only",
-        "Two real seeds, ROUGE-L: the paired t that a comparison without a known spread shows, beside SciPy's "
-        "permutation_test and bootstrap on the same documents.",
+        "The table compares two real seeds on ROUGE-L: the paired t of a comparison whose variance between seeds is "
+        "not known, beside SciPy's permutation_test and bootstrap on the same documents.",
         agreement(found),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"

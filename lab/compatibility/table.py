@@ -22,21 +22,22 @@ TABLE = ROOT / "docs" / "compatibility.md"
 CELLS = ROOT / "docs" / "compatibility.json"
 HEADER = """# Compatibility
 
-What each method does on a tiny random model of each architecture, with wide weights, so that a wrong position or mask
-changes the text. `make compatibility` makes this page and `compatibility.json` beside it.
+Each cell says what a method does on a tiny random model of an architecture. The weights are wide, so that a wrong
+position or mask changes the text. `make compatibility` writes this page and `compatibility.json` beside it.
 
-A cell that names a way of reading *works and equals the reference*: after two training steps, the fp32 loss and its
-gradient at micro-batch 1 and 4, and every text at batch size 1, 4 and 6, are those of transformers alone with one
-document, no padding, no cache and explicit positions; counts agree four ways; the saved adapter writes the same text.
+A cell that names a layout *works and equals the reference*, which is transformers alone with one document, no
+padding, no cache and explicit positions. After two training steps, the fp32 loss and its gradient at micro-batch 1
+and 4, and every text at batch size 1, 4 and 6, are those of the reference. The four parameter counts agree, and the
+saved adapter writes the same text.
 
-- **packed**: documents of a batch stand in one row without padding, in training and in writing.
-- **padded**: padded on the right in training and on the left in writing.
-- **by length**: prompts of one length are written together, without padding.
-- **alone**: one document at a time.
-- **no cache**: all of a text is read again for each token.
-- **-**, with a number: refused when a bake-off is planned, with the line below.
+- **packed**: documents of a batch share one row without padding, in training and in generation.
+- **padded**: documents are padded on the right in training and on the left in generation.
+- **by length**: prompts of equal length are decoded together, without padding.
+- **alone**: one document is computed at a time.
+- **no cache**: the whole text is read again for each token.
+- **-**, with a number: the method is refused when a bake-off is planned, with the line below.
 
-Where nothing is packed, `compatibility.json` says why. What is packed here is padded on a GPU; both are tried.
+If nothing is packed, `compatibility.json` says why. What is packed here is padded on a GPU; both are tested.
 """
 
 

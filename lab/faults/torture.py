@@ -197,18 +197,19 @@ def report(outcomes: list[Outcome], rows: list[tuple[str, int, int]], how: str, 
     """The page."""
     kept = sum(outcome.kept for outcome in outcomes)
     lines = [
-        "# Torture",
+        "# Fault injection",
         "",
         f"Written by `{how}` in {seconds / 60:.0f} minutes.",
         "",
         "## Kill and resume",
         "",
-        f"A LoRA with dropout on the smoke preset ({', '.join(f'{k}={v}' for k, v in SIZES.items())}): 18 steps, "
-        "3 chunks of summaries. SIGKILL at each moment, then the same command again. Losses, adapter, summaries, "
+        "A bake-off trains LoRA with dropout on the smoke preset "
+        f"({', '.join(f'{k}={v}' for k, v in SIZES.items())}): 18 steps and 3 chunks of summaries. It is killed by "
+        "SIGKILL at each moment of the table, then the same command is typed again. Losses, adapter, summaries, "
         "scores, token counts and evidence are compared with those of a bake-off that nobody killed.",
         "",
-        f"**{kept} of {len(outcomes)} as promised**: killed, no process left, at most {INTERVAL} steps computed again, "
-        "every result equal to the bit.",
+        f"**{kept} of {len(outcomes)} as promised**: the bake-off was killed, no process was left, at most {INTERVAL} "
+        "steps were computed again, and every result is equal to the bit.",
         "",
         "| phase | moment | time it came | SIGKILL to | processes left | gone after, s | steps again | results |",
         "| --- | --- | ---: | --- | ---: | ---: | ---: | --- |",
@@ -220,7 +221,7 @@ def report(outcomes: list[Outcome], rows: list[tuple[str, int, int]], how: str, 
         lines.append(f"| {one.phase} | {moment} | {count} | {target if one.killed else 'nobody'} | {one.survivors} | "
                      f"{one.gone:.1f} | {one.repeated} | {equal} |")  # fmt: skip
     lines += ["", "## One flipped bit", ""]
-    lines += ["At up to 16 places of each stored file, the first and last byte among them.", ""]
+    lines += ["One bit is flipped at up to 16 places of each stored file, the first and last byte among them.", ""]
     lines += ["| file | flips | noticed |", "| --- | ---: | ---: |"]
     lines += [f"| {name} | {count} | {noticed} |" for name, count, noticed in rows]
     return "\n".join(lines) + "\n"

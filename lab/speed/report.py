@@ -16,29 +16,39 @@ COLUMNS = ("shape", "method", "phase", "opponent", "median", "minimum", "low", "
 OPPONENTS = ("trainer", "generate")
 """How the names of arms begin that are not Bakeoff's."""
 WHY = {
-    "bf16": "It multiplies bf16 in hardware, so that is what Bakeoff and its opponents compute in.",
+    "bf16": "It multiplies bf16 in hardware, so Bakeoff and its opponents compute in bf16.",
     "fp32": "It has no bf16 products in hardware, so Bakeoff and its opponents compute in fp32, the fastest there is.",
 }
 BUSY = 0.1
 """Share of the processors used by others from which a figure is doubted."""
 SPREAD = 1.3
 """Longest over shortest round from which a figure is doubted."""
-ABOUT = """Opponent over Bakeoff, so above 1 Bakeoff is ahead: seconds of training and of writing the test set's
-summaries, and bytes of memory above the level after loading. Both train the same method on the same documents with the
-same effective batch, micro-batch, optimizer and schedule, and evaluate one document before the first and after every
-epoch. Epochs: EPOCHS.
-Each arm runs in a process of its own, arms take turns, two threads. Bakeoff's filling of caches is inside its seconds;
-loading a model is outside of both, and so are the C files, compiled once in seconds. `trainer` gets
-Bakeoff's order of documents, `trainer-grouped` its own group_by_length; the one that is slower with LoRA runs with no
-other method and in no other round. Trainer's frozen weights are fp32, as it comes. `generate-N` decodes N prompts of
-similar length at a time, LoRA merged into the weights before. Where Bakeoff computes in bf16, the fp32 row is Trainer
-as it comes against it, on the same documents, in the first round. `without SWITCH` is Bakeoff with that setting false,
-once, after the first round: what one speed-up brings. `best`: the strongest of this kind, the one that counts. `low`
-and `high`: 95 % t interval of the mean log ratio over rounds."""
-LIMITS = f"""Limits. fp32: losses within {work.EXACT:g} nats (Adam's epsilon is {work.EPSILON:g} on both sides: its
-first step is else the sign of a gradient, however close to 0), then log-probabilities and texts with the same weights.
-bf16, and fp32 over all documents: losses within {work.BF16_LOSS:.0%}. bf16: log-probabilities of likely tokens with the
-same weights within {work.BF16_LOGITS:g} nats (mean). Beyond them nothing is reported."""
+ABOUT = """The figures are ratios, opponent over Bakeoff: seconds of training, seconds of generating the test set's
+summaries, and bytes of memory above the level after loading. Above 1, Bakeoff is ahead.
+
+- Both sides train the same method on the same documents with the same effective batch, micro-batch, optimizer and
+  schedule. Both evaluate one document before the first epoch and after every epoch. Epochs: EPOCHS.
+- Each arm runs in a process of its own with two threads, and arms take turns. Bakeoff's seconds include filling
+  its caches. They exclude loading a model, as the opponent's do, and compiling the C kernels, which happens once
+  and takes seconds.
+- `trainer` gets Bakeoff's order of documents and `trainer-grouped` its own group_by_length. The one that is
+  slower with LoRA runs with no other method and in no other round. Trainer's frozen weights are fp32, its
+  default.
+- `generate-N` decodes N prompts of similar length at a time, with LoRA merged into the weights before.
+- If Bakeoff computes in bf16, the fp32 row compares it with Trainer's default on the same documents, in the first
+  round.
+- `without SWITCH` is Bakeoff with that setting false, once, after the first round. It shows what one optimisation
+  brings.
+- `best` marks the strongest opponent of its kind, the one that counts. `low` and `high` bound the 95 % t interval
+  of the mean log ratio over rounds."""
+LIMITS = f"""The measurement refuses to report beyond these limits:
+
+- fp32: losses differ by at most {work.EXACT:g} nats, then log-probabilities and texts are compared with the same
+  weights. Adam's epsilon is {work.EPSILON:g} on both sides; otherwise its first step is the sign of a gradient,
+  however close to 0.
+- bf16, and fp32 over all documents: losses differ by at most {work.BF16_LOSS:.0%}.
+- bf16: log-probabilities of likely tokens with the same weights differ by at most {work.BF16_LOGITS:g} nats
+  (mean)."""
 
 
 def ratio(theirs: list[dict[str, Any]], ours: list[dict[str, Any]], what: str) -> dict[str, Any]:
@@ -114,11 +124,11 @@ def warnings(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     return lines
 
 
-UTILISATION = """FLOPs of training, over its seconds without evaluation, over the product peak. Each layer counts for
-each token and the output head for labelled ones, as is usual; what Bakeoff spares of the last layer and of tokens with
-which all documents begin (a soft prompt's) is not subtracted. The product is measured just before LoRA, whose training
-is as long here as a bake-off's: as many documents and epochs as the preset has; the others' are those of the ratios.
-What happens once in a training, and the first step, count as they come."""
+UTILISATION = """MFU is the FLOPs of a training, over its seconds without evaluation, over the peak of a matrix
+product. Each layer counts for each token and the output head for label tokens, as is usual. What Bakeoff saves in
+the last layer and by shared prefixes (a soft prompt's) is not subtracted. The peak is measured just before LoRA,
+whose training is as long as that of a bake-off; the other trainings are those of the ratios. What happens once in a
+training, and the first step, are included."""
 
 
 def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str, float] | None = None) -> str:
@@ -155,9 +165,11 @@ def write(folder: Path, lab: Any, growth: list[dict[str, Any]], scored: dict[str
     parts.append(tabulate([{**row, "resident MB": row["resident_bytes"] / 1e6} for row in growth], headers="keys",
                           tablefmt="github", floatfmt=".1f"))  # fmt: skip
     if scored:
-        text = "\nScoring {summaries:,} summaries of 128 words takes {seconds:.1f} s in one thread; of {compared}, "
-        parts.append((text + "{same} score as rouge-score has it.").format(**scored))
-    parts.append("\n## Doubts\n\n" + ("\n".join(f"- {line}" for line in doubts) or "None: nobody else computed."))
+        text = (
+            "\nScoring {summaries:,} summaries of 128 words takes {seconds:.1f} s in one thread; {same} of {compared} "
+        )
+        parts.append((text + "score as with rouge-score.").format(**scored))
+    parts.append("\n## Doubts\n\n" + ("\n".join(f"- {line}" for line in doubts) or "None: nothing else computed."))
     (folder / "report.md").write_text("\n".join(parts) + "\n")
     return "\n".join([table, *(f"warning: {line}" for line in doubts), f"report: {folder / 'report.md'}"])
 
