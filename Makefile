@@ -10,13 +10,14 @@
 # make keep    copies reports/quick, speed, torture and calibration, where they are there, to docs/reports/ on purpose
 # make readme  writes what README and docs/ take from code and reports: folders, settings, results
 # make docs    build docs/ as a site into site/; a dead link fails
+# make requirements   pins requirements.txt and requirements-dev.txt anew from pyproject.toml; UPGRADE=--upgrade for newer versions
 # make speed   measure against transformers' Trainer with PEFT and generate (at most 40 minutes on two cores)
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench gate test slow lint calibrate torture tune speed keep readme docs compatibility clean
+.PHONY: bench gate test slow lint calibrate torture tune speed keep readme docs compatibility requirements clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -71,6 +72,16 @@ readme: $(READY)
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# As on macOS, where torch brings no CUDA libraries: which build of torch is installed is left to who installs it.
+COMPILE := MACOSX_DEPLOYMENT_TARGET=14.0 UV_CUSTOM_COMPILE_COMMAND="make requirements" build/pins/bin/uv pip compile \
+	--quiet --python-version 3.11 --python-platform aarch64-apple-darwin --no-emit-package setuptools $(UPGRADE)
+
+requirements:
+	$(PYTHON) -m venv build/pins
+	build/pins/bin/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
+	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
 
 clean:
 	rm -rf site .venv .bakeoff .pytest_cache .ruff_cache .mypy_cache .hypothesis
