@@ -18,7 +18,7 @@ from bakeoff.core.files import write_whole
 
 NATIVE = Path(__file__).with_name("native")
 SOURCES = tuple(NATIVE / name for name in ("native.c", "attention.c", "decoding.c", "layer.c"))
-HEADERS = tuple(NATIVE / name for name in ("native.h", "products.h"))
+HEADERS = tuple(NATIVE / name for name in ("native.h", "products.h", "layer.h", "layer_amx.h", "layer_serial.h"))
 OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
            "--param=vect-max-peeling-for-alignment=0",  # no order of summation may follow an address
            "-fno-split-loops",  # a condition is a mask, not a loop without vectors

@@ -65,6 +65,9 @@ class Sums:
         if not self._library.able():
             raise OSError("the system doesn't let a process use the processor's tiles (AMX)")
         self.tiles = bool(self._library.tiles())
+        """Whether layer.c is quicker than torch's operators here."""
+        self.layers = bool(self._library.layers())
+        """Whether layer.c is there for this type: by plain C where there are no tiles."""
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._library, name)

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bakeoff.engine import layout
 from bakeoff.engine.attention import Documents, forward, row_logits
 from bakeoff.engine.cache import Cache, Prefill, Step
 from bakeoff.engine.cpu import decoder, head, layers, native
@@ -22,12 +23,10 @@ METHODS = {entry.name: entry.kind for entry in select(["all"])}
 
 @pytest.fixture(autouse=True)
 def tiles(libraries):
-    """The compiled sums, on a processor that has tiles."""
+    """The compiled kernels, layer.c among them: by tiles where the processor has them, else by plain C."""
     try:
         native.build(libraries)
-        found = native.sums(torch.zeros(1, dtype=torch.bfloat16))
-        if not found.tiles:
-            pytest.skip("layer.c is for processors with tiles (AMX), which this one has not")
+        native.sums(torch.zeros(1, dtype=torch.bfloat16)).tiles = True
         yield
     except NoCompiler as missing:
         pytest.skip(f"layer.c can't be compiled: {missing}")
@@ -74,6 +73,7 @@ def learning(model):
 
 def prepared(model, machine, lengths):
     """A generator and the tokens of documents; the model's frozen weights are in the run's precision afterwards."""
+    layout.settle(model, [], packing=True)
     if machine.precision == "bf16":
         for parameter in model.parameters():
             if not parameter.requires_grad:
