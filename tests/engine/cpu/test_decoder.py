@@ -1,6 +1,7 @@
 """A decoder layer in two calls around its attention: the figures of torch's operators, and when it is not taken."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bakeoff.engine import layout
 from bakeoff.engine.attention import Documents, forward, row_logits
 from bakeoff.engine.cache import Cache, Prefill, Step
-from bakeoff.engine.cpu import decoder, head, layers, native
+from bakeoff.engine.cpu import decoder, head, layers, native, packed_weights
 from bakeoff.engine.cpu import engine as cpu
 from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.engine.decoding import decode
@@ -22,11 +23,12 @@ METHODS = {entry.name: entry.kind for entry in select(["all"])}
 
 
 @pytest.fixture(autouse=True)
-def tiles(libraries):
+def tiles(libraries, monkeypatch):
     """The compiled kernels, layer.c among them: by tiles where the processor has them, else by plain C."""
     try:
         native.build(libraries)
         native.sums(torch.zeros(1, dtype=torch.bfloat16)).tiles = True
+        monkeypatch.setattr(packed_weights, "has_bf16", lambda device: True)
         yield
     except NoCompiler as missing:
         pytest.skip(f"layer.c can't be compiled: {missing}")
@@ -34,10 +36,13 @@ def tiles(libraries):
         native.close()
 
 
+TILES = "amx_bf16" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else False
+BROAD = 1024 if TILES else 256
+"""Plain C takes its time."""
 SIZES = [
     {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 544},
     {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 32},
-    {"hidden_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 32},
+    {"hidden_size": BROAD, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 32},
 ]
 """A chunk of the unit and a rest, heads that are wider together than a token, a token so wide that blocks are short."""
 
@@ -305,8 +310,8 @@ def test_no_token_depends_on_the_number_of_threads_nor_on_its_block():
             parameter.data = parameter.data.bfloat16()
     layers.install(model)
     module, before = model.get_base_model().model.layers[0], torch.get_num_threads()
-    x, *given = (torch.randn(701, 1024).bfloat16() for _ in range(3))
-    seen, of_rows = (torch.randn(heads, 701, 128).bfloat16() for heads in (8, 24))
+    x, *given = (torch.randn(701, BROAD).bfloat16() for _ in range(3))
+    seen, of_rows = (torch.randn(heads, 701, BROAD // 8).bfloat16() for heads in (8, 24))
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -396,7 +401,7 @@ def test_layers_that_are_called_otherwise_than_one_after_another_are_computed_so
         return found[0].float()
 
     ours, exact = logits(dataclasses.replace(fp32, precision="bf16")), logits(fp32)
-    assert (calls or change is twice) and torch.norm(ours - exact) <= 0.2 * torch.norm(exact)
+    assert (calls or change in (twice, repeated)) and torch.norm(ours - exact) <= 0.2 * torch.norm(exact)
 
 
 def unscaled(model):
