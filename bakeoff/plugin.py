@@ -1,7 +1,6 @@
 """pytest options, fixtures and hooks; what they do is done elsewhere."""
 
 import contextlib
-import functools
 import gc
 import os
 from pathlib import Path
@@ -88,14 +87,9 @@ def _selected(config) -> bool:
     return any(path.is_relative_to(bench) for path in paths)
 
 
-@functools.cache
-def _in_bench(folder) -> bool:
-    return folder.resolve().is_relative_to(project.own("bench"))
-
-
-def _asks(fixturenames, path) -> bool:
-    """Whether a test asks for a run. Outside of bench/, `runs` may be somebody else's word for something else."""
-    return not {"bakeoff", "gate_verdict"}.isdisjoint(fixturenames) and _in_bench(path.parent)
+def _asks(fixturenames) -> bool:
+    """Whether a test asks for a run. A repository's other tests may have fixtures of their own called `runs`."""
+    return not {"bakeoff", "gate_verdict"}.isdisjoint(fixturenames)
 
 
 def _terminal(config):
@@ -122,7 +116,7 @@ def _terminal(config):
 
 def pytest_generate_tests(metafunc):
     """Parametrizes by method what asks for `runs`, by control what asks for `control_run`, the gate by verdict."""
-    if not _asks(metafunc.fixturenames, metafunc.definition.path):
+    if not _asks(metafunc.fixturenames):
         return
     if "gate_verdict" in metafunc.fixturenames and (keeper := metafunc.config.bakeoff_gate):
         metafunc.parametrize("gate_verdict", keeper.cases(), indirect=True, scope="session")
@@ -135,7 +129,7 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(config, items):
     """Without --gate there is no verdict to test; where bench/ was not named, no run."""
-    asking = [item for item in items if _asks(getattr(item, "fixturenames", ()), item.path)]
+    asking = [item for item in items if _asks(getattr(item, "fixturenames", ()))]
     config.bakeoff_left_out = bool(asking) and config.bakeoff is None
     if config.bakeoff is not None:
         asking = [] if config.bakeoff_gate else [item for item in asking if "gate_verdict" in item.fixturenames]
