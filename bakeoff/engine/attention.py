@@ -268,7 +268,9 @@ class Documents:
         keys, values, places = self.kept_in(layer, rows.new_empty(kept, 0, width))
         logs = out.new_empty(0) if logs is None else logs
         facts = len(self.lengths), max(self.lengths), heads, kept, width, int(by_head)
-        sums.attend(rows, cos, sin, out, logs, self.starts, keys, values, places, keys.shape[2], float(scaling), *facts)
+        sums.attention_forward(
+            rows, cos, sin, out, logs, self.starts, keys, values, places, keys.shape[2], float(scaling), *facts
+        )
         return out
 
     def of_rows(
@@ -281,7 +283,7 @@ class Documents:
         """
         found = torch.empty_like(rows) if to is None else to
         facts = len(self.lengths), max(self.lengths), len(logs), kept, cos.shape[-1], int(rows.dim() == 3)
-        sums.attend_backward(rows, cos, sin, seen, gradient, logs, found, self.starts, float(scaling), *facts)
+        sums.attention_backward(rows, cos, sin, seen, gradient, logs, found, self.starts, float(scaling), *facts)
         return found
 
     def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

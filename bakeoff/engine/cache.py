@@ -119,7 +119,7 @@ class Step:
         width = cos.shape[-1]
         heads = rows.shape[1] // width - 2 * kept
         out = rows.new_empty(len(rows), heads, width)
-        sums.step(
+        sums.attention_step(
             rows, cos, sin, keys, values, self.at, out, float(scaling), len(rows), heads, kept, width, keys.shape[2]
         )
         return out

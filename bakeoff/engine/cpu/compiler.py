@@ -17,15 +17,15 @@ from bakeoff.core.errors import UsageError
 from bakeoff.core.files import write_whole
 
 NATIVE = Path(__file__).with_name("native")
-SOURCES = tuple(NATIVE / name for name in ("native.c", "attention.c", "decoding.c", "layer.c"))
-HEADERS = tuple(NATIVE / name for name in ("native.h", "products.h", "layer.h", "layer_amx.h", "layer_serial.h"))
+SOURCE = NATIVE / "kernels.c"
+"""One translation unit, which includes the other C files of its folder."""
 OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
            "--param=vect-max-peeling-for-alignment=0",  # no order of summation may follow an address
            "-fno-split-loops",  # a condition is a mask, not a loop without vectors
            *(("-march=native", "-mprefer-vector-width=512") if platform.machine() in ("x86_64", "AMD64")
              else ("-mcpu=native",)))  # fmt: skip
 KINDS = {"fp32": (), "bf16": ("-DBF16",)}
-"""What is defined for the sums of each type."""
+"""What is defined for the kernels of each type."""
 TIMEOUT = 120
 """Seconds after which a compiler that doesn't answer counts as none."""
 PLACE = "native"
@@ -33,7 +33,7 @@ PLACE = "native"
 
 
 class NoCompiler(UsageError):
-    """Why the sums can't be compiled here, in one line."""
+    """Why the kernels can't be compiled here, in one line."""
 
 
 def command() -> tuple[list[str], str]:
@@ -76,13 +76,11 @@ def features() -> str:
 def compile_all(folder: Path) -> dict[str, Path]:
     """An object file in `folder` for each of KINDS. Raises NoCompiler."""
     gcc, version = command()
-    # As one: to read what GCC says of vector instructions takes longer than to compile any of the files.
-    files = [word for source in SOURCES for word in ("-include", str(source))]
-    text = b"".join(file.read_bytes() for file in (*HEADERS, *SOURCES))
+    text = b"".join(file.read_bytes() for file in sorted(SOURCE.parent.glob("*.[ch]")))
     made_from = "\n".join((version, *OPTIONS, features())).encode() + text
     return {
         kind: kept(folder, "o", made_from + repr(defines).encode(),
-                   [*gcc, *OPTIONS, *defines, *files, "-x", "c", "-c", os.devnull])
+                   [*gcc, *OPTIONS, *defines, "-c", str(SOURCE)])
         for kind, defines in KINDS.items()
     }  # fmt: skip
 

@@ -198,7 +198,7 @@ class Steps:
             raise ValueError(f"layers are given {tokens} tokens of {width} numbers, positions {tuple(cos.shape)}")
         out, capacity = x.clone(memory_format=torch.contiguous_format), cache[0][0].shape[2]
         places = torch.tensor([[keys.data_ptr(), values.data_ptr()] for keys, values in cache])
-        self.sums.steps(
+        self.sums.decoder_step(
             self.table, self.facts, places, out, cos.contiguous(), sin.contiguous(), step.at,
             len(self.layers), tokens, width, part, capacity,
         )  # fmt: skip

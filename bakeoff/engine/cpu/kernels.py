@@ -52,7 +52,7 @@ class Norm(torch.autograd.Function):
             return None, of_weight, None
         of_x = torch.empty_like(x)
         if sums := native.sums(gradient, x, weight):
-            sums.norm_backward(gradient, x, weight, inverse, of_x, inverse.numel(), x.shape[-1])
+            sums.rms_norm_backward(gradient, x, weight, inverse, of_x, inverse.numel(), x.shape[-1])
             return of_x, of_weight, None
         for given, some, scale, to in zip(tokens(gradient), tokens(x), tokens(inverse), tokens(of_x), strict=True):
             wide, given = some.float(), (given * weight).float()
@@ -64,7 +64,7 @@ class Norm(torch.autograd.Function):
 def normed(sums: native.Sums, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm of ... x width by the compiled sums, and 1 / sqrt(mean(x^2) + eps), ... x 1 in fp32."""
     out, inverse = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
-    sums.norm_forward(x, weight, out, inverse, float(eps), inverse.numel(), x.shape[-1])
+    sums.rms_norm_forward(x, weight, out, inverse, float(eps), inverse.numel(), x.shape[-1])
     return out, inverse
 
 
@@ -237,7 +237,7 @@ class Gate(torch.autograd.Function):
         [both] = ctx.saved_tensors
         found = torch.empty_like(both)
         if sums := native.sums(gradient, both):
-            sums.gate_backward(gradient, both, found, gradient.numel() // gradient.shape[-1], gradient.shape[-1])
+            sums.swiglu_backward(gradient, both, found, gradient.numel() // gradient.shape[-1], gradient.shape[-1])
             return found
         for (gate, up), (of_gate, of_up), given in zip(halves(both), halves(found), tokens(gradient), strict=True):
             torch.ops.aten.silu_backward.grad_input(given * up, gate, grad_input=of_gate)
@@ -248,7 +248,7 @@ class Gate(torch.autograd.Function):
 def gated(sums: native.Sums, both: torch.Tensor) -> torch.Tensor:
     """... x inner from ... x 2 inner by the compiled sums."""
     out = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
-    sums.gate_forward(both, out, out.numel() // out.shape[-1], out.shape[-1])
+    sums.swiglu_forward(both, out, out.numel() // out.shape[-1], out.shape[-1])
     return out
 
 

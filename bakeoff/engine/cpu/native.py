@@ -1,6 +1,8 @@
 """The sums of the C files beside it: compiled, linked with torch's own OpenMP runtime, and called with tensors."""
 
 import ctypes
+import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,28 @@ from bakeoff.engine.cpu import compiler
 from bakeoff.engine.cpu.compiler import NoCompiler
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+HEADER = compiler.NATIVE / "kernels.h"
+"""Declares every function that is called from here."""
 
 _open: dict[torch.dtype, "Sums"] = {}
+
+
+@functools.cache
+def signatures() -> dict[str, tuple[Any, ...]]:
+    """The ctypes of each function's arguments, by its name, as HEADER declares them."""
+    text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
+    declared = re.findall(r"^(?:void|int) (\w+)\(([^)]*)\);", text, flags=re.MULTILINE)
+    return {
+        name: tuple(argument_type(argument) for argument in arguments.split(",") if argument.strip() != "void")
+        for name, arguments in declared
+    }
+
+
+def argument_type(declared: str) -> Any:
+    """The ctype of an argument such as `const T *x`, `int64_t tokens` or `float eps`."""
+    if "*" in declared:
+        return ctypes.c_void_p
+    return {"int64_t": ctypes.c_int64, "float": ctypes.c_float}[declared.split()[0]]
 
 
 def threads() -> str:
@@ -70,20 +92,21 @@ class Sums:
         """Whether layer.c is there for this type: by plain C where there are no tiles."""
 
     def __getattr__(self, name: str) -> Any:
-        function = getattr(self._library, name)
-        function.restype = None
+        """The function `name` of kernels.h, which takes a tensor for each pointer.
 
-        def call(*arguments: torch.Tensor | int | float) -> None:
-            if function.argtypes is None:
-                function.argtypes = [kind_of(value) for value in arguments]
-            function(*[value.data_ptr() if isinstance(value, torch.Tensor) else value for value in arguments])
+        It raises ValueError for another number of arguments than are declared, and AttributeError or
+        ctypes.ArgumentError for a number where a tensor is declared, or the other way round.
+        """
+        types = signatures().get(name)
+        if types is None:
+            raise AttributeError(f"kernels.h declares no function {name}")
+        function = getattr(self._library, name)
+        function.restype, function.argtypes = None, types
+        pointers = [kind is ctypes.c_void_p for kind in types]
+
+        def call(*arguments: Any) -> None:
+            both = zip(arguments, pointers, strict=True)
+            function(*[value.data_ptr() if pointer else value for value, pointer in both])
 
         setattr(self, name, call)
         return call
-
-
-def kind_of(value: torch.Tensor | int | float) -> Any:
-    """How C is given a value: a tensor as its address, int as 64 bits, float as 32."""
-    if isinstance(value, torch.Tensor):
-        return ctypes.c_void_p
-    return ctypes.c_int64 if isinstance(value, int) else ctypes.c_float

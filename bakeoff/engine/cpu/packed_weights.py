@@ -80,14 +80,14 @@ class Panels:
         if self.thin:
             down, up = self.thin[2:]
             inner = by_panels(self.sums, x, down, len(self.thin[0]))
-            self.sums.product(inner, up, rows, inner.numel() // inner.shape[-1], inner.shape[-1], self.outputs, 1)
+            self.sums.packed_linear(inner, up, rows, inner.numel() // inner.shape[-1], inner.shape[-1], self.outputs, 1)
         return rows
 
 
 def by_panels(sums: native.Sums, x: torch.Tensor, panels: torch.Tensor, outputs: int) -> torch.Tensor:
     """... x outputs from ... x inputs, by `panels`."""
     out = x.new_empty(*x.shape[:-1], outputs)
-    sums.product(x, panels, out, x.numel() // x.shape[-1], x.shape[-1], outputs, 0)
+    sums.packed_linear(x, panels, out, x.numel() // x.shape[-1], x.shape[-1], outputs, 0)
     return out
 
 

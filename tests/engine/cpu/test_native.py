@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import math
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -191,7 +192,7 @@ def test_the_exponential_is_exact_over_its_whole_range(kind):
     """Through a gated unit, whose gate is x / (1 + e^-x)."""
     x = torch.linspace(-86, 86, 5001).to(kind)
     both, out = torch.stack([x, torch.ones_like(x)], dim=1).contiguous(), torch.empty_like(x)
-    native.sums(both).gate_forward(both, out, len(x), 1)
+    native.sums(both).swiglu_forward(both, out, len(x), 1)
     wanted = x.double() * x.double().sigmoid()
     assert ((out.double() - wanted).abs() <= wanted.abs() * (1e-6 if kind == torch.float32 else 2**-8)).all()
 
@@ -216,7 +217,7 @@ def test_a_bf16_is_rounded_as_torch_rounds_it(kind):
     """Through a norm of rows whose mean square is 1 and whose weight is 1: only the rounding is left."""
     x = drawn(50, 64, kind=kind)
     out, inverse = torch.empty_like(x), torch.empty(50)
-    native.sums(x).norm_forward(x, torch.ones(64, dtype=kind), out, inverse, 1e-5, 50, 64)
+    native.sums(x).rms_norm_forward(x, torch.ones(64, dtype=kind), out, inverse, 1e-5, 50, 64)
     assert torch.equal(out, (x.float() * inverse[:, None]).to(kind))
 
 
@@ -228,7 +229,7 @@ def test_no_sum_depends_on_the_number_of_threads(kind):
     for threads in (1, 3):
         torch.set_num_threads(threads)
         out, leaf = both.new_empty(33, 40), rows.clone().requires_grad_()
-        native.sums(both).gate_forward(both, out, 33, 40)
+        native.sums(both).swiglu_forward(both, out, 33, 40)
         seen = CompiledAttention.apply(leaf, cos, sin, 0, Documents(lengths), 2, 0.2, native.sums(rows))
         found.append((out, seen, *torch.autograd.grad(seen.sum(), leaf)))
     torch.set_num_threads(1)
@@ -266,10 +267,9 @@ def test_it_is_compiled_once_and_anew_for_another_source(tmp_path, monkeypatch, 
     before = compiled_in(tmp_path)
     native.build(tmp_path)
     assert compiled_in(tmp_path) == before and len(before) == 2
-    for kind in ("HEADERS", "SOURCES"):
-        files = getattr(compiler, kind)
-        monkeypatch.setattr(compiler, kind, tuple(Path(shutil.copy(file, tmp_path)) for file in files))
-    for number, file in enumerate((compiler.HEADERS[-1], compiler.SOURCES[-1])):
+    copied = Path(shutil.copytree(compiler.NATIVE, tmp_path / "native"))
+    monkeypatch.setattr(compiler, "SOURCE", copied / compiler.SOURCE.name)
+    for number, file in enumerate((copied / "common.h", copied / "attention.c")):
         file.write_bytes(file.read_bytes() + b"\n")
         native.build(tmp_path / str(number))
         after = compiled_in(tmp_path / str(number))
@@ -316,9 +316,32 @@ def test_what_was_compiled_and_is_damaged_is_made_anew(tmp_path, one_kind):
     assert {name: (tmp_path / "torn" / name).read_bytes() for name in compiled_in(tmp_path / "torn")} == wanted
 
 
-def test_each_argument_has_the_width_of_the_source():
-    kinds = [native.kind_of(value) for value in (torch.zeros(1), 3, 3.0)]
-    assert kinds == [ctypes.c_void_p, ctypes.c_int64, ctypes.c_float]
+def test_the_header_declares_the_functions_of_the_libraries_and_no_others(libraries):
+    exported = set()
+    for library in libraries.glob("*.so"):
+        listed = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True)
+        exported |= {line.split()[-1] for line in listed.stdout.splitlines() if " T " in line} - {"_init", "_fini"}
+    assert exported == native.signatures().keys()
+
+
+def test_types_of_arguments_are_those_of_the_header():
+    address, number, scale = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+    assert native.signatures()["rms_norm_forward"] == (address,) * 4 + (scale, number, number)
+    assert native.signatures()["able"] == ()
+
+
+def test_a_call_with_other_arguments_than_declared_is_refused():
+    x, out, inverse = torch.ones(2, 8), torch.empty(2, 8), torch.empty(2)
+    call = native.sums(x).rms_norm_forward
+    for wrong, error in (
+        ((x, x, out, inverse, 1e-5, 2), ValueError),  # one too few
+        ((x, x, out, inverse, 1e-5, 2, 8, 1), ValueError),  # one too many
+        ((x, x, out, 3, 1e-5, 2, 8), AttributeError),  # a number for a tensor
+        ((x, x, out, inverse, 1e-5, 2, x), ctypes.ArgumentError),  # a tensor for a number
+        ((x, x, out, inverse, 1e-5, 2.0, 8), ctypes.ArgumentError),  # a float for an int
+    ):
+        with pytest.raises(error):
+            call(*wrong)
 
 
 def gradient(tiny, encoded, machine, name):

@@ -1,7 +1,10 @@
-/* A decoder layer of Llama's kind around its attention, and the output head, in bf16: `enter` is the norm and the products
-   in front of the attention, `rest` all behind it. Tokens are computed in blocks that stay in the processor's cache from
-   their first norm to their last sum. No token depends on its block nor on the number of threads. The inner loops stand
-   in layer_amx.h for processors with tiles, and in layer_serial.h, by which the same layers are tested everywhere. */
+/* A decoder layer of Llama's kind around its attention, and the output head, in bf16: `enter` is the norm and the
+   products in front of the attention, `rest` all behind it. Tokens are computed in blocks that stay in the
+   processor's cache from their first norm to their last sum. No token depends on its block nor on the number of
+   threads. The inner loops stand in layer_amx.h for processors with tiles, and in layer_serial.h, by which the same
+   layers are tested everywhere. */
+
+#include "products.h"
 
 #ifdef BF16
 #ifdef AMX
@@ -256,8 +259,8 @@ void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_
 /* The gradients of x and of what the heads saw from that of the layer's result. Panels are of the transposed
    weights. */
 void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up, const T *down, const T *middle,
-                   const float *inverse, const T *both, T *of_x, T *of_seen, int64_t tokens, int64_t wide,
-                   int64_t part, int64_t width, int64_t inner) {
+                   const float *inverse, const T *both, T *of_x, T *of_seen, int64_t tokens, int64_t wide, int64_t part,
+                   int64_t width, int64_t inner) {
     int64_t of_sum = pitch(width), blocks = blocks_of(tokens, 2 * width + 4 * of_sum + 4 * CHUNK + 128);
     int64_t block = longest_of(blocks, tokens);
 #pragma omp parallel

@@ -1,10 +1,10 @@
-/* What the two versions of layer.c's inner loops share: layer_amx.h has them by tiles and AVX-512, layer_serial.h in plain
-   C. A block's numbers stand in strips: for each 32 columns all rows, 32 numbers a row. Weights stand in panels: for each
-   32 outputs the inputs in pairs, 32 pairs one after another. */
+/* What the two versions of layer.c's inner loops share: layer_amx.h has them by tiles and AVX-512, layer_serial.h in
+   plain C. A block's numbers stand in strips: for each 32 columns all rows, 32 numbers a row. Weights stand in
+   panels: for each 32 outputs the inputs in pairs, 32 pairs one after another. */
 
 #pragma once
 
-#include "native.h"
+#include "products.h"
 
 #define CHUNK 512 /* inner numbers of a gated unit, and inputs of a long panel, at a time */
 

@@ -102,8 +102,7 @@ static void norm_rows(const T *x, const T *weight, T *to, float *inverse, float 
         __m512 sum = _mm512_setzero_ps();
         for (int64_t i = 0; i < width; i += 32) {
             __m512i own = _mm512_loadu_si512(x + i);
-            for (int half = 0; half < 2; half++)
-                sum = _mm512_fmadd_ps(widened(own, half), widened(own, half), sum);
+            for (int half = 0; half < 2; half++) sum = _mm512_fmadd_ps(widened(own, half), widened(own, half), sum);
         }
         inverse[r] = 1.0f / sqrtf(_mm512_reduce_add_ps(sum) / (float)width + eps);
         scale_row(x, weight, to + r * 32, inverse[r], rows, width);

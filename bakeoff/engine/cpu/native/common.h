@@ -1,29 +1,22 @@
-/* What the files of compiler.py share. T is float, or bf16 as its 16 bits; arithmetic is fp32, and what is
-   written is rounded to T. Each file is compiled once for each T. */
+/* Numbers, memory and the choice of instructions. T is float, or bf16 as its 16 bits; arithmetic is fp32, and what
+   is written is rounded to T. */
 
 #pragma once
 
 #include <math.h>
 #include <omp.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-#if defined(BF16) && defined(__AVX512BF16__) && defined(__AVX512DQ__)
-#define VECTORS
-#endif
-#if defined(VECTORS) && defined(__AMX_BF16__)
-#define AMX
-#endif
-
 #if defined(__clang__) || !defined(_OPENMP)
 #error "expected GCC with OpenMP: the threads must be those of torch, which brings GCC's runtime"
 #endif
+
+#define INLINE static inline __attribute__((always_inline))
 
 static inline float of_bits(uint32_t bits) {
     float x;
@@ -70,67 +63,7 @@ static inline float exponential(float x, float bound) {
     return p * of_bits((uint32_t)((int32_t)n + 127) << 23);
 }
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* 2^t for what is rounded to bf16 next: 2^n, n whole, times a polynomial of t - n, the best of its degree (2.6e-6
-   off) */
-#ifdef VECTORS
-INLINE __m512 powers(__m512 t) {
-    __m512 r = _mm512_reduce_ps(t, 1), p = _mm512_set1_ps(0.0135341799f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.0520114303f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.241442785f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.693003833f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.00000262f));
-    return _mm512_scalef_ps(p, t);
-}
-#endif
-
 static inline float sigmoid(float x, float bound) { return 1.0f / (1.0f + exponential(-x, bound)); }
-
-#ifdef VECTORS
-/* 16 numbers as fp32, and such ones rounded */
-INLINE __m512 wide(const T *from) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
-}
-
-INLINE void put_narrow(T *to, __m512 x) { _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x)); }
-#endif
-
-/* Rotary positions with halves paired. */
-static inline void turn(const T *from, const T *cos, const T *sin, T *to, int64_t width) {
-    int64_t half = width / 2, i = 0;
-#ifdef VECTORS
-    for (; i + 16 <= half; i += 16) {
-        __m512 a = wide(from + i), b = wide(from + i + half);
-        put_narrow(to + i, _mm512_fmsub_ps(a, wide(cos + i), _mm512_mul_ps(b, wide(sin + i))));
-        put_narrow(to + i + half, _mm512_fmadd_ps(b, wide(cos + i + half), _mm512_mul_ps(a, wide(sin + i + half))));
-    }
-#endif
-#pragma omp simd
-    for (int64_t j = i; j < half; j++) {
-        float a = load(from[j]), b = load(from[j + half]);
-        to[j] = narrow(a * load(cos[j]) - b * load(sin[j]));
-        to[j + half] = narrow(b * load(cos[j + half]) + a * load(sin[j + half]));
-    }
-}
-
-/* The gradient of what was turned, from that of the result. */
-static inline void turn_back(const float *from, const T *cos, const T *sin, T *to, int64_t width) {
-    int64_t half = width / 2, i = 0;
-#ifdef VECTORS
-    for (; i + 16 <= half; i += 16) {
-        __m512 a = _mm512_loadu_ps(from + i), b = _mm512_loadu_ps(from + i + half);
-        put_narrow(to + i, _mm512_fmadd_ps(a, wide(cos + i), _mm512_mul_ps(b, wide(sin + i + half))));
-        put_narrow(to + i + half, _mm512_fmsub_ps(b, wide(cos + i + half), _mm512_mul_ps(a, wide(sin + i))));
-    }
-#endif
-#pragma omp simd
-    for (int64_t j = i; j < half; j++) {
-        float a = from[j], b = from[j + half];
-        to[j] = narrow(a * load(cos[j]) + b * load(sin[j + half]));
-        to[j + half] = narrow(b * load(cos[j + half]) - a * load(sin[j]));
-    }
-}
 
 /* 32 bits: a float, or two bf16 */
 #ifdef __AVX512F__
@@ -203,32 +136,39 @@ static inline void leave(Memory *memory) {
     while (memory->count) free(memory->all[--memory->count]);
 }
 
-/* `size` numbers, a multiple of 32 */
-static inline void narrow_all(const float *from, T *to, int64_t size) {
-#if defined(BF16) && defined(__AVX512BF16__)
-    for (int64_t i = 0; i < size; i += 32)
-        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16),
-                                                                 _mm512_loadu_ps(from + i)));
-#else
-#pragma omp simd
-    for (int64_t i = 0; i < size; i++) to[i] = narrow(from[i]);
+/* What is computed with vectors: the version for the processor's instructions, else the serial one. A function's suffix
+   says what it needs: _serial nothing (GCC may use vectors), _avx512bf16 AVX-512 with its bf16 instructions. */
+#ifdef __AVX512F__
+#include <immintrin.h>
 #endif
-}
-
-/* The processor's tiles: 16 rows of 64 bytes each. A thread configures them for itself. */
-#ifdef AMX
-static const uint8_t TILES[64] __attribute__((aligned(64))) = {
-    1, [16] = 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, [48] = 16, 16, 16, 16, 16, 16, 16, 16};
-
-static inline void begin(uint8_t *before) {
-    _tile_storeconfig(before); /* oneDNN's, which it may believe to be there */
-    _tile_loadconfig(TILES);
-}
-
-static inline void end(const uint8_t *before) { _tile_loadconfig(before); }
-
-#else
-static inline void begin(uint8_t *before) { (void)before; }
-
-static inline void end(const uint8_t *before) { (void)before; }
+#if defined(BF16) && defined(__AVX512BF16__) && defined(__AVX512DQ__)
+#define AVX512BF16
 #endif
+#if defined(AVX512BF16) && defined(__AMX_BF16__)
+#define AMX
+#endif
+
+#define QUERIES 32 /* of a head at a time in an attention */
+#define LOG2_E 1.44269504f
+#ifdef BF16
+#define PAIR 2 /* numbers in a Word */
+#else
+#define PAIR 1
+#endif
+
+#include "vectors_serial.h"
+#ifdef AVX512BF16
+#include "vectors_avx512bf16.h"
+#define BEST(name) name##_avx512bf16
+#else
+#define BEST(name) name##_serial
+#endif
+
+#define rope BEST(rope)
+#define rope_backward BEST(rope_backward)
+#define narrow_all BEST(narrow_all)
+#define copy_row BEST(copy_row)
+#define dot BEST(dot)
+#define softmax_block BEST(softmax_block)
+#define softmax_block_backward BEST(softmax_block_backward)
+#define softmax_row BEST(softmax_row)
