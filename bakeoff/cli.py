@@ -19,7 +19,7 @@ from bakeoff.core.validation import build
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns 0, 1 where `compare` turns red, or 4 with one line on stderr for what can be mended."""
     try:
-        project.use(project.around(Path.cwd()))
+        project.use(project.around())
         options = parser().parse_args(arguments)
         said, code = options.command(options), 0
         if isinstance(said, tuple):

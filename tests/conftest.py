@@ -5,12 +5,14 @@ import os
 import pytest
 import torch
 
+from bakeoff.config import project
 from bakeoff.config.schema import Computation, ModelSettings, TaskSettings
 from bakeoff.data.encoding import Encoder
 from bakeoff.data.tasks import Example, Examples, Task
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.models import loading
+from bakeoff.shipped import ROOT
 
 # A command that a test starts is no worker of the tests, though these may run in several processes.
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
@@ -74,6 +76,12 @@ def encoded(tiny, task):
     _, tokenizer = tiny()
     encoder = Encoder(tokenizer, task, TaskSettings(max_input_tokens=96, max_target_tokens=24))
     return [encoder.example(example) for example in task.examples.train]
+
+
+@pytest.fixture(autouse=True)
+def checkout_is_the_project(monkeypatch):
+    """Wherever an earlier test typed a command."""
+    monkeypatch.setattr(project, "_root", ROOT)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,6 +8,7 @@ parent with a `bench/`. What a project lacks is found among what ships, by name;
 from pathlib import Path
 
 from bakeoff import shipped
+from bakeoff.core.errors import UsageError
 
 _root: Path | None = None
 
@@ -23,12 +24,18 @@ def use(root: Path) -> None:
 
 def root() -> Path:
     """The project's folder: what `use` said, else what the command line tool would find."""
-    return _root or around(Path.cwd())
+    return _root or around()
 
 
-def around(folder: Path) -> Path:
-    """`folder`, or its nearest parent with a `bench/`; `folder` itself where none has one."""
-    folder = folder.resolve()
+def around(folder: Path | None = None) -> Path:
+    """A folder (the working directory where none is given), or its nearest parent with a `bench/` if one has it.
+
+    Raises UsageError where the working directory is gone.
+    """
+    try:
+        folder = (folder or Path.cwd()).resolve()
+    except FileNotFoundError:
+        raise UsageError("the working directory was deleted; change to a folder that exists") from None
     return next((one for one in (folder, *folder.parents) if (one / "bench").is_dir()), folder)
 
 

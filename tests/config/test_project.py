@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from bakeoff.cli import main
 from bakeoff.config import presets, project
 from bakeoff.core.errors import UsageError
 from bakeoff.gate import seed_variance
@@ -53,6 +54,14 @@ def test_a_folder_s_project_is_its_nearest_parent_with_a_bench(tmp_path):
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     assert project.around(tmp_path / "a" / "b" / "c") == tmp_path / "a"
     assert project.around(tmp_path / "a") == tmp_path / "a"
+
+
+def test_a_working_directory_that_was_deleted_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["assets"]) == 4
+    assert capsys.readouterr().err == "error: the working directory was deleted; change to a folder that exists\n"
 
 
 def test_presets_are_those_of_the_project_and_those_that_ship(home):
