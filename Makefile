@@ -4,6 +4,7 @@
 # make slow    the other tests: whole bake-offs, the real model, runs that are killed or starve
 # make calibrate   false alarms and power of the verdicts, from the kept seeds: reports/calibration/report.md
 # make lint    ruff, mypy, import-linter
+# make sanitize   the kernels' tests under GCC's address and undefined-behaviour sanitizers
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
 # make compatibility   every method on tiny models of every architecture: docs/compatibility.md
 # make tune    learning rates, chosen on the validation split
@@ -17,7 +18,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench gate test slow lint calibrate torture tune speed keep readme docs compatibility requirements clean
+.PHONY: bench gate test slow lint sanitize calibrate torture tune speed keep readme docs compatibility requirements clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -38,6 +39,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy bakeoff lab
 	$(BIN)/lint-imports
+
+sanitize: $(READY)
+	$(BIN)/python -m lab.sanitize
 
 torture: $(READY)
 	$(BIN)/python -m lab.faults
