@@ -31,13 +31,13 @@ class DiskList(Sequence[T], Generic[T]):
         return len(self._ends) - 1
 
     @overload
-    def __getitem__(self, place: int) -> T: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, place: slice) -> list[T]: ...
-    def __getitem__(self, place: int | slice) -> T | list[T]:
-        if isinstance(place, slice):
-            return [self._read(number) for number in range(*place.indices(len(self)))]
-        return self._read(range(len(self))[place])
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._read(number) for number in range(*index.indices(len(self)))]
+        return self._read(range(len(self))[index])
 
     def __iter__(self) -> Iterator[T]:
         return (self._read(number) for number in range(len(self)))

@@ -184,7 +184,7 @@ class Encoder:
                 if tail.endswith(" ") and self.tokens.joins_spaces():  # it is part of the first word's token
                     tail, lead = tail.rstrip(" "), tail[len(tail.rstrip(" ")) :]
             closing = self.tokens.following("", end)
-            at = next((place for place, number in enumerate(closing) if number in self.ends), None)
+            at = next((index for index, number in enumerate(closing) if number in self.ends), None)
             self._frames[key] = Frame(
                 head,
                 tail,

@@ -72,7 +72,7 @@ def read_json(path: Path) -> Rows:
         if buffer.next_mark() == "[":
             yield from elements(path, buffer)
             return
-        text = buffer.text[buffer.place :] + "".join(found)
+        text = buffer.text[buffer.offset :] + "".join(found)
     try:
         value = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
@@ -100,39 +100,39 @@ class Buffer:
     """The part of a text that was read and not yet taken."""
 
     def __init__(self, found: Iterator[str]) -> None:
-        self.found, self.text, self.place = found, "", 0
+        self.found, self.text, self.offset = found, "", 0
 
     def more(self, wanted: int = 1) -> bool:
         """Reads about `wanted` characters more; false at the end of the file."""
         taken: list[str] = []
         while sum(map(len, taken)) < wanted and (piece := next(self.found, "")):
             taken.append(piece)
-        self.text, self.place = self.text[self.place :] + "".join(taken), 0
+        self.text, self.offset = self.text[self.offset :] + "".join(taken), 0
         return bool(taken)
 
     def next_mark(self) -> str:
         """The next character that is no space, not taken; empty at the end of the file."""
         while True:
-            while self.place < len(self.text) and self.text[self.place] in " \t\r\n":
-                self.place += 1
-            if self.place < len(self.text) or not self.more():
-                return self.text[self.place : self.place + 1]
+            while self.offset < len(self.text) and self.text[self.offset] in " \t\r\n":
+                self.offset += 1
+            if self.offset < len(self.text) or not self.more():
+                return self.text[self.offset : self.offset + 1]
 
     def value(self) -> Any:
         """The JSON value that begins here. Raises ValueError, RecursionError."""
         decoder = json.JSONDecoder(object_pairs_hook=once)
         while True:
             try:
-                value, self.place = decoder.raw_decode(self.text, self.place)
+                value, self.offset = decoder.raw_decode(self.text, self.offset)
                 return value
             except json.JSONDecodeError:
-                if not self.more(len(self.text) - self.place):  # as much again: what is cut is not parsed too often
+                if not self.more(len(self.text) - self.offset):  # as much again: what is cut is not parsed too often
                     raise
 
 
 def elements(path: Path, buffer: Buffer) -> Rows:
     """The objects of an array; in memory is one of them and a piece of the file."""
-    buffer.place += 1
+    buffer.offset += 1
     number = 0
     mark = buffer.next_mark()
     while mark != "]":
@@ -147,12 +147,12 @@ def elements(path: Path, buffer: Buffer) -> Rows:
         yield number, row
         mark = buffer.next_mark()
         if mark == ",":
-            buffer.place += 1
+            buffer.offset += 1
             mark = buffer.next_mark()
             mark = "" if mark == "]" else mark
         elif mark != "]":
             raise UsageError(f"{path}:{number}: not valid JSON: expected a comma or a bracket after the object")
-    buffer.place += 1
+    buffer.offset += 1
     if buffer.next_mark():
         raise UsageError(f"{path}:{number}: not valid JSON: something follows the array")
 

@@ -44,20 +44,20 @@ class Features(Sequence[CachedFeatures]):
         """`hidden` is the trunk's output, label tokens x hidden size, of each of at most `size` examples."""
         self.examples = examples
         # Neighbours by length: what is computed together hardly needs padding.
-        places = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
+        indices = sorted(range(len(examples)), key=lambda index: len(examples[index].ids))
         self.shelf: DiskList[torch.Tensor] = DiskList()
-        self.shelved = {place: number for number, place in enumerate(places)}
-        for start in range(0, len(places), size):
-            for states in hidden([examples[place] for place in places[start : start + size]]):
+        self.shelved = {index: number for number, index in enumerate(indices)}
+        for start in range(0, len(indices), size):
+            for states in hidden([examples[index] for index in indices[start : start + size]]):
                 self.shelf.append(states.clone())
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        place = range(len(self))[place]
-        example = self.examples[place]
-        found = self.shelf[self.shelved[place]]
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        example = self.examples[index]
+        found = self.shelf[self.shelved[index]]
         return CachedFeatures(example.ids, example.prompt, example.document_cut, example.summary_cut, found)

@@ -74,9 +74,9 @@ class Decoding:
 
     def read(self, fresh: Sequence[int]) -> torch.Tensor:
         """Logits of the first new token of each of these prompts, which get the next rows of the cache."""
-        places = range(len(self.active), len(self.active) + len(fresh))
+        rows = range(len(self.active), len(self.active) + len(fresh))
         self.active += fresh
-        return prefill(self.model, [self.prompts[prompt] for prompt in fresh], self.cache, list(places), self.where)
+        return prefill(self.model, [self.prompts[prompt] for prompt in fresh], self.cache, list(rows), self.where)
 
     def step(self) -> torch.Tensor:
         """Logits of the next token of each active prompt."""

@@ -155,10 +155,10 @@ def packs(model: Any) -> str:
     cache = Cache(len(two), max(lengths) + virtual + 1)
     first = row_logits(model, ids, lengths, ends, lambda longer: Prefill(longer, cache, range(len(two))))
     before = [length + virtual for length in lengths]
-    last, places = torch.tensor([[text[-1] for text in two]], device=device), torch.tensor([before], device=device)
+    last, positions = torch.tensor([[text[-1] for text in two]], device=device), torch.tensor([before], device=device)
     inner = model.base_model if virtual else model
-    second = forward(inner, Step(cache, before, device), before, 0, places, input_ids=last)
-    expected = [torch.stack([one[place] for one in alone]) for place in (-2, -1)]
+    second = forward(inner, Step(cache, before, device), before, 0, positions, input_ids=last)
+    expected = [torch.stack([one[index] for one in alone]) for index in (-2, -1)]
     if not same(first, expected[0]) or not same(second, expected[1]):
         return "a token written with kept keys and values is not the one written without"
     return ""
@@ -201,7 +201,7 @@ def writes(model: Any, texts: Sequence[Sequence[int]], cached: bool) -> bool:
     alone = [whole_logits(model, text) for text in texts]
     rows = [[text[-1]] for text in texts]
     found = steps(model, [text[:-1] for text in texts], rows, device_of(model), 0, cached)
-    return all(same(next(found), torch.stack([one[place] for one in alone])) for place in (-2, -1))
+    return all(same(next(found), torch.stack([one[index] for one in alone])) for index in (-2, -1))
 
 
 def unreadable(model: Any) -> str:
@@ -282,8 +282,8 @@ def windows_missing(model: Any, told: dict[int, int]) -> str:
     window = getattr(config, "sliding_window", None)
     if not window or getattr(config, "use_sliding_window", True) is False:
         return ""
-    expected = {place for place, kind in enumerate(kinds) if kind == "sliding_attention"} if kinds else set(told)
-    found = {place for place, width in told.items() if width}
+    expected = {index for index, kind in enumerate(kinds) if kind == "sliding_attention"} if kinds else set(told)
+    found = {index for index, width in told.items() if width}
     return "" if found == expected and (found or kinds) else "its attention layers are not told of their windows"
 
 

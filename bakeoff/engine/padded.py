@@ -61,9 +61,9 @@ def write(
     """
     written: list[list[int]] = [[] for _ in prompts]
     for _, same in groupby(sorted(range(len(prompts)), key=together), key=together):
-        places = list(same)
-        rows = [written[place] for place in places]
-        for logits in steps(model, [prompts[place] for place in places], rows, device, pad, cached):
+        indices = list(same)
+        rows = [written[index] for index in indices]
+        for logits in steps(model, [prompts[index] for index in indices], rows, device, pad, cached):
             for row, token in zip(rows, pick(logits), strict=True):
                 # A row that has ended is still computed; what it is given then is of no interest.
                 row.append(row[-1] if row and row[-1] in ends else token)
@@ -74,7 +74,7 @@ def write(
 
 def upto(row: list[int], ends: Collection[int]) -> list[int]:
     """`row` up to its first end token, this included; all of it where there is none."""
-    return row[: next((place for place, token in enumerate(row, 1) if token in ends), len(row))]
+    return row[: next((index for index, token in enumerate(row, 1) if token in ends), len(row))]
 
 
 def steps(

@@ -146,10 +146,10 @@ class Plain:
         """
         pick = partial(highest, barred=unwritable(model, vocabulary))
 
-        def together(place: int) -> int:
+        def together(index: int) -> int:
             if not layout.written(model):
                 return 0
-            return place if layout.alike(model) else len(prompts[place])
+            return index if layout.alike(model) else len(prompts[index])
 
         cached = not layout.cached(model)
         return write(

@@ -199,13 +199,13 @@ def common_rows(ours: list[str], theirs: list[str]) -> list[int]:
     Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a bit of a row is 0 where the table's row steps up, so
     table[i][j] is the number of zeros among the j lowest bits of rows[i].
     """
-    places: dict[str, int] = {}
-    for place, token in enumerate(ours):
-        places[token] = places.get(token, 0) | 1 << place
+    indices: dict[str, int] = {}
+    for index, token in enumerate(ours):
+        indices[token] = indices.get(token, 0) | 1 << index
     everywhere = (1 << len(ours)) - 1
     rows = [everywhere]
     for token in theirs:
-        match = rows[-1] & places.get(token, 0)
+        match = rows[-1] & indices.get(token, 0)
         rows.append((rows[-1] + match | rows[-1] - match) & everywhere)
     return rows
 
@@ -216,8 +216,8 @@ def summary_level(ours: list[list[str]], theirs: list[list[str]]) -> int:
     left = [Counter(token for line in text for token in line) for text in (ours, theirs)]
     hits = 0
     for line in theirs:
-        for place in sorted(set().union(*(common_places(other, line) for other in ours))):
-            token = line[place]
+        for index in sorted(set().union(*(common_places(other, line) for other in ours))):
+            token = line[index]
             if left[0][token] > 0 and left[1][token] > 0:
                 hits += 1
                 left[0][token] -= 1

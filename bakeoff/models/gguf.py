@@ -40,10 +40,10 @@ def convert(gguf: Path, folder: Path) -> None:
 
     check_gguf(gguf)
     try:
-        place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        location = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         with parsed_once():
-            tokenizer = AutoTokenizer.from_pretrained(**place)
-            model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**location)
+            model = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
     except Exception as error:  # a foreign file: the reader raises whatever its bytes lead it to
         raise UsageError(
             f"--model {gguf}: not a GGUF file that transformers reads ({type(error).__name__}: {first_line(error)}); "

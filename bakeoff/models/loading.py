@@ -216,9 +216,9 @@ def load_tokenizer(settings: ModelSettings, folder: Path | None) -> Any:
     else:
         from transformers import AutoTokenizer
 
-        place, options = whereabouts(settings, folder)
+        location, options = whereabouts(settings, folder)
         with loading(settings, "its tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=settings.trust_remote_code, **options)
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=settings.trust_remote_code, **options)
     if settings.special_tokens:
         tokenizer.add_special_tokens({"additional_special_tokens": list(settings.special_tokens)})
     if settings.pad_token:
@@ -373,22 +373,22 @@ def refuse_quantised(settings: ModelSettings, config: Any) -> None:
 
 def whereabouts(settings: ModelSettings, folder: Path | None) -> tuple[Path, dict[str, str]]:
     """Where transformers finds configuration and tokenizer, and the options that it takes to read them."""
-    place = Path(folder or os.path.expanduser(settings.name))
+    location = Path(folder or os.path.expanduser(settings.name))
     if folder is None and settings.name in KNOWN:
         package, file, _, _ = KNOWN[settings.name]
         return package_folder(package, f"the weights of {settings.name}") / package, {"gguf_file": file}
-    if folder is None and place.suffix == ".gguf":
-        check_gguf(place)
-        return place.parent, {"gguf_file": place.name}
-    return place, {}
+    if folder is None and location.suffix == ".gguf":
+        check_gguf(location)
+        return location.parent, {"gguf_file": location.name}
+    return location, {}
 
 
 def read_configuration(settings: ModelSettings, folder: Path | None) -> Any:
     """A model's configuration from its folder, GGUF file or hub; weights are not read."""
     from transformers import AutoConfig
 
-    place, options = whereabouts(settings, folder)
+    location, options = whereabouts(settings, folder)
     with loading(settings, "its configuration", "check the name and the network, or give a folder or a .gguf file"):
-        config = AutoConfig.from_pretrained(place, trust_remote_code=settings.trust_remote_code, **options)
+        config = AutoConfig.from_pretrained(location, trust_remote_code=settings.trust_remote_code, **options)
     refuse_quantised(settings, config)
     return config

@@ -36,14 +36,14 @@ class Header:
     """Walks through a GGUF file's header; every step is held against the file's size. Raises ValueError."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.place, self.order = data, 0, "<"
+        self.data, self.offset, self.order = data, 0, "<"
 
     def take(self, size: int, what: str) -> int:
         """Steps over `size` bytes; returns where they start."""
-        start = self.place
+        start = self.offset
         if size > len(self.data) - start:
             raise ValueError(f"{what} at byte {start} claims {size} bytes, the file has {len(self.data)}")
-        self.place += size
+        self.offset += size
         return start
 
     def number(self, kind: str, what: str) -> int:
@@ -67,7 +67,7 @@ class Header:
         elif kind in SIZES:
             self.take(count * SIZES[kind], "a list")
         else:
-            raise ValueError(f"a value at byte {self.place} has no known type")
+            raise ValueError(f"a value at byte {self.offset} has no known type")
 
     def check(self) -> None:
         """The whole header, then the tensors' places."""
@@ -75,7 +75,7 @@ class Header:
 
         if self.data[:4] != b"GGUF":
             raise ValueError("it doesn't start with GGUF")
-        self.place = 4
+        self.offset = 4
         if not self.number("I", "version") & 0xFFFF:
             self.order = ">"
         tensors, values = self.number("Q", "the tensor count"), self.number("Q", "the metadata count")
@@ -87,12 +87,12 @@ class Header:
             self.text("a tensor's name")
             dimensions = self.number("I", "a tensor")
             if dimensions > DIMENSIONS:
-                raise ValueError(f"a tensor at byte {self.place} claims {dimensions} dimensions")
+                raise ValueError(f"a tensor at byte {self.offset} claims {dimensions} dimensions")
             amount = math.prod(self.number("Q", "a tensor") for _ in range(dimensions))
             block, size = GGML_QUANT_SIZES[GGMLQuantizationType(self.number("I", "a tensor"))]
             ends.append(self.number("Q", "a tensor") + math.ceil(amount / block) * size)
-        if self.place + max(ends) > len(self.data):
-            raise ValueError(f"its tensors claim {self.place + max(ends)} bytes, the file has {len(self.data)}")
+        if self.offset + max(ends) > len(self.data):
+            raise ValueError(f"its tensors claim {self.offset + max(ends)} bytes, the file has {len(self.data)}")
 
 
 ADAPTER = "adapter_config.json"

@@ -221,23 +221,23 @@ def samples(comparison: Comparison, predictions: Mapping[str, Sequence[Predictio
             written.setdefault(name, {}).setdefault(prediction.id, []).append(prediction)
     # Controls that copy sentences would only repeat the document.
     rows = [row for row in comparison.rows if row.name in written and (not row.control or row.parameters)]
-    places = sorted({0, len(ids) // 2, len(ids) - 1})[:SAMPLES] if ids else []
+    indices = sorted({0, len(ids) // 2, len(ids) - 1})[:SAMPLES] if ids else []
     parts, scorer = [], Scorer(comparison.settings.scoring)
-    for place in places:
-        known = [(row, written[row.name][ids[place]]) for row in rows if ids[place] in written[row.name]]
+    for index in indices:
+        known = [(row, written[row.name][ids[index]]) for row in rows if ids[index] in written[row.name]]
         if not known:
             continue
-        parts += [f"### {markdown(ids[place])}", f"Document: {shown(known[0][1][0].document, EXCERPT)}"]
+        parts += [f"### {markdown(ids[index])}", f"Document: {shown(known[0][1][0].document, EXCERPT)}"]
         for nth, first in enumerate(known[0][1]):
             cells = [["reference", "", shown(text)] for text in first.references]
             for row, made in known:
-                own = score(row, place) if len(made) == 1 else scorer.rouge(made[nth].summary, first.references)
+                own = score(row, index) if len(made) == 1 else scorer.rouge(made[nth].summary, first.references)
                 cells.append([markdown(row.name), listed(own), shown(made[nth].summary)])
             parts += [f"{markdown(first.aspect)}:"] * (len(known[0][1]) > 1)
             parts.append(table.text_table(["by", "ROUGE-1 / 2 / L", "summary"], cells))
     if not parts:
         return ["There are no summaries."]
-    chosen = listing([f"{place + 1:,}" for place in places])
+    chosen = listing([f"{index + 1:,}" for index in indices])
     return [
         f"Test documents {chosen} of {len(ids):,}, picked by position. The summaries are those of the first seed.",
         *parts,
@@ -249,9 +249,9 @@ def shown(text: str, limit: int = SUMMARY) -> str:
     return markdown(clip(text.strip(), limit)) or "(empty)"
 
 
-def score(row: Row, place: int) -> dict[str, float]:
+def score(row: Row, index: int) -> dict[str, float]:
     """F1 of one document by metric, first seed."""
-    return {metric: rows[0][place] for metric, rows in row.scores.items()}
+    return {metric: rows[0][index] for metric, rows in row.scores.items()}
 
 
 def listed(scores: Mapping[str, float]) -> str:

@@ -60,7 +60,7 @@ class Chunk:
     """Summaries that were decoded together."""
 
     texts: dict[int, str]
-    """Summary by place."""
+    """Summary by index."""
     written: int
     """Tokens."""
 
@@ -232,7 +232,7 @@ class Checkpointer:
             except (ValueError, KeyError, TypeError):
                 continue
             good.append(line)
-            found[body["chunk"]] = Chunk({int(place): text for place, text in body["texts"].items()}, body["written"])
+            found[body["chunk"]] = Chunk({int(index): text for index, text in body["texts"].items()}, body["written"])
             self.clock.seconds["evaluation"] = body["seconds"]
             if self.memory:
                 self.memory.raise_to(body["memory"])
@@ -250,7 +250,7 @@ class Checkpointer:
         body = {
             "weights": weights,
             "chunk": number,
-            "texts": {str(place): text for place, text in chunk.texts.items()},
+            "texts": {str(index): text for index, text in chunk.texts.items()},
             "written": chunk.written,
             "seconds": self.clock.elapsed("evaluation"),
             "memory": self.memory.read() if self.memory else {},
@@ -282,10 +282,10 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> str:
     at = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):  # aligned
         data: Any = tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else memoryview(b"")
-        places = [at, at + data.nbytes]
-        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": places}
+        span = [at, at + data.nbytes]
+        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
         pieces.append(data)
-        at = places[1]
+        at = span[1]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return write_past_cache(path, [len(text).to_bytes(8, "little"), text, *pieces])
@@ -314,9 +314,9 @@ def tensors_of(state: Training) -> dict[str, torch.Tensor]:
     kept = () if state.kept_step == len(state.curves.steps) else state.kept
     found: dict[str, torch.Tensor] = {}
     for name, values in (("trained", state.trained), ("kept", kept)):
-        found |= {f"{name}.{place}": value for place, value in enumerate(values)}
-    for place, moments in {} if state.over else state.optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{place}.{name}": value for name, value in moments.items() if torch.is_tensor(value)}
+        found |= {f"{name}.{index}": value for index, value in enumerate(values)}
+    for index, moments in {} if state.over else state.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{index}.{name}": value for name, value in moments.items() if torch.is_tensor(value)}
     return found
 
 
@@ -326,9 +326,9 @@ def facts_of(state: Training) -> dict[str, Any]:
 
     optimizer = state.optimizer.state_dict()
     numbers: dict[str, dict[str, Any]] = {}  # JSON holds texts as names
-    for place, moments in optimizer["state"].items():
+    for index, moments in optimizer["state"].items():
         if found := {name: value for name, value in moments.items() if not torch.is_tensor(value)}:
-            numbers[str(place)] = found
+            numbers[str(index)] = found
     drawn: Any = numpy.random.get_state()
     kind, words, *rest = drawn
     generation, internal, gauss = random.getstate()
@@ -353,10 +353,10 @@ def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any
     """Puts back what `tensors_of` and `facts_of` took."""
     import numpy
 
-    moments: dict[int, dict[str, Any]] = {int(place): dict(values) for place, values in facts["numbers"].items()}
+    moments: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in facts["numbers"].items()}
     for name in [name for name in tensors if name.startswith("optimizer.")]:
-        _, place, moment = name.split(".", 2)
-        moments.setdefault(int(place), {})[moment] = tensors.pop(name)
+        _, index, moment = name.split(".", 2)
+        moments.setdefault(int(index), {})[moment] = tensors.pop(name)
     state.optimizer.load_state_dict({"state": moments, "param_groups": facts["groups"]})
     state.schedule.load_state_dict(facts["schedule"])
     for name, value in facts["curves"].items():

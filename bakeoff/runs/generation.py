@@ -10,9 +10,9 @@ from bakeoff.runs.checkpoints import Chunk
 
 
 def schedule(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Places of `prompts` by length, longest first, in chunks of `size`: fixed, whatever is resumed."""
-    places = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
-    return [places[at : at + size] for at in range(0, len(places), size)]
+    """Indices of `prompts` by length, longest first, in chunks of `size`: fixed, whatever is resumed."""
+    indices = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    return [indices[at : at + size] for at in range(0, len(indices), size)]
 
 
 def summarise(
@@ -28,7 +28,7 @@ def summarise(
     done: Mapping[int, Chunk] | None = None,
     keep: Callable[[int, Chunk], None] = lambda number, chunk: None,
 ) -> tuple[dict[int, str], int]:
-    """Summary by place in `prompts`, and the number of tokens written.
+    """Summary by index in `prompts`, and the number of tokens written.
 
     A summary ends at the tokenizer's end token or at one of `ends`. Nothing but the logits and the two limits decides
     what is written: settings of generation that a model's files bring along are not read. `done` are chunks of the
@@ -39,15 +39,15 @@ def summarise(
     texts: dict[int, str] = {}
     written = 0
     with engine.writing(model):
-        for number, places in enumerate(schedule(prompts, engine.chunk(model, settings.batch_size))):
+        for number, indices in enumerate(schedule(prompts, engine.chunk(model, settings.batch_size))):
             chunk = (done or {}).get(number)
             if chunk is None:
                 rows = engine.generate(
-                    model, [prompts[place] for place in places], max_new_tokens, rows=settings.batch_size, ends=ends,
+                    model, [prompts[index] for index in indices], max_new_tokens, rows=settings.batch_size, ends=ends,
                     vocabulary=vocabulary,
                 )  # fmt: skip
                 chunk = Chunk(
-                    {place: text_of(row, ends, tokenizer) for place, row in zip(places, rows, strict=True)},
+                    {index: text_of(row, ends, tokenizer) for index, row in zip(indices, rows, strict=True)},
                     sum(map(len, rows)),
                 )
                 keep(number, chunk)

@@ -106,7 +106,7 @@ class ModelRun:
         )  # fmt: skip
 
     def summaries(self, model: Any, prompts: Sequence[Sequence[int]], **durably: Any) -> tuple[dict[int, str], int]:
-        """What `model` writes of `prompts`, by place, and how many tokens that is."""
+        """What `model` writes of `prompts`, by index, and how many tokens that is."""
         generation = build(GenerationSettings, self.spec.generation, "run")
         return summarise(
             self.engine, model, self.tokenizer, prompts, self.limit, generation, ends=self.base.ends, **durably
@@ -131,7 +131,7 @@ class ModelRun:
     @property
     def asked(self) -> list[Sequence[int]]:
         """The prompts of the summaries that are checked."""
-        return [self.prompts[place] for place in self.check.places]
+        return [self.prompts[index] for index in self.check.indices]
 
     def result(self, folder: Path) -> tuple[RunResult, list[Prediction]]:
         """Gathers the evidence, saves and reloads what was trained, scores, and closes the books."""
@@ -159,7 +159,7 @@ class ModelRun:
         return finish(
             self.spec,
             self.task,
-            [self.texts[place] for place in range(len(self.prompts))],
+            [self.texts[index] for index in range(len(self.prompts))],
             self.clock,
             parameters=parameters,
             steps=self.curves.steps,
@@ -204,7 +204,7 @@ class ModelRun:
             trained = together(adapters.trained_digests(again))
         if self.check.doubtful(second):
             self.check.first, _ = self.summaries(self.model, self.asked)
-        examples = [self.task.examples.test[place] for place in self.check.places]
+        examples = [self.task.examples.test[index] for index in self.check.indices]
         return {
             "trained": self.check.weights,
             "reloaded_trained": trained,

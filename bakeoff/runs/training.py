@@ -103,12 +103,12 @@ class Loop:
         """The optimizer steps of an epoch that are not done yet."""
         self.model.train()
         with self.clock("training"):
-            for place, window in enumerate(windows(len(self.train), self.recipe.batch_size, self.order)):
-                if place < self.state.window:  # done before the run was interrupted
+            for index, window in enumerate(windows(len(self.train), self.recipe.batch_size, self.order)):
+                if index < self.state.window:  # done before the run was interrupted
                     continue
                 self.checkpointer.counts()
                 self.step(epoch, [self.train[number] for number in window])
-                self.state.window = place + 1
+                self.state.window = index + 1
                 self.checkpointer.stepped(self.state)
 
     def step(self, epoch: int, examples: Sequence[Encoded]) -> None:
@@ -210,9 +210,9 @@ def zero(model: torch.nn.Module) -> torch.Tensor:
 
 def windows(count: int, size: int, order: torch.Generator | None = None) -> Iterator[list[int]]:
     """Places 0..count-1, shuffled by `order`, in groups of `size`: the effective batches of an epoch."""
-    places = torch.randperm(count, generator=order).tolist() if order is not None else list(range(count))
+    indices = torch.randperm(count, generator=order).tolist() if order is not None else list(range(count))
     for start in range(0, count, size):
-        yield places[start : start + size]
+        yield indices[start : start + size]
 
 
 def micro_batches(window: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:

@@ -19,7 +19,7 @@ the other's differ. A larger one gives way, so it writes them before."""
 class Check:
     """The summaries that are checked, by the trained model."""
 
-    places: list[int]
+    indices: list[int]
     """Of their documents in the test split."""
     first: dict[int, str]
     """What the trained model wrote, by number among `places`."""
@@ -32,12 +32,12 @@ class Check:
 
     @classmethod
     def of(cls, model: Any, texts: Mapping[int, str], weights: str, exact: bool) -> "Check":
-        """The check of a model that wrote `texts`, by place."""
-        shortest = sorted(texts, key=lambda place: (len(texts[place].split()) < WORDS, len(texts[place]), place))
-        places = shortest[:CHECKED]
-        first = {number: texts[place] for number, place in enumerate(places)}
+        """The check of a model that wrote `texts`, by index."""
+        shortest = sorted(texts, key=lambda index: (len(texts[index].split()) < WORDS, len(texts[index]), index))
+        indices = shortest[:CHECKED]
+        first = {number: texts[index] for number, index in enumerate(indices)}
         small = sum(parameter.nbytes for parameter in model.parameters()) <= SMALL
-        return cls(places, first, weights, small, exact)
+        return cls(indices, first, weights, small, exact)
 
     @property
     def ahead(self) -> bool:

@@ -96,9 +96,9 @@ def holm(ps: Sequence[float]) -> list[float]:
     if any(not 0 <= p <= 1 for p in ps):
         raise ValueError("p values must lie between 0 and 1")
     corrected, highest = [0.0] * len(ps), 0.0
-    for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
-        highest = max(highest, min(1.0, (len(ps) - rank) * ps[place]))
-        corrected[place] = highest
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
+        corrected[index] = highest
     return corrected
 
 
