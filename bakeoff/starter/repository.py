@@ -61,6 +61,9 @@ def by_hand(folder: Path, report: Report, wanted: dict[str, str]) -> Iterator[st
             yield f"conftest.py does not load the plugin; add this line to it: {PLUGIN}"
         elif path.startswith("bench/test_") and "bakeoff.shipped" not in text:
             yield f"{path} is not Bakeoff's; put this line into another file of bench/: {wanted[path].strip()}"
+    top = next((one for one in (folder, *folder.parents) if (one / ".git").exists()), folder)
+    if top != folder:
+        yield f"the repository begins at {top}: if pytest names that as its rootdir, add --rootdir {folder}"
     address = installed_from()
     if WORKFLOW in report.written and not address.startswith(("git+", "https:")):
         yield f"{WORKFLOW} installs {address}: commit the wheel there, or change BAKEOFF in that file"

@@ -93,6 +93,12 @@ def test_a_file_in_the_place_of_a_specification_is_named_with_its_line(init, tmp
     assert not (tmp_path / "bench" / "__init__.py").exists()
 
 
+def test_a_folder_inside_of_a_repository_is_named_with_pytest_s_option(init, tmp_path):
+    (tmp_path / ".git").mkdir()
+    assert "--rootdir" not in init()[1]
+    assert f"--rootdir {tmp_path / 'deep'}" in init("deep")[1]
+
+
 @pytest.mark.parametrize(
     "origin, expected",
     [
