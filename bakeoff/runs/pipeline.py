@@ -29,7 +29,7 @@ from bakeoff.runs import adapters
 from bakeoff.runs.base import Base, seed_everything
 from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.generation import summarise
-from bakeoff.runs.records import RunResult, RunSpec
+from bakeoff.runs.records import Evidence, RunResult, RunSpec
 from bakeoff.runs.resources import Clock, Memory, release
 from bakeoff.runs.training import Curves, fine_tune
 from bakeoff.runs.verify import Check, together
@@ -144,7 +144,7 @@ class ModelRun:
                 "optimizer": self.curves.optimizer_parameters,
                 "saved": 0,
             }
-            evidence: dict[str, Any] = {
+            evidence: Evidence = {
                 "frozen_before": together(self.frozen),
                 "frozen_after": together(after),
                 "frozen_changed": sorted(name for name in self.frozen if self.frozen[name] != after[name]),
@@ -155,7 +155,7 @@ class ModelRun:
                 file = adapters.save(self.model, folder / "adapter")
                 parameters["saved"] = adapters.saved_parameters(file)
                 adapter_bytes = file.stat().st_size
-                evidence |= self.reloaded(folder / "adapter")
+                evidence.update(self.reloaded(folder / "adapter"))
         return finish(
             self.spec,
             self.task,
@@ -192,7 +192,7 @@ class ModelRun:
             "summaries": sum(one.summary_cut for one in chain(self.training, self.validation)),
         }
 
-    def reloaded(self, adapter: Path) -> dict[str, Any]:
+    def reloaded(self, adapter: Path) -> Evidence:
         """What the plain base model with the saved tensors writes, beside what the trained one wrote."""
         if not self.check.small:
             self.patches.close()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypedDict
 
 SCHEMA = 1
 
@@ -47,6 +47,34 @@ class RunSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+class Reloaded(TypedDict):
+    """One summary by the trained model, and by the base model with what was saved."""
+
+    id: str
+    aspect: str
+    summary: str
+    again: str
+
+
+class Evidence(TypedDict, total=False):
+    """What `bench/` asserts of a run; empty for a control without a model."""
+
+    frozen_before: str
+    """Digest of every weight that is not trained, before training."""
+    frozen_after: str
+    """The same after it."""
+    frozen_changed: list[str]
+    """Names of those that differ."""
+    layout: dict[str, str]
+    """How documents may stand together, by question: empty, or a reason why not."""
+    trained: str
+    """Digest of the trained weights; this and the rest is absent for a control."""
+    reloaded_trained: str
+    """The same of the base model with what was saved."""
+    reloaded: list[Reloaded]
+    """The documents whose summaries were written again."""
+
+
 @dataclass(frozen=True)
 class RunResult:
     """A finished run. A figure that was not measured is None."""
@@ -70,9 +98,8 @@ class RunResult:
     level before the model was loaded; a GPU's peaks start when the model stands there in its precision."""
     adapter_bytes: int | None = None
     """Size of what the method saved."""
-    evidence: dict[str, Any] = field(default_factory=dict)
-    """frozen_before, frozen_after: digest of every weight that is not trained; frozen_changed: names;
-    reloaded: [{id, aspect, summary, again}] of the first documents."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """What the promises about frozen weights and about reloading are asserted on."""
     truncated: dict[str, int] = field(default_factory=dict)
     """documents, summaries: how many were cut to the task's limits."""
     data: dict[str, int] = field(default_factory=dict)
