@@ -47,7 +47,7 @@ class Weights:
     def forward(self, sums: native.Sums, beside: Sequence[Thin]) -> tuple[torch.Tensor, ...]:
         """The panels for the layer, with what A and B are now; the last are of all A."""
         if not self.panels:
-            self.panels = self.of(sums.lay, transposed=False)
+            self.panels = self.of(sums.pack, transposed=False)
         width, at = self.shapes[0][1], 0
         for thin in beside:
             self.place(sums, thin.down, 1.0, self.panels[-1], width, at, 0)
@@ -58,7 +58,7 @@ class Weights:
     def backward(self, sums: native.Sums, beside: Sequence[Thin]) -> tuple[torch.Tensor, ...]:
         """The same of the transposed weights, for the gradient; the last are of all B."""
         if not self.transposed:
-            self.transposed = self.of(sums.lay_transposed, transposed=True)
+            self.transposed = self.of(sums.pack_transposed, transposed=True)
         outputs, at = self.shapes[0][0], 0
         for thin in beside:
             self.place(sums, thin.up, thin.scaling, self.transposed[-1], outputs, at, thin.start, turned=True)
@@ -76,7 +76,9 @@ class Weights:
         """
         weight = weight.float()
         step = -1 if turned else 1
-        sums.place(weight, panels, float(scaling), *weight.shape[::step], *weight.stride()[::step], inputs, row, column)
+        sums.pack_lora(
+            weight, panels, float(scaling), *weight.shape[::step], *weight.stride()[::step], inputs, row, column
+        )
 
 
 @dataclass
@@ -107,7 +109,7 @@ class Layer:
         inverse, thin = x.new_empty(tokens, dtype=torch.float32), x.new_empty(tokens, ranks)
         rows = x.new_empty(outputs // self.part, tokens, self.part)
         panels, *_, down = self.weights.forward(self.sums, self.beside)
-        self.sums.enter(
+        self.sums.pre_attention_forward(
             x, norm.weight, panels, down, thin, inverse, rows,
             float(norm.variance_epsilon), tokens, width, outputs, self.part, ranks,
         )  # fmt: skip
@@ -121,7 +123,7 @@ class Layer:
         (tokens, width), outputs, ranks = x.shape, self.weights.shapes[0][0], self.weights.ranks
         of_x, of_thin = torch.empty_like(x), x.new_empty(ranks * (outputs + width), dtype=torch.float32)
         panels, *_, up = self.weights.backward(self.sums, self.beside)
-        self.sums.enter_backward(
+        self.sums.pre_attention_backward(
             gradient, beside, x, self.norms[0].weight, inverse, panels, up, thin, of_thin, of_x,
             tokens, width, outputs, self.part, ranks, int(wanted),
         )  # fmt: skip
@@ -130,7 +132,7 @@ class Layer:
         for part in self.beside:
             size, rank = part.up.shape
             of_up = ups.new_empty(size, rank)
-            self.sums.turned(ups[at:, part.start :], of_up, float(part.scaling), rank, size, outputs)
+            self.sums.transpose_scaled(ups[at:, part.start :], of_up, float(part.scaling), rank, size, outputs)
             found += [downs[at : at + rank], of_up]
             at += rank
         return of_x, found
@@ -148,7 +150,7 @@ class Layer:
         inner = weights.shapes[3][1]
         out, middle, inverse = torch.empty_like(x), torch.empty_like(x), x.new_empty(tokens, dtype=torch.float32)
         both = x.new_empty(inner // WIDE, tokens if keep else 0, 2 * WIDE)
-        self.sums.rest(
+        self.sums.post_attention_forward(
             x, seen, panels[0], norm.weight, *panels[1:], middle, inverse, both, out,
             float(norm.variance_epsilon), tokens, wide, self.part, width, inner, int(keep),
         )  # fmt: skip
@@ -162,7 +164,7 @@ class Layer:
         _, o, unit, down, _ = weights.backward(self.sums, ())
         wide = weights.shapes[1][1]
         of_x, of_seen = torch.empty_like(middle), middle.new_empty(wide // self.part, tokens, self.part)
-        self.sums.rest_backward(
+        self.sums.post_attention_backward(
             gradient, o, self.norms[1].weight, unit, down, middle, inverse, both, of_x, of_seen,
             tokens, wide, self.part, width, inner,
         )  # fmt: skip

@@ -76,7 +76,7 @@ def logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """rows x vocabulary, from rows x width and vocabulary x width of the same type."""
     if sums := tiled(hidden, weight):
         out = hidden.new_empty(len(hidden), len(weight))
-        sums.head(hidden, weight, out, *hidden.shape, len(weight))
+        sums.head_forward(hidden, weight, out, *hidden.shape, len(weight))
         return out
     return functional.linear(hidden, weight)
 

@@ -96,7 +96,7 @@ def laid(weight: torch.Tensor, sums: native.Sums) -> torch.Tensor:
     if not sums.tiles:
         return in_panels(weight)
     panels = weight.new_empty(weight.numel())
-    sums.lay(weight, panels, *weight.shape, 0)
+    sums.pack(weight, panels, *weight.shape, 0)
     return panels
 
 

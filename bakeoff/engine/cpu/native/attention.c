@@ -92,19 +92,21 @@ void attention_forward(const T *rows, const T *cos, const T *sin, T *out, float 
                        int64_t by_head) {
     const Shape is = shape_of(offsets[documents], longest, n_heads, n_kv_heads, head_dim, by_head);
     const int64_t full = is.full, deep = full / PAIR, all = QUERIES * full;
-    fresh(out, is.tokens * n_heads * head_dim * (int64_t)sizeof(T));
+    prefault(out, is.tokens * n_heads * head_dim * (int64_t)sizeof(T));
     float limit = bound();
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *key = take(&memory, is.most * full, sizeof(T)), *value = take(&memory, is.most * full, sizeof(T));
-        Word *transposed = take(&memory, is.most * full, sizeof(T)), *room = take(&memory, KEYS * full, sizeof(T));
-        T *query = take(&memory, all, sizeof(T));
-        Word *queries = take(&memory, all, sizeof(T)), *weights = take(&memory, KEYS * QUERIES, sizeof(T));
-        float *scores = take(&memory, KEYS * QUERIES, 4), *sums = take(&memory, QUERIES, 4);
-        float *across = take(&memory, all, 4), *back = take(&memory, all, 4), *reference = take(&memory, QUERIES, 4);
-        begin(tiles);
+        T *key = allocate(&memory, is.most * full, sizeof(T)), *value = allocate(&memory, is.most * full, sizeof(T));
+        Word *transposed = allocate(&memory, is.most * full, sizeof(T)),
+             *room = allocate(&memory, KEYS * full, sizeof(T));
+        T *query = allocate(&memory, all, sizeof(T));
+        Word *queries = allocate(&memory, all, sizeof(T)), *weights = allocate(&memory, KEYS * QUERIES, sizeof(T));
+        float *scores = allocate(&memory, KEYS * QUERIES, 4), *sums = allocate(&memory, QUERIES, 4);
+        float *across = allocate(&memory, all, 4), *back = allocate(&memory, all, 4),
+              *reference = allocate(&memory, QUERIES, 4);
+        tiles_begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t job = 0; job < documents * n_kv_heads; job++) {
             int64_t document = documents - 1 - job / n_kv_heads, head = job % n_kv_heads, at = offsets[document];
@@ -147,8 +149,8 @@ void attention_forward(const T *rows, const T *cos, const T *sin, T *out, float 
                 }
             }
         }
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
 }
 
@@ -165,18 +167,21 @@ void attention_backward(const T *rows, const T *cos, const T *sin, const T *out,
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *key = take(&memory, is.most * full, sizeof(T)), *value = take(&memory, is.most * full, sizeof(T));
-        Word *transposed = take(&memory, is.most * full, sizeof(T)), *room = take(&memory, KEYS * full, sizeof(T));
-        float *grad_key = take(&memory, is.most * full, 4), *grad_value = take(&memory, is.most * full, 4);
-        T *query = take(&memory, some_all, sizeof(T)), *grad_output = take(&memory, some_all, sizeof(T));
-        Word *queries = take(&memory, some_all, sizeof(T)), *grad_outputs = take(&memory, some_all, sizeof(T));
-        Word *query_pairs = take(&memory, some_all, sizeof(T)), *grad_output_pairs = take(&memory, some_all, sizeof(T));
-        float *grad_query = take(&memory, some_all, 4), *back = take(&memory, all, 4);
-        float *scores = take(&memory, 32 * QUERIES, 4), *grad_scores = take(&memory, 32 * QUERIES, 4);
-        T *probs = take(&memory, is.many * KEYS, sizeof(T)), *grad_probs = take(&memory, is.many * KEYS, sizeof(T));
-        Word *pairs = take(&memory, is.many * KEYS, sizeof(T));
-        float *log_sums = take(&memory, is.many, 4), *along = take(&memory, is.many, 4);
-        begin(tiles);
+        T *key = allocate(&memory, is.most * full, sizeof(T)), *value = allocate(&memory, is.most * full, sizeof(T));
+        Word *transposed = allocate(&memory, is.most * full, sizeof(T)),
+             *room = allocate(&memory, KEYS * full, sizeof(T));
+        float *grad_key = allocate(&memory, is.most * full, 4), *grad_value = allocate(&memory, is.most * full, 4);
+        T *query = allocate(&memory, some_all, sizeof(T)), *grad_output = allocate(&memory, some_all, sizeof(T));
+        Word *queries = allocate(&memory, some_all, sizeof(T)), *grad_outputs = allocate(&memory, some_all, sizeof(T));
+        Word *query_pairs = allocate(&memory, some_all, sizeof(T)),
+             *grad_output_pairs = allocate(&memory, some_all, sizeof(T));
+        float *grad_query = allocate(&memory, some_all, 4), *back = allocate(&memory, all, 4);
+        float *scores = allocate(&memory, 32 * QUERIES, 4), *grad_scores = allocate(&memory, 32 * QUERIES, 4);
+        T *probs = allocate(&memory, is.many * KEYS, sizeof(T)),
+          *grad_probs = allocate(&memory, is.many * KEYS, sizeof(T));
+        Word *pairs = allocate(&memory, is.many * KEYS, sizeof(T));
+        float *log_sums = allocate(&memory, is.many, 4), *along = allocate(&memory, is.many, 4);
+        tiles_begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t job = 0; job < documents * n_kv_heads; job++) {
             int64_t document = documents - 1 - job / n_kv_heads, head = job % n_kv_heads, at = offsets[document];
@@ -244,7 +249,7 @@ void attention_backward(const T *rows, const T *cos, const T *sin, const T *out,
                 for (int64_t w = 0; w < head_dim; w++) to[value_offset + w] = narrow(grad_value[position * full + w]);
             }
         }
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
 }

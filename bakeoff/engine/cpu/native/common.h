@@ -103,7 +103,7 @@ static inline int64_t padded(int64_t size) { return (size + 31) / 32 * 32; }
 
 /* Asks for a large matrix's memory at once, by all threads, if it was never used: page by page, each as it is first
    written, takes longer. */
-static inline void fresh(void *matrix, int64_t bytes) {
+static inline void prefault(void *matrix, int64_t bytes) {
 #ifdef MADV_POPULATE_WRITE
     const int64_t page = 4096, piece = 1 << 20;
     uintptr_t first = ((uintptr_t)matrix + page - 1) / page * page, end = ((uintptr_t)matrix + bytes) / page * page;
@@ -123,7 +123,7 @@ typedef struct {
     int count;
 } Memory;
 
-static inline void *take(Memory *memory, int64_t count, int64_t size) {
+static inline void *allocate(Memory *memory, int64_t count, int64_t size) {
     void *found = aligned_alloc(64, (count * size / 64 + 1) * 64);
     if (!found) {
         fputs("bakeoff: out of memory\n", stderr);
@@ -132,7 +132,7 @@ static inline void *take(Memory *memory, int64_t count, int64_t size) {
     return memory->all[memory->count++] = found;
 }
 
-static inline void leave(Memory *memory) {
+static inline void free_all(Memory *memory) {
     while (memory->count) free(memory->all[--memory->count]);
 }
 

@@ -46,15 +46,15 @@ static Heads heads_of(Memory *memory, int64_t group, int64_t head_dim, int64_t c
     int64_t columns = (group + 15) / 16 * 16, full = padded(head_dim);
     Heads own = {
         .group = group, .columns = columns, .full = full, .head_dim = head_dim, .capacity = capacity, .limit = bound()};
-    own.query = take(memory, columns * full, sizeof(T));
-    own.copy = take(memory, 2 * capacity * full, sizeof(T));
-    own.queries = take(memory, columns * full, sizeof(T));
-    own.room = take(memory, capacity * full, sizeof(T));
-    own.scores = take(memory, capacity * columns, 4);
-    own.sums = take(memory, columns * full, 4);
-    own.row = take(memory, capacity, 4);
-    own.inverse_sum = take(memory, group, 4);
-    own.weights = take(memory, columns * capacity, sizeof(T));
+    own.query = allocate(memory, columns * full, sizeof(T));
+    own.copy = allocate(memory, 2 * capacity * full, sizeof(T));
+    own.queries = allocate(memory, columns * full, sizeof(T));
+    own.room = allocate(memory, capacity * full, sizeof(T));
+    own.scores = allocate(memory, capacity * columns, 4);
+    own.sums = allocate(memory, columns * full, 4);
+    own.row = allocate(memory, capacity, 4);
+    own.inverse_sum = allocate(memory, group, 4);
+    own.weights = allocate(memory, columns * capacity, sizeof(T));
     memset(own.query, 0, columns * full * sizeof(T));
     return own;
 }
@@ -113,7 +113,7 @@ void attention_step(const T *rows, const T *cos, const T *sin, T *keys, T *value
         uint8_t tiles[64];
         Memory memory = {.count = 0};
         Heads own = heads_of(&memory, group, head_dim, capacity);
-        begin(tiles);
+        tiles_begin(tiles);
 #pragma omp for schedule(static)
         for (int64_t job = 0; job < count * n_kv_heads; job++) {
             int64_t row_index = job / n_kv_heads, head = job % n_kv_heads;
@@ -124,8 +124,8 @@ void attention_step(const T *rows, const T *cos, const T *sin, T *keys, T *value
                             values + job * capacity * head_dim, positions[row_index], out + job * group * head_dim,
                             scaling);
         }
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
 }
 
@@ -143,13 +143,13 @@ void packed_linear(const T *x, const T *weight, T *out, int64_t rows, int64_t d_
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *own = take(&memory, many * d_in, sizeof(T));
-        float *sums = take(&memory, many * 32, 4);
+        T *own = allocate(&memory, many * d_in, sizeof(T));
+        float *sums = allocate(&memory, many * 32, 4);
         if (many > rows) {
             memcpy(own, x, rows * d_in * sizeof(T));
             memset(own + rows * d_in, 0, (many - rows) * d_in * sizeof(T));
         }
-        begin(tiles);
+        tiles_begin(tiles);
 #pragma omp for schedule(static)
         for (int64_t j = 0; j < d_out; j += 32) {
             multiply_packed(many > rows ? own : x, d_in, weight + j * d_in, sums, many, d_in);
@@ -160,8 +160,8 @@ void packed_linear(const T *x, const T *weight, T *out, int64_t rows, int64_t d_
                 narrow_all(sums + r * 32, to, 32);
             }
         }
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
 }
 
@@ -206,16 +206,16 @@ void decoder_step(const Layer *layer, const Scales *scales, T **cache, T *x, con
         group = layer[l].n_heads / layer[l].n_kv_heads > group ? layer[l].n_heads / layer[l].n_kv_heads : group;
     }
     Memory shared = {.count = 0};
-    T *rows = take(&shared, count * d_out, sizeof(T)), *attended = take(&shared, many * d_out, sizeof(T));
-    T *unit = take(&shared, many * d_ff, sizeof(T));
+    T *rows = allocate(&shared, count * d_out, sizeof(T)), *attended = allocate(&shared, many * d_out, sizeof(T));
+    T *unit = allocate(&shared, many * d_ff, sizeof(T));
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
         Heads own = heads_of(&memory, group, head_dim, capacity);
-        T *normed = take(&memory, many * (d_model + rank), sizeof(T));
-        float *sums = take(&memory, many * 32, 4), *beside = take(&memory, many * 32, 4);
-        begin(tiles);
+        T *normed = allocate(&memory, many * (d_model + rank), sizeof(T));
+        float *sums = allocate(&memory, many * 32, 4), *beside = allocate(&memory, many * 32, 4);
+        tiles_begin(tiles);
         for (int64_t l = 0; l < layers; l++) {
             const Layer one = layer[l];
             int64_t long_row = d_model + one.rank, all = (one.n_heads + 2 * one.n_kv_heads) * head_dim,
@@ -265,8 +265,8 @@ void decoder_step(const Layer *layer, const Scales *scales, T **cache, T *x, con
                 store_rows(sums, x + j, d_model, count, 1);
             }
         }
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
-    leave(&shared);
+    free_all(&shared);
 }

@@ -38,21 +38,23 @@ void decoder_step(const Layer *layer, const Scales *scales, T **cache, T *x, con
 /* layer.c; but for the first two, in bf16 only */
 int tiles(void);
 int layers(void);
-void lay(const T *weight, T *panels, int64_t outputs, int64_t inputs, int64_t room);
-void lay_transposed(const T *weight, T *panels, int64_t outputs, int64_t inputs, int64_t room);
-void place(const float *from, T *panels, float scaling, int64_t rows, int64_t columns, int64_t of_row,
-           int64_t of_column, int64_t inputs, int64_t row, int64_t column);
-void turned(const float *from, float *to, float scaling, int64_t rows, int64_t columns, int64_t stride);
-void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin, float *inverse, T *out, float eps,
-           int64_t tokens, int64_t width, int64_t outputs, int64_t part, int64_t ranks);
-void enter_backward(const T *given, const T *beside, const T *x, const T *weight, const float *inverse, const T *panels,
-                    const T *up, const T *thin, float *of_thin, T *of_x, int64_t tokens, int64_t width, int64_t outputs,
-                    int64_t part, int64_t ranks, int64_t wanted);
-void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_up, const T *down, T *middle,
-          float *inverse, T *both, T *out, float eps, int64_t tokens, int64_t wide, int64_t part, int64_t width,
-          int64_t inner, int64_t keep);
-void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up, const T *down, const T *middle,
-                   const float *inverse, const T *both, T *of_x, T *of_seen, int64_t tokens, int64_t wide, int64_t part,
-                   int64_t width, int64_t inner);
-void head(const T *x, const T *weight, T *out, int64_t rows, int64_t width, int64_t outputs);
-void head_backward(const T *given, const T *weight, T *of_x, int64_t rows, int64_t width, int64_t outputs);
+void pack(const T *weight, T *packed, int64_t d_out, int64_t d_in, int64_t room);
+void pack_transposed(const T *weight, T *packed, int64_t d_out, int64_t d_in, int64_t room);
+void pack_lora(const float *from, T *packed, float scaling, int64_t rows, int64_t columns, int64_t row_stride,
+               int64_t column_stride, int64_t d_in, int64_t row, int64_t column);
+void transpose_scaled(const float *from, float *to, float scaling, int64_t rows, int64_t columns, int64_t stride);
+void pre_attention_forward(const T *x, const T *weight, const T *packed, const T *lora_A, T *lora_inner, float *inverse,
+                           T *out, float eps, int64_t tokens, int64_t d_model, int64_t d_out, int64_t head_dim,
+                           int64_t rank);
+void pre_attention_backward(const T *grad_out, const T *grad_residual, const T *x, const T *weight,
+                            const float *inverse, const T *packed, const T *lora_B, const T *lora_inner,
+                            float *grad_lora, T *grad_x, int64_t tokens, int64_t d_model, int64_t d_out,
+                            int64_t head_dim, int64_t rank, int64_t need_grad_x);
+void post_attention_forward(const T *x, const T *heads_out, const T *o, const T *weight, const T *gate_up,
+                            const T *down, T *residual, float *inverse, T *factors, T *out, float eps, int64_t tokens,
+                            int64_t d_heads, int64_t head_dim, int64_t d_model, int64_t d_ff, int64_t keep_factors);
+void post_attention_backward(const T *grad_out, const T *o, const T *weight, const T *gate_up, const T *down,
+                             const T *residual, const float *inverse, const T *factors, T *grad_x, T *grad_heads_out,
+                             int64_t tokens, int64_t d_heads, int64_t head_dim, int64_t d_model, int64_t d_ff);
+void head_forward(const T *x, const T *weight, T *out, int64_t rows, int64_t d_model, int64_t vocab_size);
+void head_backward(const T *grad_out, const T *weight, T *grad_x, int64_t rows, int64_t d_model, int64_t vocab_size);

@@ -1,8 +1,8 @@
-/* A decoder layer of Llama's kind around its attention, and the output head, in bf16: `enter` is the norm and the
-   products in front of the attention, `rest` all behind it. Tokens are computed in blocks that stay in the
-   processor's cache from their first norm to their last sum. No token depends on its block nor on the number of
+/* A decoder layer of Llama's kind around its attention, and the output head, in bf16: pre_attention is the norm and
+   the products in front of the attention, post_attention all behind it. Tokens are computed in blocks that stay in
+   the processor's cache from their first norm to their last sum. No token depends on its block nor on the number of
    threads. The inner loops stand in layer_amx.h for processors with tiles, and in layer_serial.h, by which the same
-   layers are tested everywhere. */
+   layers are tested everywhere. Packed weights (d_out x d_in) stand as layer.h says. */
 
 #include "products.h"
 
@@ -16,14 +16,14 @@
 #define CACHE 1700000 /* bytes of a thread's own cache that a block may fill: of 2 MB since Sapphire Rapids */
 
 /* fp32 numbers from one row to the next: an odd number of cache lines, so that rows don't fight for the same ones. */
-static inline int64_t pitch(int64_t width) { return (width / 16 | 1) * 16; }
+static inline int64_t pitch(int64_t size) { return (size / 16 | 1) * 16; }
 
 /* How many rows a block has at most that take so many bytes each. */
-static inline int64_t most_of(int64_t bytes) { return CACHE / bytes < 32 ? 32 : CACHE / bytes / 32 * 32; }
+static inline int64_t rows_that_fit(int64_t bytes) { return CACHE / bytes < 32 ? 32 : CACHE / bytes / 32 * 32; }
 
 /* Into how many blocks tokens are cut that take so many bytes each: as many for every thread, if that can be. */
 static int64_t blocks_of(int64_t tokens, int64_t bytes) {
-    int64_t blocks = (tokens + most_of(bytes) - 1) / most_of(bytes), threads = omp_get_max_threads();
+    int64_t blocks = (tokens + rows_that_fit(bytes) - 1) / rows_that_fit(bytes), threads = omp_get_max_threads();
     return (blocks + !blocks + threads - 1) / threads * threads;
 }
 
@@ -33,40 +33,40 @@ static inline int64_t start_of(int64_t block, int64_t blocks, int64_t tokens) {
     return start < tokens ? start : tokens;
 }
 
-static inline int64_t longest_of(int64_t blocks, int64_t tokens) {
+static inline int64_t longest_block(int64_t blocks, int64_t tokens) {
     return (padded(tokens) / 32 + blocks - 1) / blocks * 32;
 }
 
-static void multiply_strips(const T *a, const T *panels, int64_t stride, float *c, int64_t of_c, int64_t rows,
+static void multiply_strips(const T *a, const T *packed, int64_t stride, float *c, int64_t c_stride, int64_t rows,
                             int64_t n, int64_t k, int add) {
-    multiply_and(a, panels, stride, address(panels, n / 32 * stride), c, of_c, rows, n, k, add, 0, 0);
+    multiply_and(a, packed, stride, address(packed, n / 32 * stride), c, c_stride, rows, n, k, add, 0, 0);
 }
 
-/* The same from parts of `part` numbers, each `tokens` rows after the one before. */
-static void parts_to_strips(const T *from, int64_t part, int64_t tokens, T *to, int64_t size, int64_t rows,
-                            int64_t width) {
-    for (int64_t i = 0; i < width; i += part) to_strips(from + i * tokens, part, to + i * rows, size, rows, part);
+/* to_strips of `size` tokens from heads x tokens x head_dim: d_model numbers a token. */
+static void heads_to_strips(const T *from, int64_t head_dim, int64_t tokens, T *to, int64_t size, int64_t rows,
+                            int64_t d_model) {
+    for (int64_t i = 0; i < d_model; i += head_dim)
+        to_strips(from + i * tokens, head_dim, to + i * rows, size, rows, head_dim);
 }
 
 /* The product, rounded, in strips. */
-static void product_strips(const T *a, const T *panels, float *c, T *to, int64_t rows, int64_t n, int64_t k) {
+static void product_strips(const T *a, const T *packed, float *c, T *to, int64_t rows, int64_t n, int64_t k) {
     for (int64_t j = 0; j < n; j += 32)
-        multiply_and(a, panels + j * k, 0, address(panels, (j + 32) * k), c, 32, rows, 32, k, 0, finish_strip,
+        multiply_and(a, packed + j * k, 0, address(packed, (j + 32) * k), c, 32, rows, 32, k, 0, finish_strip,
                      to + j * rows);
 }
 
-/* The first `size` rows of a product, rounded: n numbers in parts of `part`, each `tokens` rows after the one
-   before. */
-static void product_rows(const T *a, const T *panels, float *c, T *to, int64_t part, int64_t tokens, int64_t size,
+/* The first `size` rows of a product, rounded, as heads x tokens x head_dim: n numbers a token. */
+static void product_rows(const T *a, const T *packed, float *c, T *to, int64_t head_dim, int64_t tokens, int64_t size,
                          int64_t rows, int64_t n, int64_t k) {
     for (int64_t j = 0; j < n; j += 32) {
-        Rows into = {to + j / part * part * tokens + j % part, part, size};
-        multiply_and(a, panels + j * k, 0, address(panels, (j + 32) * k), c, 32, rows, 32, k, 0, finish_rows, &into);
+        Rows into = {to + j / head_dim * head_dim * tokens + j % head_dim, head_dim, size};
+        multiply_and(a, packed + j * k, 0, address(packed, (j + 32) * k), c, 32, rows, 32, k, 0, finish_rows, &into);
     }
 }
 
 /* A panel from `rows` rows of 32 numbers, each `stride` after the one before. */
-static void to_panel(const T *from, int64_t stride, T *panel, int64_t rows) {
+static void pack_panel(const T *from, int64_t stride, T *panel, int64_t rows) {
     for (int64_t r = 0; r < rows; r += 2) {
         const T *even = from + r * stride, *odd = even + stride;
 #pragma omp simd
@@ -74,105 +74,115 @@ static void to_panel(const T *from, int64_t stride, T *panel, int64_t rows) {
     }
 }
 
-/* Panels of weights (outputs x inputs), with `room` for as many inputs more. */
-void lay(const T *weight, T *panels, int64_t outputs, int64_t inputs, int64_t room) {
-    fresh(panels, outputs * (inputs + room) * 2);
+/* packed (d_out x (d_in + room)) from weight (d_out x d_in): the `room` is left for a LoRA. */
+void pack(const T *weight, T *packed, int64_t d_out, int64_t d_in, int64_t room) {
+    prefault(packed, d_out * (d_in + room) * 2);
 #pragma omp parallel for schedule(static)
-    for (int64_t j = 0; j < outputs; j += 32)
-        transpose((const Word *)(weight + j * inputs), (Word *)(panels + j * (inputs + room)), 32, inputs / 2);
+    for (int64_t j = 0; j < d_out; j += 32)
+        transpose((const Word *)(weight + j * d_in), (Word *)(packed + j * (d_in + room)), 32, d_in / 2);
 }
 
-/* The same of the transposed weights (inputs x outputs). */
-void lay_transposed(const T *weight, T *panels, int64_t outputs, int64_t inputs, int64_t room) {
-    fresh(panels, inputs * (outputs + room) * 2);
+/* packed (d_in x (d_out + room)) from the transposed weight (d_out x d_in). */
+void pack_transposed(const T *weight, T *packed, int64_t d_out, int64_t d_in, int64_t room) {
+    prefault(packed, d_in * (d_out + room) * 2);
 #pragma omp parallel for schedule(static)
-    for (int64_t j = 0; j < inputs; j += 32) to_panel(weight + j, inputs, panels + j * (outputs + room), outputs);
+    for (int64_t j = 0; j < d_in; j += 32) pack_panel(weight + j, d_in, packed + j * (d_out + room), d_out);
 }
 
-/* A matrix in fp32 times `scaling`, rounded, into panels of `inputs` inputs, from output `row` and input `column` on.
-   It is small: to share it out would take longer. */
-void place(const float *from, T *panels, float scaling, int64_t rows, int64_t columns, int64_t of_row,
-           int64_t of_column, int64_t inputs, int64_t row, int64_t column) {
+/* Writes a matrix (rows x columns) times `scaling`, rounded, into packed weights of d_in inputs, from output `row` and
+   input `column` on. It is small: to share it out would take longer. */
+void pack_lora(const float *from, T *packed, float scaling, int64_t rows, int64_t columns, int64_t row_stride,
+               int64_t column_stride, int64_t d_in, int64_t row, int64_t column) {
     for (int64_t o = row, end; o < row + rows; o = end) {
         end = (o / 32 + 1) * 32 < row + rows ? (o / 32 + 1) * 32 : row + rows;
         for (int64_t i = 0; i < columns; i++) {
-            T *to = panels + (o / 32 * inputs + (column + i) / 2 * 2) * 32 + o % 32 * 2 + (column + i) % 2;
-            const float *own = from + (o - row) * of_row + i * of_column;
-            for (int64_t r = 0; r < end - o; r++) to[2 * r] = narrow(own[r * of_row] * scaling);
+            T *to = packed + (o / 32 * d_in + (column + i) / 2 * 2) * 32 + o % 32 * 2 + (column + i) % 2;
+            const float *own = from + (o - row) * row_stride + i * column_stride;
+            for (int64_t r = 0; r < end - o; r++) to[2 * r] = narrow(own[r * row_stride] * scaling);
         }
     }
 }
 
-/* columns x rows from rows x columns, times `scaling`; `stride` numbers from one row to the next */
-void turned(const float *from, float *to, float scaling, int64_t rows, int64_t columns, int64_t stride) {
+/* to (columns x rows) from rows x columns, times `scaling`; `stride` numbers from one row to the next. */
+void transpose_scaled(const float *from, float *to, float scaling, int64_t rows, int64_t columns, int64_t stride) {
     for (int64_t i = 0; i < columns; i++)
         for (int64_t r = 0; r < rows; r++) to[i * rows + r] = from[r * stride + i] * scaling;
 }
 
-/* parts x tokens x part, outputs a token, from x (tokens x width): the products of its norm, and the thin ones (through
-   `ranks` numbers a token, `thin`) beside them, if any. */
-void enter(const T *x, const T *weight, const T *panels, const T *down, T *thin, float *inverse, T *out, float eps,
-           int64_t tokens, int64_t width, int64_t outputs, int64_t part, int64_t ranks) {
-    int64_t all = width + ranks, blocks = blocks_of(tokens, 2 * all + 128), block = longest_of(blocks, tokens);
-    fresh(out, tokens * outputs * 2);
+/* Queries, keys and values of a layer: the products of its norm with their weights, and with a LoRA beside them.
+   x           tokens x d_model
+   weight      d_model: the norm's
+   packed      d_out x (d_model + rank): the weights and the scaled lora_B beside them
+   lora_A      rank x d_model, packed
+   lora_inner  tokens x rank: x lora_A', for the gradient
+   inverse     tokens: 1 / sqrt(mean(x^2) + eps), for the gradient
+   out         heads x tokens x head_dim, d_out numbers a token */
+void pre_attention_forward(const T *x, const T *weight, const T *packed, const T *lora_A, T *lora_inner, float *inverse,
+                           T *out, float eps, int64_t tokens, int64_t d_model, int64_t d_out, int64_t head_dim,
+                           int64_t rank) {
+    int64_t all = d_model + rank, blocks = blocks_of(tokens, 2 * all + 128), block = longest_block(blocks, tokens);
+    prefault(out, tokens * d_out * 2);
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, block * all, sizeof(T));
-        float *c = take(&memory, block * 32, 4);
-        begin(tiles);
+        T *in = allocate(&memory, block * all, sizeof(T));
+        float *c = allocate(&memory, block * 32, 4);
+        tiles_begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
-            norm_rows(x + at * width, weight, in, inverse + at, eps, size, rows, width);
-            product_strips(in, down, c, in + width * rows, rows, ranks, width);
+            norm_rows(x + at * d_model, weight, in, inverse + at, eps, size, rows, d_model);
+            product_strips(in, lora_A, c, in + d_model * rows, rows, rank, d_model);
             for (int64_t r = 0; r < size; r++)
-                for (int64_t i = 0; i < ranks; i += 32)
-                    memcpy(thin + (at + r) * ranks + i, in + (width + i) * rows + r * 32, 64);
-            product_rows(in, panels, c, out + at * part, part, tokens, size, rows, outputs, all);
+                for (int64_t i = 0; i < rank; i += 32)
+                    memcpy(lora_inner + (at + r) * rank + i, in + (d_model + i) * rows + r * 32, 64);
+            product_rows(in, packed, c, out + at * head_dim, head_dim, tokens, size, rows, d_out, all);
         }
         fence();
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
 }
 
-/* ranks x n from two matrices of `rows` rows in strips, of `ranks` and of n columns: the first one's transpose times
-   the second. */
-static void outer(const T *a, const T *b, T *turned, T *panel, float *c, int64_t rows, int64_t ranks, int64_t n) {
-    for (int64_t i = 0; i < ranks; i += 32) {
-        to_panel(a + i * rows, 32, panel, rows);
+/* c (rank x n) = a' b, from a (rows x rank) and b (rows x n) in strips. */
+static void outer(const T *a, const T *b, T *transposed, T *panel, float *c, int64_t rows, int64_t rank, int64_t n) {
+    for (int64_t i = 0; i < rank; i += 32) {
+        pack_panel(a + i * rows, 32, panel, rows);
         for (int64_t r = 0; r < rows; r += 32)
-            transpose((Word *)(panel + r * 32), (Word *)(turned + (r / 32 * ranks + i) * 32), 16, 32);
+            transpose((Word *)(panel + r * 32), (Word *)(transposed + (r / 32 * rank + i) * 32), 16, 32);
     }
     for (int64_t j = 0; j < n; j += 32) {
-        to_panel(b + j * rows, 32, panel, rows);
-        multiply_strips(turned, panel, 0, c + j, n, ranks, 32, rows, 0);
+        pack_panel(b + j * rows, 32, panel, rows);
+        multiply_strips(transposed, panel, 0, c + j, n, rank, 32, rows, 0);
     }
 }
 
-/* The gradient of x, if it is `wanted`, and what `beside` brings of it, from that of enter's result; panels are of the
-   transposed weights. `of_thin` (ranks x outputs, then ranks x width) is that of the thin products' weights. */
-void enter_backward(const T *given, const T *beside, const T *x, const T *weight, const float *inverse, const T *panels,
-                    const T *up, const T *thin, float *of_thin, T *of_x, int64_t tokens, int64_t width, int64_t outputs,
-                    int64_t part, int64_t ranks, int64_t wanted) {
-    int64_t all = outputs + ranks, of_sum = pitch(width);
-    int64_t blocks = blocks_of(tokens, 2 * all + 4 * of_sum + 2 * width + 4 * ranks + 192);
-    int64_t block = longest_of(blocks, tokens);
-    int64_t count = ranks * (outputs + width);
+/* grad_x (tokens x d_model), if need_grad_x, from grad_out (heads x tokens x head_dim) and grad_residual (tokens x
+   d_model), which is added. The other shapes are pre_attention_forward's, but:
+   packed     d_model x (d_out + rank): the transposed weights
+   lora_B     rank x d_out: transposed, packed
+   grad_lora  rank x d_out, then rank x d_model: gradients of the scaled lora_B, transposed, and of lora_A */
+void pre_attention_backward(const T *grad_out, const T *grad_residual, const T *x, const T *weight,
+                            const float *inverse, const T *packed, const T *lora_B, const T *lora_inner,
+                            float *grad_lora, T *grad_x, int64_t tokens, int64_t d_model, int64_t d_out,
+                            int64_t head_dim, int64_t rank, int64_t need_grad_x) {
+    int64_t all = d_out + rank, sum_stride = pitch(d_model);
+    int64_t blocks = blocks_of(tokens, 2 * all + 4 * sum_stride + 2 * d_model + 4 * rank + 192);
+    int64_t block = longest_block(blocks, tokens);
+    int64_t count = rank * (d_out + d_model);
     Memory shared = {.count = 0};
-    float *parts = take(&shared, blocks * count, 4); /* of each block, so that their sum has one order */
+    float *parts = allocate(&shared, blocks * count, 4); /* of each block, so that their sum has one order */
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, block * all, sizeof(T)), *normed = take(&memory, block * width, sizeof(T));
-        T *turned = take(&memory, ranks * block, sizeof(T)), *panel = take(&memory, block * 32, sizeof(T));
-        float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 32, 4);
-        T *own_thin = take(&memory, block * ranks, sizeof(T));
-        begin(tiles);
+        T *in = allocate(&memory, block * all, sizeof(T)), *normed = allocate(&memory, block * d_model, sizeof(T));
+        T *transposed = allocate(&memory, rank * block, sizeof(T)), *panel = allocate(&memory, block * 32, sizeof(T));
+        float *sum = allocate(&memory, block * sum_stride, 4), *c = allocate(&memory, block * 32, 4);
+        T *own_lora_inner = allocate(&memory, block * rank, sizeof(T));
+        tiles_begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
@@ -180,182 +190,192 @@ void enter_backward(const T *given, const T *beside, const T *x, const T *weight
                 memset(parts + b * count, 0, count * 4);
                 continue;
             }
-            parts_to_strips(given + at * part, part, tokens, in, size, rows, outputs);
-            product_strips(in, up, c, in + outputs * rows, rows, ranks, outputs);
-            if (wanted) {
-                multiply_strips(in, panels, 32 * all, sum, of_sum, rows, width, all, 0);
-                norm_rows_backward(sum, of_sum, x + at * width, weight, inverse + at, beside + at * width,
-                                   of_x + at * width, 0, ranks ? normed : 0, size, rows, width);
+            heads_to_strips(grad_out + at * head_dim, head_dim, tokens, in, size, rows, d_out);
+            product_strips(in, lora_B, c, in + d_out * rows, rows, rank, d_out);
+            if (need_grad_x) {
+                multiply_strips(in, packed, 32 * all, sum, sum_stride, rows, d_model, all, 0);
+                norm_rows_backward(sum, sum_stride, x + at * d_model, weight, inverse + at,
+                                   grad_residual + at * d_model, grad_x + at * d_model, 0, rank ? normed : 0, size,
+                                   rows, d_model);
             } else
                 for (int64_t r = 0; r < size; r++)
-                    scale_row(x + (at + r) * width, weight, normed + r * 32, inverse[at + r], rows, width);
-            if (!ranks) continue;
-            to_strips(thin + at * ranks, ranks, own_thin, size, rows, ranks);
-            outer(own_thin, in, turned, panel, parts + b * count, rows, ranks, outputs);
-            for (int64_t i = 0; i < width; i += 32) memset(normed + i * rows + size * 32, 0, (rows - size) * 64);
-            outer(in + outputs * rows, normed, turned, panel, parts + b * count + ranks * outputs, rows, ranks, width);
+                    scale_row(x + (at + r) * d_model, weight, normed + r * 32, inverse[at + r], rows, d_model);
+            if (!rank) continue;
+            to_strips(lora_inner + at * rank, rank, own_lora_inner, size, rows, rank);
+            outer(own_lora_inner, in, transposed, panel, parts + b * count, rows, rank, d_out);
+            for (int64_t i = 0; i < d_model; i += 32) memset(normed + i * rows + size * 32, 0, (rows - size) * 64);
+            outer(in + d_out * rows, normed, transposed, panel, parts + b * count + rank * d_out, rows, rank, d_model);
         }
 #pragma omp for
         for (int64_t start = 0; start < count; start += 1024) { /* a multiple of 1024: 32 ranks by 32 numbers */
             int64_t stop = start + 1024 < count ? start + 1024 : count;
             for (int64_t b = 0; b < blocks; b++)
 #pragma omp simd
-                for (int64_t i = start; i < stop; i++) of_thin[i] = (b ? of_thin[i] : 0) + parts[b * count + i];
+                for (int64_t i = start; i < stop; i++) grad_lora[i] = (b ? grad_lora[i] : 0) + parts[b * count + i];
         }
         fence();
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
-    leave(&shared);
+    free_all(&shared);
 }
 
-/* tokens x width, what a layer returns, from its x and what its heads saw (heads x tokens x part, wide a token). For
-   the gradient: `middle`, the sum after the attention, `inverse` of its norm, and the unit's factors (`both`), by
-   panels, if `keep`. */
-void rest(const T *x, const T *seen, const T *o, const T *weight, const T *gate_up, const T *down, T *middle,
-          float *inverse, T *both, T *out, float eps, int64_t tokens, int64_t wide, int64_t part, int64_t width,
-          int64_t inner, int64_t keep) {
-    int64_t most = wide > width ? wide : width, of_sum = pitch(width);
-    int64_t blocks = blocks_of(tokens, 2 * most + 2 * width + 4 * of_sum + 2 * CHUNK + 256);
-    int64_t block = longest_of(blocks, tokens);
-    fresh(middle, tokens * width * 2);
-    fresh(out, tokens * width * 2);
-    if (keep) fresh(both, tokens * inner * 4);
+/* What a layer returns, out, from its x and from what its heads return.
+   x, out     tokens x d_model
+   heads_out  heads x tokens x head_dim, d_heads numbers a token
+   o          d_model x d_heads, packed; weight: d_model, the second norm's
+   gate_up    2 d_ff x d_model, packed; down: d_model x d_ff, packed
+   residual   tokens x d_model: the sum after the attention, for the gradient
+   inverse    tokens: of the second norm, for the gradient
+   factors    d_ff / 32 x tokens x 64: what finish_unit says, for the gradient, if keep_factors */
+void post_attention_forward(const T *x, const T *heads_out, const T *o, const T *weight, const T *gate_up,
+                            const T *down, T *residual, float *inverse, T *factors, T *out, float eps, int64_t tokens,
+                            int64_t d_heads, int64_t head_dim, int64_t d_model, int64_t d_ff, int64_t keep_factors) {
+    int64_t widest = d_heads > d_model ? d_heads : d_model, sum_stride = pitch(d_model);
+    int64_t blocks = blocks_of(tokens, 2 * widest + 2 * d_model + 4 * sum_stride + 2 * CHUNK + 256);
+    int64_t block = longest_block(blocks, tokens);
+    prefault(residual, tokens * d_model * 2);
+    prefault(out, tokens * d_model * 2);
+    if (keep_factors) prefault(factors, tokens * d_ff * 4);
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, block * most, sizeof(T)), *h = take(&memory, block * CHUNK, sizeof(T));
-        T *own = take(&memory, block * width, sizeof(T));
-        float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 64, 4), *c_up = c + block * 32;
-        begin(tiles);
+        T *in = allocate(&memory, block * widest, sizeof(T)), *h = allocate(&memory, block * CHUNK, sizeof(T));
+        T *own = allocate(&memory, block * d_model, sizeof(T));
+        float *sum = allocate(&memory, block * sum_stride, 4), *c = allocate(&memory, block * 64, 4),
+              *c_up = c + block * 32;
+        tiles_begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
-            parts_to_strips(seen + at * part, part, tokens, in, size, rows, wide);
-            multiply_strips(in, o, 32 * wide, sum, of_sum, rows, width, wide, 0);
-            add_rows(x + at * width, sum, of_sum, own, middle + at * width, size, width);
-            norm_rows(own, weight, in, inverse + at, eps, size, rows, width);
-            for (int64_t start = 0; start < inner; start += CHUNK) {
-                int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
+            heads_to_strips(heads_out + at * head_dim, head_dim, tokens, in, size, rows, d_heads);
+            multiply_strips(in, o, 32 * d_heads, sum, sum_stride, rows, d_model, d_heads, 0);
+            add_rows(x + at * d_model, sum, sum_stride, own, residual + at * d_model, size, d_model);
+            norm_rows(own, weight, in, inverse + at, eps, size, rows, d_model);
+            for (int64_t start = 0; start < d_ff; start += CHUNK) {
+                int64_t chunk = d_ff - start < CHUNK ? d_ff - start : CHUNK;
                 for (int64_t j = 0; j < chunk; j += 32) {
-                    const T *gates = gate_up + (start + j) * width, *ups = gates + inner * width;
-                    Unit unit = {c, both + (start + j) * 2 * tokens + at * 64, h + j * rows, size, keep};
-                    multiply_strips(in, gates, 32 * width, c, 32, rows, 32, width, 0);
-                    multiply_and(in, ups, 0, address(ups, 32 * width), c_up, 32, rows, 32, width, 0, finish_unit,
+                    const T *gates = gate_up + (start + j) * d_model, *ups = gates + d_ff * d_model;
+                    Unit unit = {c, factors + (start + j) * 2 * tokens + at * 64, h + j * rows, size, keep_factors};
+                    multiply_strips(in, gates, 32 * d_model, c, 32, rows, 32, d_model, 0);
+                    multiply_and(in, ups, 0, address(ups, 32 * d_model), c_up, 32, rows, 32, d_model, 0, finish_unit,
                                  &unit);
                 }
-                multiply_strips(h, down + start * 32, 32 * inner, sum, of_sum, rows, width, chunk, start > 0);
+                multiply_strips(h, down + start * 32, 32 * d_ff, sum, sum_stride, rows, d_model, chunk, start > 0);
             }
-            add_rows(own, sum, of_sum, own, out + at * width, size, width);
+            add_rows(own, sum, sum_stride, own, out + at * d_model, size, d_model);
         }
         fence();
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
 }
 
-/* The gradients of x and of what the heads saw from that of the layer's result. Panels are of the transposed
-   weights. */
-void rest_backward(const T *given, const T *o, const T *weight, const T *gate_up, const T *down, const T *middle,
-                   const float *inverse, const T *both, T *of_x, T *of_seen, int64_t tokens, int64_t wide, int64_t part,
-                   int64_t width, int64_t inner) {
-    int64_t of_sum = pitch(width), blocks = blocks_of(tokens, 2 * width + 4 * of_sum + 4 * CHUNK + 128);
-    int64_t block = longest_of(blocks, tokens);
+/* grad_x (tokens x d_model) and grad_heads_out (as heads_out) from grad_out (tokens x d_model). The other shapes are
+   post_attention_forward's, but packed weights are of the transposed ones. */
+void post_attention_backward(const T *grad_out, const T *o, const T *weight, const T *gate_up, const T *down,
+                             const T *residual, const float *inverse, const T *factors, T *grad_x, T *grad_heads_out,
+                             int64_t tokens, int64_t d_heads, int64_t head_dim, int64_t d_model, int64_t d_ff) {
+    int64_t sum_stride = pitch(d_model), blocks = blocks_of(tokens, 2 * d_model + 4 * sum_stride + 4 * CHUNK + 128);
+    int64_t block = longest_block(blocks, tokens);
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, block * width, sizeof(T)), *of_both = take(&memory, 2 * block * CHUNK, sizeof(T));
-        float *sum = take(&memory, block * of_sum, 4), *c = take(&memory, block * 32, 4);
-        begin(tiles);
+        T *in = allocate(&memory, block * d_model, sizeof(T)),
+          *grad_gate = allocate(&memory, 2 * block * CHUNK, sizeof(T));
+        float *sum = allocate(&memory, block * sum_stride, 4), *c = allocate(&memory, block * 32, 4);
+        tiles_begin(tiles);
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = start_of(b, blocks, tokens), size = start_of(b + 1, blocks, tokens) - at, rows = padded(size);
             if (!size) continue;
-            to_strips(given + at * width, width, in, size, rows, width);
-            T *of_up = of_both + CHUNK * rows;
-            for (int64_t start = 0; start < inner; start += CHUNK) {
-                int64_t chunk = inner - start < CHUNK ? inner - start : CHUNK;
+            to_strips(grad_out + at * d_model, d_model, in, size, rows, d_model);
+            T *grad_up = grad_gate + CHUNK * rows;
+            for (int64_t start = 0; start < d_ff; start += CHUNK) {
+                int64_t chunk = d_ff - start < CHUNK ? d_ff - start : CHUNK;
                 for (int64_t j = 0; j < chunk; j += 32) {
-                    Back unit = {both + (start + j) * 2 * tokens + at * 64, of_both + j * rows, of_up + j * rows, size};
-                    multiply_and(in, down + (start + j) * width, 0, address(down, (start + j + 32) * width), c, 32,
-                                 rows, 32, width, 0, finish_unit_backward, &unit);
+                    UnitBackward unit = {factors + (start + j) * 2 * tokens + at * 64, grad_gate + j * rows,
+                                         grad_up + j * rows, size};
+                    multiply_and(in, down + (start + j) * d_model, 0, address(down, (start + j + 32) * d_model), c, 32,
+                                 rows, 32, d_model, 0, finish_unit_backward, &unit);
                 }
-                multiply_strips(of_both, gate_up + start * 32, 64 * inner, sum, of_sum, rows, width, chunk, start > 0);
-                multiply_strips(of_up, gate_up + (inner + start) * 32, 64 * inner, sum, of_sum, rows, width, chunk, 1);
+                multiply_strips(grad_gate, gate_up + start * 32, 64 * d_ff, sum, sum_stride, rows, d_model, chunk,
+                                start > 0);
+                multiply_strips(grad_up, gate_up + (d_ff + start) * 32, 64 * d_ff, sum, sum_stride, rows, d_model,
+                                chunk, 1);
             }
-            norm_rows_backward(sum, of_sum, middle + at * width, weight, inverse + at, given + at * width,
-                               of_x + at * width, in, 0, size, rows, width);
-            product_rows(in, o, c, of_seen + at * part, part, tokens, size, rows, wide, width);
+            norm_rows_backward(sum, sum_stride, residual + at * d_model, weight, inverse + at, grad_out + at * d_model,
+                               grad_x + at * d_model, in, 0, size, rows, d_model);
+            product_rows(in, o, c, grad_heads_out + at * head_dim, head_dim, tokens, size, rows, d_heads, d_model);
         }
         fence();
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
 }
 
-/* rows x outputs from x (rows x width) and weights (outputs x width) as they stand, in panels only while they are
-   used */
-void head(const T *x, const T *weight, T *out, int64_t rows, int64_t width, int64_t outputs) {
-    int64_t most = most_of(2 * width + 128);
-    fresh(out, rows * outputs * 2);
+/* Logits (rows x vocab_size) of x (rows x d_model) by weight (vocab_size x d_model), packed only while it is used. */
+void head_forward(const T *x, const T *weight, T *out, int64_t rows, int64_t d_model, int64_t vocab_size) {
+    int64_t most_rows = rows_that_fit(2 * d_model + 128);
+    prefault(out, rows * vocab_size * 2);
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, most * width, sizeof(T)), *panel = take(&memory, 32 * width, sizeof(T));
-        float *c = take(&memory, most * 32, 4);
-        begin(tiles);
-        for (int64_t at = 0; at < rows; at += most) {
-            int64_t size = rows - at < most ? rows - at : most, some = padded(size);
-            to_strips(x + at * width, width, in, size, some, width);
+        T *in = allocate(&memory, most_rows * d_model, sizeof(T)), *panel = allocate(&memory, 32 * d_model, sizeof(T));
+        float *c = allocate(&memory, most_rows * 32, 4);
+        tiles_begin(tiles);
+        for (int64_t at = 0; at < rows; at += most_rows) {
+            int64_t size = rows - at < most_rows ? rows - at : most_rows, some = padded(size);
+            to_strips(x + at * d_model, d_model, in, size, some, d_model);
 #pragma omp for schedule(dynamic)
-            for (int64_t j = 0; j < outputs; j += 32) {
-                Rows into = {out + at * outputs + j, outputs, size};
-                transpose((const Word *)(weight + j * width), (Word *)panel, 32, width / 2);
-                multiply_and(in, panel, 0, address(weight, (j + 32) * width), c, 32, some, 32, width, 0, finish_rows,
-                             &into);
+            for (int64_t j = 0; j < vocab_size; j += 32) {
+                Rows into = {out + at * vocab_size + j, vocab_size, size};
+                transpose((const Word *)(weight + j * d_model), (Word *)panel, 32, d_model / 2);
+                multiply_and(in, panel, 0, address(weight, (j + 32) * d_model), c, 32, some, 32, d_model, 0,
+                             finish_rows, &into);
             }
         }
         fence();
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
 }
 
-/* The gradient of x from that of out. */
-void head_backward(const T *given, const T *weight, T *of_x, int64_t rows, int64_t width, int64_t outputs) {
-    int64_t parts = omp_get_max_threads(), columns = padded((width + parts - 1) / parts), of_sum = pitch(columns);
-    int64_t most = most_of(2 * CHUNK + 4 * of_sum);
+/* grad_x (rows x d_model) from grad_out (rows x vocab_size). */
+void head_backward(const T *grad_out, const T *weight, T *grad_x, int64_t rows, int64_t d_model, int64_t vocab_size) {
+    int64_t parts = omp_get_max_threads(), columns = padded((d_model + parts - 1) / parts), sum_stride = pitch(columns);
+    int64_t most_rows = rows_that_fit(2 * CHUNK + 4 * sum_stride);
 #pragma omp parallel
     {
         uint8_t tiles[64];
         Memory memory = {.count = 0};
-        T *in = take(&memory, most * CHUNK, sizeof(T)), *panel = take(&memory, 32 * CHUNK, sizeof(T));
-        float *sum = take(&memory, most * of_sum, 4);
-        begin(tiles);
+        T *in = allocate(&memory, most_rows * CHUNK, sizeof(T)), *panel = allocate(&memory, 32 * CHUNK, sizeof(T));
+        float *sum = allocate(&memory, most_rows * sum_stride, 4);
+        tiles_begin(tiles);
 #pragma omp for schedule(static)
-        for (int64_t first = 0; first < width; first += columns)
-            for (int64_t at = 0; at < rows; at += most) {
-                int64_t size = rows - at < most ? rows - at : most, some = padded(size);
-                int64_t own = width - first < columns ? width - first : columns;
-                for (int64_t start = 0; start < outputs; start += CHUNK) {
-                    int64_t chunk = outputs - start < CHUNK ? outputs - start : CHUNK;
-                    to_strips(given + at * outputs + start, outputs, in, size, some, chunk);
+        for (int64_t first = 0; first < d_model; first += columns)
+            for (int64_t at = 0; at < rows; at += most_rows) {
+                int64_t size = rows - at < most_rows ? rows - at : most_rows, some = padded(size);
+                int64_t own = d_model - first < columns ? d_model - first : columns;
+                for (int64_t start = 0; start < vocab_size; start += CHUNK) {
+                    int64_t chunk = vocab_size - start < CHUNK ? vocab_size - start : CHUNK;
+                    to_strips(grad_out + at * vocab_size + start, vocab_size, in, size, some, chunk);
                     for (int64_t j = 0; j < own; j += 32) {
-                        to_panel(weight + start * width + first + j, width, panel, chunk);
-                        multiply_strips(in, panel, 0, sum + j, of_sum, some, 32, chunk, start > 0);
+                        pack_panel(weight + start * d_model + first + j, d_model, panel, chunk);
+                        multiply_strips(in, panel, 0, sum + j, sum_stride, some, 32, chunk, start > 0);
                     }
                 }
                 for (int64_t r = 0; r < size; r++)
                     for (int64_t j = 0; j < own; j += 32)
-                        put_rounded(of_x + (at + r) * width + first + j, sum + r * of_sum + j);
+                        put_rounded(grad_x + (at + r) * d_model + first + j, sum + r * sum_stride + j);
             }
         fence();
-        end(tiles);
-        leave(&memory);
+        tiles_end(tiles);
+        free_all(&memory);
     }
 }
 

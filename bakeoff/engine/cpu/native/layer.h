@@ -24,12 +24,12 @@ typedef struct {
 
 typedef struct {
     const float *gate;
-    T *kept, *h;
-    int64_t size, keep;
+    T *factors, *h;
+    int64_t size, keep_factors;
 } Unit;
 
 typedef struct {
-    const T *kept;
-    T *of_gate, *of_up;
+    const T *factors;
+    T *grad_gate, *grad_up;
     int64_t size;
-} Back;
+} UnitBackward;

@@ -14,12 +14,12 @@ static int tiles_allowed(void) {
 static const uint8_t TILES[64] __attribute__((aligned(64))) = {
     1, [16] = 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, [48] = 16, 16, 16, 16, 16, 16, 16, 16};
 
-static inline void begin(uint8_t *before) {
+static inline void tiles_begin(uint8_t *before) {
     _tile_storeconfig(before); /* oneDNN's, which it may believe to be there */
     _tile_loadconfig(TILES);
 }
 
-static inline void end(const uint8_t *before) { _tile_loadconfig(before); }
+static inline void tiles_end(const uint8_t *before) { _tile_loadconfig(before); }
 
 /* C (m x n), or what is added to it, is A (m x k words) B (k words x n); m, n and k are multiples of 16. */
 static void multiply_amx(const Word *a, int64_t of_a, const Word *b, int64_t of_b, float *c, int64_t of_c, int64_t m,

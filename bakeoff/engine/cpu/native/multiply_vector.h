@@ -10,9 +10,9 @@
 
 static inline int tiles_allowed(void) { return 1; }
 
-static inline void begin(uint8_t *before) { (void)before; }
+static inline void tiles_begin(uint8_t *before) { (void)before; }
 
-static inline void end(const uint8_t *before) { (void)before; }
+static inline void tiles_end(const uint8_t *before) { (void)before; }
 
 /* The sum plus a b: the words are floats, or pairs of bf16. */
 static inline Floats add_product_fp32(Floats sum, Words a, Words b) { return sum + (Floats)a * (Floats)b; }
