@@ -160,6 +160,11 @@ def misfit(value: Any, hint: Any, name: str) -> str:
         return next(filter(None, (misfit(item, parts[1], f"{name}.{key}") for key, item in value.items())), "")
     if origin is list and isinstance(value, list):
         return next(filter(None, (misfit(item, parts[0], f"{name}[{n}]") for n, item in enumerate(value))), "")
+    if typing.is_typeddict(hint) and isinstance(value, dict):
+        known = typing.get_type_hints(hint)
+        return next(
+            filter(None, (misfit(value[key], known[key], f"{name}.{key}") for key in value if key in known)), ""
+        )
     if hint is Any or (hint is types.NoneType and value is None):
         return ""
     kinds = (int, float) if hint is float else hint
