@@ -160,8 +160,10 @@ def misfit(value: Any, hint: Any, name: str) -> str:
         return next(filter(None, (misfit(item, parts[1], f"{name}.{key}") for key, item in value.items())), "")
     if origin is list and isinstance(value, list):
         return next(filter(None, (misfit(item, parts[0], f"{name}[{n}]") for n, item in enumerate(value))), "")
-    if typing.is_typeddict(hint) and isinstance(value, dict):
+    if typing.is_typeddict(hint):
         known = typing.get_type_hints(hint)
+        if not isinstance(value, dict):
+            return name
         return next(
             filter(None, (misfit(value[key], known[key], f"{name}.{key}") for key in value if key in known)), ""
         )
