@@ -49,13 +49,13 @@ def libraries(tmp_path_factory):
 
 @pytest.fixture
 def compiled(libraries):
-    """A function that compiles the sums of native.c, for this test alone; skips it where there is no compiler."""
+    """A function that compiles the kernels, for this test alone; skips it where there is no compiler."""
 
     def build():
         try:
             native.build(libraries)
         except NoCompiler as missing:
-            pytest.skip(f"native.c can't be compiled: {missing}")
+            pytest.skip(f"the kernels can't be compiled: {missing}")
 
     yield build
     native.close()

@@ -131,17 +131,17 @@ def causal(
         )
         return out[0].transpose(0, 1)
     heads, length, width = query.shape
-    kept = key.shape[0]
-    group = heads // kept
-    query = query.reshape(kept, group, length, width)
+    n_kv_heads = key.shape[0]
+    group = heads // n_kv_heads
+    query = query.reshape(n_kv_heads, group, length, width)
     found = []
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
-        rows = query[:, :, start:end].reshape(kept, group * (end - start), width)
+        rows = query[:, :, start:end].reshape(n_kv_heads, group * (end - start), width)
         scores = torch.bmm(rows, key[:, :end].transpose(1, 2))
         softmax = causal_softmax if variant == CAUSAL else functools.partial(variant_softmax, variant)
-        weights = softmax(scores.view(kept, group, end - start, end), scaling, start).view_as(scores)
-        found.append(torch.bmm(weights, value[:, :end]).view(kept, group, end - start, value.shape[2]))
+        weights = softmax(scores.view(n_kv_heads, group, end - start, end), scaling, start).view_as(scores)
+        found.append(torch.bmm(weights, value[:, :end]).view(n_kv_heads, group, end - start, value.shape[2]))
     joined = torch.cat(found, dim=2) if len(found) > 1 else found[0]
     return joined.permute(2, 0, 1, 3).reshape(length, heads, value.shape[2])
 
@@ -254,40 +254,40 @@ class Documents:
         return torch.cat([causal(q, k, v, scaling, self.flash, variant) for q, k, v in parts])
 
     def from_rows(
-        self, sums: native.Sums, layer: int, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int,
-        scaling: float, logs: torch.Tensor | None = None,
+        self, kernels: native.Kernels, layer: int, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor,
+        n_kv_heads: int, scaling: float, logs: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums.
+        """The same from tokens x (n_heads + 2 n_kv_heads) width before their positions, by the compiled kernels.
 
-        Or heads x tokens x width from (heads + 2 kept) x tokens x width. `logs` (heads x tokens, fp32) is filled with
-        what a gradient needs.
+        Or heads x tokens x width from (n_heads + 2 n_kv_heads) x tokens x width. `logs` (heads x tokens, fp32) is
+        filled with what a gradient needs.
         """
         width, by_head = cos.shape[-1], rows.dim() == 3
-        heads, tokens = rows.numel() // len(cos) // width - 2 * kept, len(cos)
+        heads, tokens = rows.numel() // len(cos) // width - 2 * n_kv_heads, len(cos)
         out = rows.new_empty(heads, tokens, width) if by_head else rows.new_empty(tokens, heads, width)
-        keys, values, places = self.kept_in(layer, rows.new_empty(kept, 0, width))
+        keys, values, places = self.kept_in(layer, rows.new_empty(n_kv_heads, 0, width))
         logs = out.new_empty(0) if logs is None else logs
-        facts = len(self.lengths), max(self.lengths), heads, kept, width, int(by_head)
-        sums.attention_forward(
+        facts = len(self.lengths), max(self.lengths), heads, n_kv_heads, width, int(by_head)
+        kernels.attention_forward(
             rows, cos, sin, out, logs, self.starts, keys, values, places, keys.shape[2], float(scaling), *facts
         )
         return out
 
     def of_rows(
-        self, sums: native.Sums, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int, scaling: float,
-        logs: torch.Tensor, seen: torch.Tensor, gradient: torch.Tensor, to: torch.Tensor | None = None,
+        self, kernels: native.Kernels, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, n_kv_heads: int,
+        scaling: float, logs: torch.Tensor, seen: torch.Tensor, gradient: torch.Tensor, to: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """The gradient of `rows` from that of `seen`, what `from_rows` gave; the softmax is computed again.
 
         It is written to `to`, which may be `rows`, if given.
         """
         found = torch.empty_like(rows) if to is None else to
-        facts = len(self.lengths), max(self.lengths), len(logs), kept, cos.shape[-1], int(rows.dim() == 3)
-        sums.attention_backward(rows, cos, sin, seen, gradient, logs, found, self.starts, float(scaling), *facts)
+        facts = len(self.lengths), max(self.lengths), len(logs), n_kv_heads, cos.shape[-1], int(rows.dim() == 3)
+        kernels.attention_backward(rows, cos, sin, seen, gradient, logs, found, self.starts, float(scaling), *facts)
         return found
 
     def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where the compiled sums keep keys and values, and each document's row there: nowhere."""
+        """Where the compiled kernels keep keys and values, and each document's row there: nowhere."""
         nowhere = like.new_empty(0, 0, 0, 0)
         return nowhere, nowhere, nowhere
 

@@ -39,7 +39,7 @@ class Cache:
 
 
 def padded(length: int) -> int:
-    """The next multiple of 32: the compiled sums read so many tokens at a time, and leave 0 where none is yet."""
+    """The next multiple of 32: the compiled kernels read so many tokens at a time, and leave 0 where none is yet."""
     return math.ceil(length / 32) * 32
 
 
@@ -62,7 +62,7 @@ class Prefill(Documents):
         return super().__call__(layer, query, key, value, scaling, variant)
 
     def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where the compiled sums keep keys and values, and each document's row there."""
+        """Where the compiled kernels keep keys and values, and each document's row there."""
         keys, values = self.cache.of(layer, like)
         if keys.dtype != like.dtype:
             raise TypeError(f"the cache holds {keys.dtype}, a prompt brings {like.dtype}")
@@ -111,21 +111,22 @@ class Step:
         return out.reshape(rows, heads, held.shape[3])
 
     def from_rows(
-        self, sums: native.Sums, layer: int, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int,
-        scaling: float,
+        self, kernels: native.Kernels, layer: int, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor,
+        n_kv_heads: int, scaling: float,
     ) -> torch.Tensor:  # fmt: skip
-        """The same from tokens x (heads + 2 kept) width before their positions, by the compiled sums."""
+        """The same from tokens x (n_heads + 2 n_kv_heads) width before their positions, by the compiled kernels."""
         keys, values = self.kept_in(layer, rows)
         width = cos.shape[-1]
-        heads = rows.shape[1] // width - 2 * kept
+        heads = rows.shape[1] // width - 2 * n_kv_heads
         out = rows.new_empty(len(rows), heads, width)
-        sums.attention_step(
-            rows, cos, sin, keys, values, self.at, out, float(scaling), len(rows), heads, kept, width, keys.shape[2]
-        )
+        kernels.attention_step(
+            rows, cos, sin, keys, values, self.at, out, float(scaling),
+            len(rows), heads, n_kv_heads, width, keys.shape[2],
+        )  # fmt: skip
         return out
 
     def kept_in(self, layer: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the compiled sums keep keys and values. Raises ValueError or TypeError where `rows` don't fit there."""
+        """Where the kernels keep keys and values. Raises ValueError or TypeError where `rows` don't fit there."""
         keys, values = self.cache.layers[layer]
         if self.longest > keys.shape[2] or len(rows) > len(keys):
             raise ValueError(

@@ -14,19 +14,19 @@ WIDE = 32
 
 
 @dataclass
-class Thin:
-    """A LoRA beside some columns of a product: x A' B' scaling."""
+class LoraPair:
+    """A LoRA beside some columns of a product: x lora_A' lora_B' scaling."""
 
-    down: torch.Tensor
-    """A: rank x inputs."""
-    up: torch.Tensor
-    """B: outputs x rank."""
+    lora_A: torch.Tensor
+    """rank x d_in"""
+    lora_B: torch.Tensor
+    """d_out x rank"""
     scaling: float
     start: int
     """Its first column in the product."""
 
 
-def taken_apart(layer: Any) -> tuple[nn.Linear, Thin | None] | None:
+def taken_apart(layer: Any) -> tuple[nn.Linear, LoraPair | None] | None:
     """A linear layer and PEFT's LoRA beside it, if that is all that there is; None for anything else."""
     if untouched(layer, nn.Linear):
         return layer, None
@@ -42,9 +42,9 @@ def taken_apart(layer: Any) -> tuple[nn.Linear, Thin | None] | None:
     noise = layer.lora_dropout[name]
     if not untouched(noise, nn.Identity, nn.Dropout) or (layer.training and getattr(noise, "p", 0.0) > 0):
         return None
-    down: Any = layer.lora_A[name].weight
-    up: Any = layer.lora_B[name].weight
-    return layer.base_layer, Thin(down, up, layer.scaling[name], 0)
+    lora_A: Any = layer.lora_A[name].weight
+    lora_B: Any = layer.lora_B[name].weight
+    return layer.base_layer, LoraPair(lora_A, lora_B, layer.scaling[name], 0)
 
 
 def untouched(module: Any, *kinds: type) -> bool:
@@ -59,17 +59,17 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
-def group(module: nn.Module, names: Sequence[str]) -> tuple[list[nn.Linear], list[Thin]] | None:
+def group(module: nn.Module, names: Sequence[str]) -> tuple[list[nn.Linear], list[LoraPair]] | None:
     """The linear layers `names` of `module` and what stands beside which columns; None where one is another thing."""
     layers, beside, start = [], [], 0
     for name in names:
         found = taken_apart(getattr(module, name))
         if found is None:
             return None
-        layer, thin = found
-        if thin:
-            thin.start = start
-            beside.append(thin)
+        layer, pair = found
+        if pair:
+            pair.start = start
+            beside.append(pair)
         layers.append(layer)
         start += len(layer.weight)
     if len({layer.bias is None for layer in layers}) > 1:
@@ -77,9 +77,9 @@ def group(module: nn.Module, names: Sequence[str]) -> tuple[list[nn.Linear], lis
     return layers, beside
 
 
-def trained_in(beside: Sequence[Thin]) -> list[torch.Tensor]:
-    """A and B of each thin product, in order."""
-    return [tensor for thin in beside for tensor in (thin.down, thin.up)]
+def trained_in(beside: Sequence[LoraPair]) -> list[torch.Tensor]:
+    """A and B of each LoRA pair, in order."""
+    return [tensor for pair in beside for tensor in (pair.lora_A, pair.lora_B)]
 
 
 def stack(module: nn.Module, names: Sequence[str]) -> None:
@@ -113,7 +113,7 @@ def side_by_side(layers: Sequence[nn.Linear]) -> torch.Tensor:
     return torch.cat([layer.weight.detach() for layer in layers]) if found is None else found
 
 
-def in_panels(weight: torch.Tensor) -> torch.Tensor:
+def packed_by_torch(weight: torch.Tensor) -> torch.Tensor:
     """outputs x inputs, in bf16: for each WIDE outputs, two inputs of each of them after another."""
     return weight.unflatten(0, (-1, WIDE)).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
 

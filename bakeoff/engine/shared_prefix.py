@@ -83,8 +83,8 @@ class Copies(torch.autograd.Function):
 
 def sharing(model: nn.Module, where: Computation) -> Callable[[int, int], bool] | None:
     """Whether a row of `model` is worth copying if so many of so many tokens fall away; None where none may."""
-    sums = native.sums(torch.empty(0, dtype=torch.bfloat16)) if where.precision == "bf16" else None
-    least = WORTH[sums is not None and sums.tiles]
+    kernels = native.kernels_for(torch.empty(0, dtype=torch.bfloat16)) if where.precision == "bf16" else None
+    least = WORTH[kernels is not None and kernels.tiles]
     return (lambda gone, tokens: gone >= least * tokens and tokens_alone(model)) if where.shared_prefix else None
 
 

@@ -12,72 +12,78 @@ from torch.autograd.function import once_differentiable
 from bakeoff.engine.attention import Documents
 from bakeoff.engine.cache import Step
 from bakeoff.engine.cpu import native
-from bakeoff.engine.linear import WIDE, Thin, side_by_side
+from bakeoff.engine.linear import WIDE, LoraPair, side_by_side
 
-KEPT = "bakeoff_weights"
-"""Attribute of a decoder layer: its weights in panels, and what they were made from."""
+WEIGHTS = "bakeoff_weights"
+"""Attribute of a decoder layer: its packed weights, and what they were made from."""
 
 
 class Weights:
-    """Frozen weights of a decoder layer in panels, with room for LoRA; those for the gradient once it asks."""
+    """Frozen weights of a decoder layer packed, with room for LoRA; those for the gradient once it asks."""
 
     def __init__(self, groups: Sequence[Sequence[nn.Linear]], ranks: int) -> None:
         """`groups`: the layers of queries, keys and values, of the output, of gate and up, and of down.
 
-        `ranks` is what thin products bring beside the first, up to the next multiple of WIDE.
+        `ranks` is what LoRA pairs bring beside the first, up to the next multiple of WIDE.
         """
         self.groups, self.ranks = groups, ranks
         self.shapes = [(sum(len(layer.weight) for layer in group), group[0].weight.shape[1]) for group in groups]
         """Outputs and inputs of each group."""
-        self.panels: tuple[torch.Tensor, ...] = ()
-        self.transposed: tuple[torch.Tensor, ...] = ()
+        self.packed: tuple[torch.Tensor, ...] = ()
+        self.packed_transposed: tuple[torch.Tensor, ...] = ()
 
     def of(self, lay: Callable[..., None], transposed: bool) -> tuple[torch.Tensor, ...]:
-        """Their panels, with zeros for thin products beside those of the first, and the thin ones' own."""
+        """The packed weights, with zeros for LoRA pairs beside those of the first, and the LoRA pairs' own."""
         found = []
         with torch.inference_mode(False), torch.no_grad():  # what is made inside may not be written to outside
             for group, shape, room in zip(self.groups, self.shapes, (self.ranks, 0, 0, 0), strict=True):
                 weight = side_by_side(group)
                 outputs, inputs = shape[::-1] if transposed else shape
-                panels = (weight.new_zeros if room else weight.new_empty)(outputs * (inputs + room))
-                lay(weight, panels, *shape, room)
-                found.append(panels)
+                packed = (weight.new_zeros if room else weight.new_empty)(outputs * (inputs + room))
+                lay(weight, packed, *shape, room)
+                found.append(packed)
             return *found, found[0].new_zeros(self.ranks * self.shapes[0][0 if transposed else 1])
 
-    def forward(self, sums: native.Sums, beside: Sequence[Thin]) -> tuple[torch.Tensor, ...]:
+    def forward(self, kernels: native.Kernels, beside: Sequence[LoraPair]) -> tuple[torch.Tensor, ...]:
         """The panels for the layer, with what A and B are now; the last are of all A."""
-        if not self.panels:
-            self.panels = self.of(sums.pack, transposed=False)
+        if not self.packed:
+            self.packed = self.of(kernels.pack, transposed=False)
         width, at = self.shapes[0][1], 0
-        for thin in beside:
-            self.place(sums, thin.down, 1.0, self.panels[-1], width, at, 0)
-            self.place(sums, thin.up, thin.scaling, self.panels[0], width + self.ranks, thin.start, width + at)
-            at += len(thin.down)
-        return self.panels
+        for pair in beside:
+            self.pack_lora(kernels, pair.lora_A, 1.0, self.packed[-1], width, at, 0)
+            self.pack_lora(
+                kernels, pair.lora_B, pair.scaling, self.packed[0], width + self.ranks, pair.start, width + at
+            )
+            at += len(pair.lora_A)
+        return self.packed
 
-    def backward(self, sums: native.Sums, beside: Sequence[Thin]) -> tuple[torch.Tensor, ...]:
+    def backward(self, kernels: native.Kernels, beside: Sequence[LoraPair]) -> tuple[torch.Tensor, ...]:
         """The same of the transposed weights, for the gradient; the last are of all B."""
-        if not self.transposed:
-            self.transposed = self.of(sums.pack_transposed, transposed=True)
+        if not self.packed_transposed:
+            self.packed_transposed = self.of(kernels.pack_transposed, transposed=True)
         outputs, at = self.shapes[0][0], 0
-        for thin in beside:
-            self.place(sums, thin.up, thin.scaling, self.transposed[-1], outputs, at, thin.start, turned=True)
-            self.place(sums, thin.down, 1.0, self.transposed[0], outputs + self.ranks, 0, outputs + at, turned=True)
-            at += len(thin.down)
-        return self.transposed
+        for pair in beside:
+            self.pack_lora(
+                kernels, pair.lora_B, pair.scaling, self.packed_transposed[-1], outputs, at, pair.start, turned=True
+            )
+            self.pack_lora(
+                kernels, pair.lora_A, 1.0, self.packed_transposed[0], outputs + self.ranks, 0, outputs + at, turned=True
+            )
+            at += len(pair.lora_A)
+        return self.packed_transposed
 
-    def place(
-        self, sums: native.Sums, weight: torch.Tensor, scaling: float, panels: torch.Tensor, inputs: int, row: int,
-        column: int, turned: bool = False,
+    def pack_lora(
+        self, kernels: native.Kernels, weight: torch.Tensor, scaling: float, packed: torch.Tensor, inputs: int,
+        row: int, column: int, turned: bool = False,
     ) -> None:  # fmt: skip
-        """Writes a weight of a thin product times `scaling` into `panels` of so many inputs, from a row and column.
+        """Writes a weight of a LoRA pair times `scaling` into `packed` weights of so many inputs from a row and column.
 
         `turned`: its transpose.
         """
         weight = weight.float()
         step = -1 if turned else 1
-        sums.pack_lora(
-            weight, panels, float(scaling), *weight.shape[::step], *weight.stride()[::step], inputs, row, column
+        kernels.pack_lora(
+            weight, packed, float(scaling), *weight.shape[::step], *weight.stride()[::step], inputs, row, column
         )
 
 
@@ -85,90 +91,89 @@ class Weights:
 class Layer:
     """A decoder layer as layer.c computes it: before its attention and after it, and the gradients of both."""
 
-    sums: native.Sums
+    kernels: native.Kernels
     weights: Weights
-    beside: Sequence[Thin]
+    beside: Sequence[LoraPair]
     """LoRA beside queries, keys and values."""
     norms: Sequence[Any]
     """The one before the attention and the one after it."""
-    place: int
+    index: int
     """Which of the model's layers this is."""
-    key_heads: int
+    n_kv_heads: int
     scaling: float
     """Of products of queries and keys."""
-    part: int
-    """The width of a head."""
+    head_dim: int
 
-    def enter(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def pre_attention(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values (heads x tokens x their width) of tokens x width.
 
         Beside it, for a gradient, its norm's inverse and x A.
         """
         (tokens, width), norm = x.shape, self.norms[0]
         outputs, ranks = self.weights.shapes[0][0], self.weights.ranks
-        inverse, thin = x.new_empty(tokens, dtype=torch.float32), x.new_empty(tokens, ranks)
-        rows = x.new_empty(outputs // self.part, tokens, self.part)
-        panels, *_, down = self.weights.forward(self.sums, self.beside)
-        self.sums.pre_attention_forward(
-            x, norm.weight, panels, down, thin, inverse, rows,
-            float(norm.variance_epsilon), tokens, width, outputs, self.part, ranks,
+        inverse, lora_inner = x.new_empty(tokens, dtype=torch.float32), x.new_empty(tokens, ranks)
+        rows = x.new_empty(outputs // self.head_dim, tokens, self.head_dim)
+        packed, *_, down = self.weights.forward(self.kernels, self.beside)
+        self.kernels.pre_attention_forward(
+            x, norm.weight, packed, down, lora_inner, inverse, rows,
+            float(norm.variance_epsilon), tokens, width, outputs, self.head_dim, ranks,
         )  # fmt: skip
-        return rows, inverse, thin
+        return rows, inverse, lora_inner
 
-    def enter_backward(
-        self, gradient: torch.Tensor, beside: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, thin: torch.Tensor,
-        wanted: bool = True,
+    def pre_attention_backward(
+        self, gradient: torch.Tensor, beside: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor,
+        lora_inner: torch.Tensor, wanted: bool = True,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
-        """Of x, with what `beside` brings of it, if `wanted`, and of A and B of each thin product in fp32."""
+        """Of x, with what `beside` brings of it, if `wanted`, and of A and B of each LoRA pair in fp32."""
         (tokens, width), outputs, ranks = x.shape, self.weights.shapes[0][0], self.weights.ranks
-        of_x, of_thin = torch.empty_like(x), x.new_empty(ranks * (outputs + width), dtype=torch.float32)
-        panels, *_, up = self.weights.backward(self.sums, self.beside)
-        self.sums.pre_attention_backward(
-            gradient, beside, x, self.norms[0].weight, inverse, panels, up, thin, of_thin, of_x,
-            tokens, width, outputs, self.part, ranks, int(wanted),
+        grad_x, grad_lora = torch.empty_like(x), x.new_empty(ranks * (outputs + width), dtype=torch.float32)
+        packed, *_, up = self.weights.backward(self.kernels, self.beside)
+        self.kernels.pre_attention_backward(
+            gradient, beside, x, self.norms[0].weight, inverse, packed, up, lora_inner, grad_lora, grad_x,
+            tokens, width, outputs, self.head_dim, ranks, int(wanted),
         )  # fmt: skip
-        ups, downs = of_thin[: ranks * outputs].view(ranks, outputs), of_thin[ranks * outputs :].view(ranks, width)
+        ups, downs = grad_lora[: ranks * outputs].view(ranks, outputs), grad_lora[ranks * outputs :].view(ranks, width)
         found, at = [], 0
-        for part in self.beside:
-            size, rank = part.up.shape
+        for pair in self.beside:
+            size, rank = pair.lora_B.shape
             of_up = ups.new_empty(size, rank)
-            self.sums.transpose_scaled(ups[at:, part.start :], of_up, float(part.scaling), rank, size, outputs)
+            self.kernels.transpose_scaled(ups[at:, pair.start :], of_up, float(pair.scaling), rank, size, outputs)
             found += [downs[at : at + rank], of_up]
             at += rank
-        return of_x, found
+        return grad_x, found
 
-    def rest(self, x: torch.Tensor, seen: torch.Tensor, keep: bool) -> tuple[torch.Tensor, ...]:
+    def post_attention(self, x: torch.Tensor, seen: torch.Tensor, keep: bool) -> tuple[torch.Tensor, ...]:
         """What the layer returns from tokens x width and what its heads saw of them, heads x tokens x their width.
 
         Beside it what a gradient needs, if `keep`: the first sum, its norm's inverse, and the unit's factors.
         """
         (tokens, width), weights, norm = x.shape, self.weights, self.norms[1]
-        _, *panels, _ = weights.panels
+        _, *packed, _ = weights.packed
         wide = weights.shapes[1][1]
-        if seen.shape != (wide // self.part, tokens, self.part):
+        if seen.shape != (wide // self.head_dim, tokens, self.head_dim):
             raise ValueError(f"heads saw {tuple(seen.shape)} of {tokens} tokens, {wide} numbers each")
         inner = weights.shapes[3][1]
         out, middle, inverse = torch.empty_like(x), torch.empty_like(x), x.new_empty(tokens, dtype=torch.float32)
         both = x.new_empty(inner // WIDE, tokens if keep else 0, 2 * WIDE)
-        self.sums.post_attention_forward(
-            x, seen, panels[0], norm.weight, *panels[1:], middle, inverse, both, out,
-            float(norm.variance_epsilon), tokens, wide, self.part, width, inner, int(keep),
+        self.kernels.post_attention_forward(
+            x, seen, packed[0], norm.weight, *packed[1:], middle, inverse, both, out,
+            float(norm.variance_epsilon), tokens, wide, self.head_dim, width, inner, int(keep),
         )  # fmt: skip
         return out, middle, inverse, both
 
-    def rest_backward(
+    def post_attention_backward(
         self, gradient: torch.Tensor, middle: torch.Tensor, inverse: torch.Tensor, both: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Of x and of what the heads saw."""
         (tokens, width), inner, weights = middle.shape, both.shape[0] * WIDE, self.weights
-        _, o, unit, down, _ = weights.backward(self.sums, ())
+        _, o, unit, down, _ = weights.backward(self.kernels, ())
         wide = weights.shapes[1][1]
-        of_x, of_seen = torch.empty_like(middle), middle.new_empty(wide // self.part, tokens, self.part)
-        self.sums.post_attention_backward(
-            gradient, o, self.norms[1].weight, unit, down, middle, inverse, both, of_x, of_seen,
-            tokens, wide, self.part, width, inner,
+        grad_x, grad_seen = torch.empty_like(middle), middle.new_empty(wide // self.head_dim, tokens, self.head_dim)
+        self.kernels.post_attention_backward(
+            gradient, o, self.norms[1].weight, unit, down, middle, inverse, both, grad_x, grad_seen,
+            tokens, wide, self.head_dim, width, inner,
         )  # fmt: skip
-        return of_x, of_seen
+        return grad_x, grad_seen
 
 
 class Steps:
@@ -176,40 +181,40 @@ class Steps:
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = layers
-        self.sums = layers[0].sums
-        self.kept = [layer.weights.forward(layer.sums, layer.beside) for layer in layers]
+        self.kernels = layers[0].kernels
+        self.kept = [layer.weights.forward(layer.kernels, layer.beside) for layer in layers]
         """What the table points to."""
         table, facts = [], []
-        for layer, (enter, leave, unit, down, thin) in zip(layers, self.kept, strict=True):
+        for layer, (qkv, o, gate_up, down, lora_A) in zip(layers, self.kept, strict=True):
             before, after = layer.norms
-            weights = before.weight, enter, thin, leave, after.weight, unit, down
+            weights = before.weight, qkv, lora_A, o, after.weight, gate_up, down
             heads, inner = (layer.weights.shapes[place][1] for place in (1, 3))
             table.append([*(weight.data_ptr() for weight in weights),
-                          layer.weights.ranks, heads // layer.part, layer.key_heads, inner])  # fmt: skip
+                          layer.weights.ranks, heads // layer.head_dim, layer.n_kv_heads, inner])  # fmt: skip
             facts.append([before.variance_epsilon, after.variance_epsilon, layer.scaling])
         self.table, self.facts = torch.tensor(table), torch.tensor(facts, dtype=torch.float32)
 
     def __call__(self, x: torch.Tensor, step: Step, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """tokens x width from tokens x width, a token for each of the first rows of the step's cache."""
-        cache = [step.kept_in(layer.place, x) for layer in self.layers]
-        (tokens, width), part = x.shape, self.layers[0].part
+        cache = [step.kept_in(layer.index, x) for layer in self.layers]
+        (tokens, width), head_dim = x.shape, self.layers[0].head_dim
         if (
             width != len(self.layers[0].norms[0].weight)
-            or not cos.numel() == sin.numel() == len(step.rows) * part == tokens * part
+            or not cos.numel() == sin.numel() == len(step.rows) * head_dim == tokens * head_dim
         ):
             raise ValueError(f"layers are given {tokens} tokens of {width} numbers, positions {tuple(cos.shape)}")
         out, capacity = x.clone(memory_format=torch.contiguous_format), cache[0][0].shape[2]
         places = torch.tensor([[keys.data_ptr(), values.data_ptr()] for keys, values in cache])
-        self.sums.decoder_step(
+        self.kernels.decoder_step(
             self.table, self.facts, places, out, cos.contiguous(), sin.contiguous(), step.at,
-            len(self.layers), tokens, width, part, capacity,
+            len(self.layers), tokens, width, head_dim, capacity,
         )  # fmt: skip
         return out
 
 
 def layer_of(
-    module: Any, groups: Sequence[tuple[list[nn.Linear], list[Thin]] | None], norms: Sequence[Any],
-    width: int, sums: native.Sums,
+    module: Any, groups: Sequence[tuple[list[nn.Linear], list[LoraPair]] | None], norms: Sequence[Any],
+    width: int, kernels: native.Kernels,
 ) -> Layer | str:  # fmt: skip
     """The decoder layer `module` of these linear layers and norms, for tokens of `width` numbers, or why not.
 
@@ -230,29 +235,29 @@ def layer_of(
     if learns and any(tensor.requires_grad for tensor in (*weights, *scales)):
         return "weights of its layers learn"
     beside = found[0][1]
-    ranks = -(-sum(len(thin.down) for thin in beside) // WIDE) * WIDE
+    ranks = -(-sum(len(pair.lora_A) for pair in beside) // WIDE) * WIDE
     of_layers = Weights([layers for layers, _ in found], ranks)
     qkv, o, unit, down = of_layers.shapes
     gate, up = (len(layer.weight) for layer in found[2][0])
     if {qkv[1], o[0], unit[1], down[0], *map(len, scales)} != {width} or not gate == up == down[1]:
         return "its linear layers do not fit together"
     heads = module.self_attn
-    kept_heads = heads.config.num_key_value_heads
-    if any(size % WIDE for size in (width, heads.head_dim, gate)) or qkv[0] != o[1] + 2 * kept_heads * heads.head_dim:
+    n_kv_heads = heads.config.num_key_value_heads
+    if any(size % WIDE for size in (width, heads.head_dim, gate)) or qkv[0] != o[1] + 2 * n_kv_heads * heads.head_dim:
         return f"a size of its layers is no multiple of {WIDE}"
-    places = [(thin.start, thin.up.shape) for thin in beside]
+    places = [(pair.start, pair.lora_B.shape) for pair in beside]
     made_from = ranks, *places, *((weight.data_ptr(), weight._version) for weight in weights)
-    kept = vars(module).get(KEPT)
+    kept = vars(module).get(WEIGHTS)
     if kept is None or kept[0] != made_from:
-        kept = vars(module)[KEPT] = made_from, of_layers
-    facts = heads.layer_idx, kept_heads, heads.scaling, heads.head_dim
-    return Layer(sums, kept[1], beside, norms, *facts)
+        kept = vars(module)[WEIGHTS] = made_from, of_layers
+    facts = heads.layer_idx, n_kv_heads, heads.scaling, heads.head_dim
+    return Layer(kernels, kept[1], beside, norms, *facts)
 
 
 def forget(model: nn.Module) -> None:
-    """Drops all weights in panels: what changes weights behind autograd's back is not seen by them."""
+    """Drops all packed weights: what changes weights behind autograd's back is not seen by them."""
     for module in model.modules():
-        vars(module).pop(KEPT, None)
+        vars(module).pop(WEIGHTS, None)
 
 
 class Stack(torch.autograd.Function):
@@ -264,7 +269,7 @@ class Stack(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, layers: Sequence[Layer], segments: Documents, cos: torch.Tensor, sin: torch.Tensor,
         wanted: torch.Tensor | None, keep: bool, *trained: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        """tokens x width from tokens x width; `trained` are A and B of each thin product of each layer, in order.
+        """tokens x width from tokens x width; `trained` are A and B of each LoRA pair of each layer, in order.
 
         `cos` and `sin` are tokens of all documents x 1 x width of a head. The last layer goes on after its attention
         only for the tokens `wanted`, if given, and is 0 for the others. `keep`: for a gradient.
@@ -273,21 +278,21 @@ class Stack(torch.autograd.Function):
         first = out = x
         for layer in layers:
             x = out
-            rows, inverse, thin = layer.enter(x)
+            rows, inverse, lora_inner = layer.pre_attention(x)
             if shared:
                 rows = rows.index_select(1, shared.copies)
-            heads = len(rows) - 2 * layer.key_heads
+            heads = len(rows) - 2 * layer.n_kv_heads
             logs = rows.new_empty(heads, rows.shape[1], dtype=torch.float32) if keep else None
-            seen = segments.from_rows(layer.sums, layer.place, rows, cos, sin, layer.key_heads, layer.scaling, logs)
+            seen = segments.from_rows(layer.kernels, layer.index, rows, cos, sin, layer.n_kv_heads, layer.scaling, logs)
             if keep:
-                ctx.kept.append((layer, x, inverse, thin, rows, logs, seen))
+                ctx.kept.append((layer, x, inverse, lora_inner, rows, logs, seen))
             if shared:
                 seen = seen.index_select(1, shared.row)
             if wanted is not None and layer is layers[-1]:
-                kept, *after = layer.rest(x[wanted], seen.index_select(1, wanted), keep)
+                kept, *after = layer.post_attention(x[wanted], seen.index_select(1, wanted), keep)
                 out = spread(kept, wanted, len(x))
             else:
-                out, *after = layer.rest(x, seen, keep)
+                out, *after = layer.post_attention(x, seen, keep)
             if keep:
                 ctx.kept[-1] += (after,)
         ctx.facts = segments, wanted
@@ -304,24 +309,24 @@ class Stack(torch.autograd.Function):
         if not ctx.kept:
             raise RuntimeError("what the layers kept for their gradient was given back: it can be asked for once")
         while ctx.kept:  # what a layer kept is given back as soon as its gradient is there
-            layer, x, inverse, thin, rows, logs, seen, after = ctx.kept.pop()
+            layer, x, inverse, lora_inner, rows, logs, seen, after = ctx.kept.pop()
             gradient = gradient.contiguous()
             if wanted is not None:
-                beside, of_seen = (
-                    spread(part, wanted, len(x)) for part in layer.rest_backward(gradient[wanted], *after)
+                beside, grad_seen = (
+                    spread(part, wanted, len(x)) for part in layer.post_attention_backward(gradient[wanted], *after)
                 )
                 wanted = None
             else:
-                beside, of_seen = layer.rest_backward(gradient, *after)
+                beside, grad_seen = layer.post_attention_backward(gradient, *after)
             if shared:
-                of_seen = spread(of_seen, shared.row, rows.shape[1])
-            facts = layer.key_heads, layer.scaling, logs, seen, of_seen
-            of_rows = segments.of_rows(layer.sums, rows, cos, sin, *facts, to=rows)  # which nobody needs any more
+                grad_seen = spread(grad_seen, shared.row, rows.shape[1])
+            facts = layer.n_kv_heads, layer.scaling, logs, seen, grad_seen
+            grad_rows = segments.of_rows(layer.kernels, rows, cos, sin, *facts, to=rows)  # which nobody needs any more
             if shared:
-                of_rows = shared.of_row(of_rows, dim=1)
+                grad_rows = shared.of_row(grad_rows, dim=1)
             needed = bool(ctx.kept) or ctx.needs_input_grad[0]
-            gradient, of_thin = layer.enter_backward(of_rows, beside, x, inverse, thin, needed)
-            found = of_thin + found
+            gradient, grad_lora = layer.pre_attention_backward(grad_rows, beside, x, inverse, lora_inner, needed)
+            found = grad_lora + found
         return gradient if needed else None, None, None, None, None, None, None, *found
 
 

@@ -54,9 +54,9 @@ class CrossEntropy(torch.autograd.Function):
 
 def entropies(rows: torch.Tensor, labels: torch.Tensor, needed: bool) -> torch.Tensor:
     """Nats of each label by its logits (labels x vocabulary); where `needed`, the logits' gradient in their place."""
-    if sums := native.sums(rows):
+    if kernels := native.kernels_for(rows):
         nats = rows.new_empty(len(labels), dtype=torch.float32)
-        sums.cross_entropy(rows, labels, nats, int(needed), *rows.shape)
+        kernels.cross_entropy(rows, labels, nats, int(needed), *rows.shape)
         return nats
     return torch.cat(list(entropies_by_torch(rows, labels, needed)))
 
@@ -74,23 +74,23 @@ def entropies_by_torch(rows: torch.Tensor, labels: torch.Tensor, needed: bool) -
 
 def logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """rows x vocabulary, from rows x width and vocabulary x width of the same type."""
-    if sums := tiled(hidden, weight):
+    if kernels := tiled(hidden, weight):
         out = hidden.new_empty(len(hidden), len(weight))
-        sums.head_forward(hidden, weight, out, *hidden.shape, len(weight))
+        kernels.head_forward(hidden, weight, out, *hidden.shape, len(weight))
         return out
     return functional.linear(hidden, weight)
 
 
 def logits_backward(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The gradient of `hidden` (rows x width) from that of the logits."""
-    if sums := tiled(gradient, weight):
+    if kernels := tiled(gradient, weight):
         out = gradient.new_empty(len(gradient), weight.shape[1])
-        sums.head_backward(gradient, weight, out, *out.shape, len(weight))
+        kernels.head_backward(gradient, weight, out, *out.shape, len(weight))
         return out
     return gradient @ weight
 
 
-def tiled(rows: torch.Tensor, weight: torch.Tensor) -> native.Sums | None:
-    """The compiled sums where layer.c has products for these: in bf16, on tiles, all sizes multiples of 32."""
-    sums = native.sums(rows, weight)
-    return sums if sums and sums.tiles and not any(size % 32 for size in weight.shape) else None
+def tiled(rows: torch.Tensor, weight: torch.Tensor) -> native.Kernels | None:
+    """The compiled kernels where layer.c has products for these: in bf16, on tiles, all sizes multiples of 32."""
+    kernels = native.kernels_for(rows, weight)
+    return kernels if kernels and kernels.tiles and not any(size % 32 for size in weight.shape) else None

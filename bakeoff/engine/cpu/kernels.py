@@ -1,4 +1,4 @@
-"""The sums of a Llama layer in as few passes over memory as they need, with gradients written by hand."""
+"""A Llama layer in as few passes over memory as they need, with gradients written by hand."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from bakeoff.engine.cpu import native
-from bakeoff.engine.linear import Thin
+from bakeoff.engine.linear import LoraPair
 
 BLOCK = 128
 """Tokens that are computed together: what lies above the diagonal of an attention's other blocks is never computed,
@@ -27,8 +27,8 @@ class Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Sums in fp32; the quotient is rounded to x's type before it is scaled, as transformers does it."""
-        if sums := native.sums(x, weight):
-            out, inverse = normed(sums, x, weight, eps)
+        if kernels := native.kernels_for(x, weight):
+            out, inverse = normed(kernels, x, weight, eps)
             ctx.save_for_backward(x, weight, inverse)
             return out
         kind = torch.promote_types(x.dtype, weight.dtype)
@@ -51,8 +51,8 @@ class Norm(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, of_weight, None
         of_x = torch.empty_like(x)
-        if sums := native.sums(gradient, x, weight):
-            sums.rms_norm_backward(gradient, x, weight, inverse, of_x, inverse.numel(), x.shape[-1])
+        if kernels := native.kernels_for(gradient, x, weight):
+            kernels.rms_norm_backward(gradient, x, weight, inverse, of_x, inverse.numel(), x.shape[-1])
             return of_x, of_weight, None
         for given, some, scale, to in zip(tokens(gradient), tokens(x), tokens(inverse), tokens(of_x), strict=True):
             wide, given = some.float(), (given * weight).float()
@@ -61,31 +61,33 @@ class Norm(torch.autograd.Function):
         return of_x, of_weight, None
 
 
-def normed(sums: native.Sums, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The norm of ... x width by the compiled sums, and 1 / sqrt(mean(x^2) + eps), ... x 1 in fp32."""
+def normed(
+    kernels: native.Kernels, x: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norm of ... x width by the compiled kernels, and 1 / sqrt(mean(x^2) + eps), ... x 1 in fp32."""
     out, inverse = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
-    sums.rms_norm_forward(x, weight, out, inverse, float(eps), inverse.numel(), x.shape[-1])
+    kernels.rms_norm_forward(x, weight, out, inverse, float(eps), inverse.numel(), x.shape[-1])
     return out, inverse
 
 
 class Product(torch.autograd.Function):
-    """x W' + bias, W frozen, and the thin products beside it (Hu et al. 2021, arXiv:2106.09685), as one."""
+    """x W' + bias, W frozen, and the LoRA pairs beside it (Hu et al. 2021, arXiv:2106.09685), as one."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, beside: Sequence[Thin], *trained: torch.Tensor
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, beside: Sequence[LoraPair], *trained: torch.Tensor
     ) -> torch.Tensor:
         """tokens x outputs from tokens x inputs; `trained` are A and B of each of `beside`, in order."""
         down, up = joined(beside, weight)
         inner = functional.linear(x, down)
-        ctx.beside = [(thin.start, *thin.up.shape, thin.scaling) for thin in beside]
+        ctx.beside = [(pair.start, *pair.lora_B.shape, pair.scaling) for pair in beside]
         ctx.save_for_backward(x, weight, down, up, inner)
         return functional.linear(x, weight, bias).addmm_(inner, up.t())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Of x, and of A and B of each thin product in fp32."""
+        """Of x, and of A and B of each LoRA pair in fp32."""
         x, weight, down, up, inner = ctx.saved_tensors
         inward = gradient @ up
         ups, downs = gradient.t() @ inner, inward.t() @ x
@@ -97,27 +99,29 @@ class Product(torch.autograd.Function):
         return of_x, None, None, None, *found
 
 
-def joined(beside: Sequence[Thin], weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def joined(beside: Sequence[LoraPair], weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """All A as rows (ranks x inputs) and all B scaled, each in its place (outputs x ranks), in the type of `weight`."""
-    down = torch.cat([thin.down.detach() for thin in beside]).to(weight.dtype)
+    down = torch.cat([pair.lora_A.detach() for pair in beside]).to(weight.dtype)
     up = weight.new_zeros(weight.shape[0], len(down))
     at = 0
-    for thin in beside:
-        outputs, rank = thin.up.shape
-        up[thin.start : thin.start + outputs, at : at + rank] = thin.up.detach() * thin.scaling
+    for pair in beside:
+        outputs, rank = pair.lora_B.shape
+        up[pair.start : pair.start + outputs, at : at + rank] = pair.lora_B.detach() * pair.scaling
         at += rank
     return down, up
 
 
-def turn_keys(rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+def rope_queries_and_keys(
+    rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, n_kv_heads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Queries and keys with their positions, and values: tokens x heads x width each, from one row of all a token."""
     width = cos.shape[-1]
-    heads = rows.shape[1] // width - kept
-    turned, value = rows.unflatten(1, (-1, width)).split((heads, kept), dim=1)
-    return turn(turned, cos, sin), value
+    heads = rows.shape[1] // width - n_kv_heads
+    turned, value = rows.unflatten(1, (-1, width)).split((heads, n_kv_heads), dim=1)
+    return apply_rope(turned, cos, sin), value
 
 
-def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def apply_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary positions (Su et al. 2021, arXiv:2104.09864) as Llama has them: tokens x heads x width, halves paired."""
     half = x.shape[-1] // 2
     turned = x * cos
@@ -131,14 +135,14 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, segments: Any, kept: int,
+        ctx: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, segments: Any, n_kv_heads: int,
         scaling: float,
     ) -> torch.Tensor:  # fmt: skip
-        """tokens x heads x width from tokens x (heads + 2 kept) width."""
-        turned, value = turn_keys(rows, cos, sin, kept)
-        query, keys = turned.split((turned.shape[1] - kept, kept), dim=1)
+        """tokens x heads x width from tokens x (n_heads + 2 n_kv_heads) width."""
+        turned, value = rope_queries_and_keys(rows, cos, sin, n_kv_heads)
+        query, keys = turned.split((turned.shape[1] - n_kv_heads, n_kv_heads), dim=1)
         ctx.save_for_backward(turned, value, cos, sin)
-        ctx.facts = segments.lengths, kept, scaling
+        ctx.facts = segments.lengths, n_kv_heads, scaling
         out: torch.Tensor = segments(layer, *(part.transpose(0, 1) for part in (query, keys, value)), scaling)
         return out
 
@@ -147,22 +151,22 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Of `rows`; the softmax is computed again rather than kept."""
         turned, value, cos, sin = ctx.saved_tensors
-        lengths, kept, scaling = ctx.facts
+        lengths, n_kv_heads, scaling = ctx.facts
         of_turned, of_value = torch.zeros_like(turned), torch.zeros_like(value)
         ahead = causal_mask(turned.dtype, turned.device)
         for at, start, end in blocks(lengths):
             here, seen, size = slice(at + start, at + end), slice(at, at + end), end - start
-            keys, values = turned[seen, -kept:].transpose(0, 1), value[seen].transpose(0, 1)
-            query, out = by_key(turned[here, :-kept], kept) * scaling, by_key(gradient[here], kept)
+            keys, values = turned[seen, -n_kv_heads:].transpose(0, 1), value[seen].transpose(0, 1)
+            query, out = by_key(turned[here, :-n_kv_heads], n_kv_heads) * scaling, by_key(gradient[here], n_kv_heads)
             scores = torch.bmm(query, keys.transpose(1, 2))
             scores.view(-1, size, end)[..., start:] += ahead[:size, :size]
             weight = torch.softmax(scores, dim=-1)
             inner = torch.bmm(out, values.transpose(1, 2))
             scores = torch._softmax_backward_data(inner, weight, -1, weight.dtype)
-            of_turned[here, :-kept] = by_head(torch.bmm(scores, keys).mul_(scaling), size)
-            of_turned[seen, -kept:] += torch.bmm(scores.transpose(1, 2), query).transpose(0, 1)
+            of_turned[here, :-n_kv_heads] = by_head(torch.bmm(scores, keys).mul_(scaling), size)
+            of_turned[seen, -n_kv_heads:] += torch.bmm(scores.transpose(1, 2), query).transpose(0, 1)
             of_value[seen] += torch.bmm(weight.transpose(1, 2), out).transpose(0, 1)
-        rows = torch.cat([turn(of_turned, cos, -sin), of_value], dim=1)
+        rows = torch.cat([apply_rope(of_turned, cos, -sin), of_value], dim=1)
         return rows.flatten(1), None, None, None, None, None, None
 
 
@@ -171,14 +175,14 @@ class CompiledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, segments: Any, kept: int,
-        scaling: float, sums: native.Sums,
+        ctx: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, segments: Any, n_kv_heads: int,
+        scaling: float, kernels: native.Kernels,
     ) -> torch.Tensor:  # fmt: skip
-        """tokens x heads x width from tokens x (heads + 2 kept) width."""
-        logs = rows.new_empty(rows.shape[1] // cos.shape[-1] - 2 * kept, len(rows), dtype=torch.float32)
-        out: torch.Tensor = segments.from_rows(sums, layer, rows, cos, sin, kept, scaling, logs)
+        """tokens x heads x width from tokens x (n_heads + 2 n_kv_heads) width."""
+        logs = rows.new_empty(rows.shape[1] // cos.shape[-1] - 2 * n_kv_heads, len(rows), dtype=torch.float32)
+        out: torch.Tensor = segments.from_rows(kernels, layer, rows, cos, sin, n_kv_heads, scaling, logs)
         ctx.save_for_backward(rows, cos, sin, logs, out)
-        ctx.facts = segments, kept, scaling, sums
+        ctx.facts = segments, n_kv_heads, scaling, kernels
         return out
 
     @staticmethod
@@ -186,8 +190,8 @@ class CompiledAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Of `rows`."""
         rows, cos, sin, logs, out = ctx.saved_tensors
-        segments, kept, scaling, sums = ctx.facts
-        found = segments.of_rows(sums, rows, cos, sin, kept, scaling, logs, out, gradient.contiguous())
+        segments, n_kv_heads, scaling, kernels = ctx.facts
+        found = segments.of_rows(kernels, rows, cos, sin, n_kv_heads, scaling, logs, out, gradient.contiguous())
         return found, None, None, None, None, None, None, None
 
 
@@ -200,9 +204,9 @@ def blocks(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         at += length
 
 
-def by_key(x: torch.Tensor, kept: int) -> torch.Tensor:
-    """kept x (heads / kept) tokens x width from tokens x heads x width: all queries of a key head as one matrix."""
-    return x.transpose(0, 1).reshape(kept, -1, x.shape[-1])
+def by_key(x: torch.Tensor, n_kv_heads: int) -> torch.Tensor:
+    """All queries of a key head as one matrix: n_kv_heads x (group tokens) x width of tokens x n_heads x width."""
+    return x.transpose(0, 1).reshape(n_kv_heads, -1, x.shape[-1])
 
 
 def by_head(x: torch.Tensor, tokens: int) -> torch.Tensor:
@@ -223,8 +227,8 @@ class Gate(torch.autograd.Function):
     def forward(ctx: Any, both: torch.Tensor) -> torch.Tensor:
         """... x inner from ... x 2 inner."""
         ctx.save_for_backward(both)
-        if sums := native.sums(both):
-            return gated(sums, both)
+        if kernels := native.kernels_for(both):
+            return gated(kernels, both)
         out = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
         for (gate, up), to in zip(halves(both), tokens(out), strict=True):
             torch.mul(functional.silu(gate), up, out=to)
@@ -236,8 +240,8 @@ class Gate(torch.autograd.Function):
         """Of both; silu is computed again rather than kept."""
         [both] = ctx.saved_tensors
         found = torch.empty_like(both)
-        if sums := native.sums(gradient, both):
-            sums.swiglu_backward(gradient, both, found, gradient.numel() // gradient.shape[-1], gradient.shape[-1])
+        if kernels := native.kernels_for(gradient, both):
+            kernels.swiglu_backward(gradient, both, found, gradient.numel() // gradient.shape[-1], gradient.shape[-1])
             return found
         for (gate, up), (of_gate, of_up), given in zip(halves(both), halves(found), tokens(gradient), strict=True):
             torch.ops.aten.silu_backward.grad_input(given * up, gate, grad_input=of_gate)
@@ -245,10 +249,10 @@ class Gate(torch.autograd.Function):
         return found
 
 
-def gated(sums: native.Sums, both: torch.Tensor) -> torch.Tensor:
-    """... x inner from ... x 2 inner by the compiled sums."""
+def gated(kernels: native.Kernels, both: torch.Tensor) -> torch.Tensor:
+    """... x inner from ... x 2 inner by the compiled kernels."""
     out = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
-    sums.swiglu_forward(both, out, out.numel() // out.shape[-1], out.shape[-1])
+    kernels.swiglu_forward(both, out, out.numel() // out.shape[-1], out.shape[-1])
     return out
 
 

@@ -1,4 +1,4 @@
-"""How a model's modules compute by the sums of kernels.py, where they are transformers' own of Llama's kind."""
+"""How a model's modules compute by kernels.py, where they are transformers' own of Llama's kind."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from bakeoff.engine.cpu.kernels import (
     Product,
     gated,
     normed,
-    turn_keys,
+    rope_queries_and_keys,
 )
 from bakeoff.engine.linear import group, hooked, stack, stacked, trained_in, untouched
 from bakeoff.engine.shared_prefix import SILU, Copies
@@ -32,7 +32,7 @@ QKV = ("q_proj", "k_proj", "v_proj")
 UNIT = ("gate_proj", "up_proj")
 PARTS = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
 """What a decoder layer is made of."""
-ORDERED = "bakeoff_ordered"
+PACKED = "bakeoff_packed"
 """Attribute of a module, while it decodes: its products with weights in the order that the processor likes."""
 STEPS = "bakeoff_steps"
 """Attribute of a decoder layer, while it decodes: what takes a step through it and those behind it, and these."""
@@ -163,9 +163,9 @@ def several(
     out: torch.Tensor
     if isinstance(segments, Step):
         steps = vars(trunk).get(STEPS, {}).get(at)
-        if steps is None or native.sums(hidden_states) is not steps.sums:
+        if steps is None or native.kernels_for(hidden_states) is not steps.kernels:
             return None
-        cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
+        cos, sin = rope_angles(position_embeddings, segments, hidden_states.dtype)
         out = steps(hidden_states.squeeze(0), segments, cos, sin)
         return out.unsqueeze(0), len(steps.layers)
     if not isinstance(segments, Documents):
@@ -176,7 +176,7 @@ def several(
     found = run(trunk, at, hidden_states)
     if not found:
         return None
-    cos, sin = turns(position_embeddings, segments, hidden_states.dtype)
+    cos, sin = rope_angles(position_embeddings, segments, hidden_states.dtype)
     wanted = segments.wanted if last in found else None
     trained = [tensor for layer in found.values() for tensor in trained_in(layer.beside)]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (hidden_states, *trained))
@@ -203,10 +203,10 @@ def own(module: nn.Module) -> bool:
 
 def whole(module: Any, hidden_states: torch.Tensor) -> Layer | str:
     """What the two calls need to know of a decoder layer, or why it doesn't compute by them."""
-    sums = native.sums(hidden_states)
-    if sums is None:
+    kernels = native.kernels_for(hidden_states)
+    if kernels is None:
         return f"there are no compiled kernels for {str(hidden_states.dtype).removeprefix('torch.')}"
-    if not sums.tiles:
+    if not kernels.tiles:
         return "the processor has no tiles (AMX)"
     if len(hidden_states) > 1:
         return "documents stand in several rows"
@@ -216,7 +216,7 @@ def whole(module: Any, hidden_states: torch.Tensor) -> Layer | str:
         return "a part of its layers is not transformers' own"
     parts, norms = (module.self_attn, module.mlp), (module.input_layernorm, module.post_attention_layernorm)
     groups = [group(part, names) for part in parts for names in PRODUCTS[vars(part)["forward"].func]]
-    return layer_of(module, groups, norms, hidden_states.shape[-1], sums)
+    return layer_of(module, groups, norms, hidden_states.shape[-1], kernels)
 
 
 def slow_layers(model: Any) -> str:
@@ -248,8 +248,8 @@ def narrowed(
 
 def norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """The forward of an RMSNorm module."""
-    if not torch.is_grad_enabled() and (sums := native.sums(hidden_states, module.weight)):
-        return normed(sums, hidden_states, module.weight, module.variance_epsilon)[0]
+    if not torch.is_grad_enabled() and (kernels := native.kernels_for(hidden_states, module.weight)):
+        return normed(kernels, hidden_states, module.weight, module.variance_epsilon)[0]
     if torch.is_grad_enabled() or hidden_states.numel() > BLOCK * hidden_states.shape[-1]:
         found: torch.Tensor = Norm.apply(hidden_states, module.weight, module.variance_epsilon)
         return found
@@ -276,10 +276,10 @@ def heads(module: Any, hidden_states: torch.Tensor, position_embeddings: Any, se
 
 
 def attended(module: Any, rows: torch.Tensor, position_embeddings: Any, segments: Segments) -> torch.Tensor:
-    """The same from tokens x (heads + 2 kept) width, their queries, keys and values."""
+    """The same from tokens x (n_heads + 2 n_kv_heads) width, their queries, keys and values."""
     if torch.is_autocast_enabled(rows.device.type):  # what a method does beside its products may be in fp32
         rows = rows.to(torch.get_autocast_dtype(rows.device.type))
-    cos, sin = turns(position_embeddings, segments, rows.dtype)
+    cos, sin = rope_angles(position_embeddings, segments, rows.dtype)
     shared = getattr(segments, "shared", None)
     if shared:
         if len(rows) != len(shared.row):
@@ -289,7 +289,7 @@ def attended(module: Any, rows: torch.Tensor, position_embeddings: Any, segments
     return seen.index_select(0, shared.row) if shared else seen
 
 
-def turns(position_embeddings: Any, segments: Segments, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def rope_angles(position_embeddings: Any, segments: Segments, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of the positions of all documents' tokens: tokens x 1 x width of a head."""
     cos, sin = (part[0] for part in position_embeddings)
     shared = getattr(segments, "shared", None)
@@ -302,9 +302,9 @@ def turns(position_embeddings: Any, segments: Segments, kind: torch.dtype) -> tu
 def from_rows(
     module: Any, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, segments: Segments
 ) -> torch.Tensor:
-    """tokens x heads x width from tokens x (heads + 2 kept) width: positions and attention."""
-    kept, scaling, layer = module.config.num_key_value_heads, module.scaling, module.layer_idx
-    sums = native.sums(rows, cos, sin)
+    """tokens x heads x width from tokens x (n_heads + 2 n_kv_heads) width: positions and attention."""
+    n_kv_heads, scaling, layer = module.config.num_key_value_heads, module.scaling, module.layer_idx
+    kernels = native.kernels_for(rows, cos, sin)
     tokens = len(segments.rows) if isinstance(segments, Step) else sum(getattr(segments, "lengths", [len(rows)]))
     if not len(rows) == len(cos) == len(sin) == tokens:
         raise ValueError(
@@ -312,15 +312,15 @@ def from_rows(
         )
     learns = torch.is_grad_enabled() and rows.requires_grad
     out: torch.Tensor
-    if sums and learns and isinstance(segments, Documents):
-        out = CompiledAttention.apply(rows, cos, sin, layer, segments, kept, scaling, sums)
-    elif sums and isinstance(segments, Documents | Step):
-        out = segments.from_rows(sums, layer, rows, cos, sin, kept, scaling)
+    if kernels and learns and isinstance(segments, Documents):
+        out = CompiledAttention.apply(rows, cos, sin, layer, segments, n_kv_heads, scaling, kernels)
+    elif kernels and isinstance(segments, Documents | Step):
+        out = segments.from_rows(kernels, layer, rows, cos, sin, n_kv_heads, scaling)
     elif learns:
-        out = Attention.apply(rows, cos, sin, layer, segments, kept, scaling)
+        out = Attention.apply(rows, cos, sin, layer, segments, n_kv_heads, scaling)
     else:
-        both, value = turn_keys(rows, cos, sin, kept)
-        query, key = both.transpose(0, 1).split((both.shape[1] - kept, kept))
+        both, value = rope_queries_and_keys(rows, cos, sin, n_kv_heads)
+        query, key = both.transpose(0, 1).split((both.shape[1] - n_kv_heads, n_kv_heads))
         out = segments(layer, query, key, value.transpose(0, 1), scaling)
     return out
 
@@ -328,8 +328,8 @@ def from_rows(
 def gated_unit(module: Any, x: torch.Tensor) -> torch.Tensor:
     """The forward of a Llama-like MLP module."""
     both = product(module, UNIT, x)
-    if not torch.is_grad_enabled() and (sums := native.sums(both)):
-        return product(module, ("down_proj",), gated(sums, both))
+    if not torch.is_grad_enabled() and (kernels := native.kernels_for(both)):
+        return product(module, ("down_proj",), gated(kernels, both))
     if torch.is_grad_enabled() or both.numel() > BLOCK * both.shape[-1]:
         return product(module, ("down_proj",), Gate.apply(both))
     gate, up = both.chunk(2, dim=-1)
@@ -338,14 +338,14 @@ def gated_unit(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 def product(module: nn.Module, names: Sequence[str], x: torch.Tensor) -> torch.Tensor:
     """... x inputs through the linear layers `names` of `module`, their outputs side by side."""
-    ordered = getattr(module, ORDERED, None)
+    packed = getattr(module, PACKED, None)
     # Many rows of fp32 are for MKL, which is quicker at them than oneDNN, where the weights stand side by side.
-    if ordered and (x.dtype != torch.float32 or x.numel() <= BLOCK * x.shape[-1]):
-        return ordered[names[0]](x)
+    if packed and (x.dtype != torch.float32 or x.numel() <= BLOCK * x.shape[-1]):
+        return packed[names[0]](x)
     found = group(module, names)
     weight = stacked(found[0]) if found else None
-    if ordered and weight is None:
-        return ordered[names[0]](x)
+    if packed and weight is None:
+        return packed[names[0]](x)
     if not found or weight is None:
         return torch.cat([getattr(module, name)(x) for name in names], dim=-1)
     layers, beside = found

@@ -1,4 +1,4 @@
-"""The sums of the C files beside it: compiled, linked with torch's own OpenMP runtime, and called with tensors."""
+"""The C kernels in native/: compiled, linked with torch's own OpenMP runtime, and called with tensors."""
 
 import ctypes
 import functools
@@ -15,7 +15,7 @@ KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 HEADER = compiler.NATIVE / "kernels.h"
 """Declares every function that is called from here."""
 
-_open: dict[torch.dtype, "Sums"] = {}
+_open: dict[torch.dtype, "Kernels"] = {}
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def threads() -> str:
 
 
 def build(folder: Path) -> str:
-    """Compiles the sums into `folder` unless they are there; returns the compiler's version. Raises NoCompiler."""
+    """Compiles the kernels into `folder` unless they are there; returns the compiler's version. Raises NoCompiler."""
     gcc, version = compiler.command()
     runtime = threads()
     opened = {}
@@ -58,7 +58,7 @@ def build(folder: Path) -> str:
         made_from = "\n".join((version, part.name, torch.__version__, runtime)).encode()
         library = compiler.kept(folder, "so", made_from, [*gcc, "-shared", str(part), runtime, "-lm"])
         try:
-            opened[KINDS[kind]] = Sums(library)
+            opened[KINDS[kind]] = Kernels(library)
         except OSError as error:
             raise NoCompiler(str(error)) from None
     _open.update(opened)
@@ -66,19 +66,19 @@ def build(folder: Path) -> str:
 
 
 def close() -> None:
-    """Forgets the compiled sums: everything is computed by torch's operators again."""
+    """Forgets the compiled kernels: everything is computed by torch's operators again."""
     _open.clear()
 
 
-def sums(*tensors: torch.Tensor) -> "Sums | None":
-    """The compiled sums for tensors that lie in memory row after row and have the same type; None where they can't."""
+def kernels_for(*tensors: torch.Tensor) -> "Kernels | None":
+    """The compiled kernels, if all tensors are contiguous CPU tensors of one dtype; else None."""
     found = _open.get(tensors[0].dtype)
     if found is None or any(t.dtype != tensors[0].dtype or t.device.type != "cpu" for t in tensors):
         return None
     return found if all(tensor.is_contiguous() for tensor in tensors) else None
 
 
-class Sums:
+class Kernels:
     """The functions of one compiled library, each called with tensors and numbers in the order of their source."""
 
     def __init__(self, file: Path) -> None:

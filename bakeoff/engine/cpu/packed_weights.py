@@ -13,14 +13,14 @@ from bakeoff.config.schema import Computation
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.decoder import Steps, forget
 from bakeoff.engine.cpu.kernels import BLOCK, joined
-from bakeoff.engine.cpu.layers import ORDERED, PRODUCTS, STEPS, layers_of, plain_trunk, run
-from bakeoff.engine.linear import WIDE, Thin, group, in_panels, plain_head, stacked
+from bakeoff.engine.cpu.layers import PACKED, PRODUCTS, STEPS, layers_of, plain_trunk, run
+from bakeoff.engine.linear import WIDE, LoraPair, group, packed_by_torch, plain_head, stacked
 
 
-class Ordered:
+class OneDnnLinear:
     """Linear layers that read the same input, their weights in oneDNN's order; in fp32 a LoRA is added to them."""
 
-    def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[LoraPair]) -> None:
         weight = torch.cat([layer.weight.detach() for layer in layers])
         self.outputs, self.up = len(weight), None
         bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
@@ -44,66 +44,68 @@ class Ordered:
         return found.unflatten(0, x.shape[:-1])
 
 
-class Panels:
+class PackedLinear:
     """The same in bf16 for a few rows at a time, by decoding.c; many rows read the weights as they are."""
 
-    def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[Thin], sums: native.Sums) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], beside: Sequence[LoraPair], kernels: native.Kernels) -> None:
         stack = stacked(layers)
-        self.sums, self.thin = sums, None
-        self.weights = [layer.weight.detach() for layer in layers] if stack is None else [stack]
-        weight = torch.cat(self.weights)
+        self.kernels, self.lora = kernels, None
+        self.plain = [layer.weight.detach() for layer in layers] if stack is None else [stack]
+        weight = torch.cat(self.plain)
         self.outputs, self.inputs = weight.shape
-        self.panels = laid(weight, sums)
+        self.weights = packed(weight, kernels)
         if beside:
             down, up = joined(beside, weight)
             spare = -len(down) % WIDE
             down, up = functional.pad(down, (0, 0, 0, spare)), functional.pad(up, (0, spare))
-            self.thin = down, up, laid(down, sums), laid(up, sums)
+            self.lora = down, up, packed(down, kernels), packed(up, kernels)
 
     @staticmethod
-    def able(layers: Sequence[nn.Linear]) -> native.Sums | None:
-        """The compiled sums, if these weights are of a kind and size that they read."""
+    def able(layers: Sequence[nn.Linear]) -> native.Kernels | None:
+        """The compiled kernels, if these weights are of a kind and size that they read."""
         weight, outputs = layers[0].weight, sum(len(layer.weight) for layer in layers)
         fits = weight.dtype == torch.bfloat16 and layers[0].bias is None and not (outputs | weight.shape[1]) % WIDE
-        return native.sums(weight) if fits else None
+        return native.kernels_for(weight) if fits else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """... x outputs from ... x inputs."""
-        if x.numel() > BLOCK * self.inputs or x.shape[-1] != self.inputs or native.sums(x) is not self.sums:
-            parts = [functional.linear(x, weight) for weight in self.weights]
+        if x.numel() > BLOCK * self.inputs or x.shape[-1] != self.inputs or native.kernels_for(x) is not self.kernels:
+            parts = [functional.linear(x, weight) for weight in self.plain]
             rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-            if self.thin:
+            if self.lora:
                 flat = rows.flatten(0, -2)
-                flat.addmm_(functional.linear(x, self.thin[0]).flatten(0, -2), self.thin[1].t())
+                flat.addmm_(functional.linear(x, self.lora[0]).flatten(0, -2), self.lora[1].t())
             return rows
-        rows = by_panels(self.sums, x, self.panels, self.outputs)
-        if self.thin:
-            down, up = self.thin[2:]
-            inner = by_panels(self.sums, x, down, len(self.thin[0]))
-            self.sums.packed_linear(inner, up, rows, inner.numel() // inner.shape[-1], inner.shape[-1], self.outputs, 1)
+        rows = packed_linear(self.kernels, x, self.weights, self.outputs)
+        if self.lora:
+            down, up = self.lora[2:]
+            inner = packed_linear(self.kernels, x, down, len(self.lora[0]))
+            self.kernels.packed_linear(
+                inner, up, rows, inner.numel() // inner.shape[-1], inner.shape[-1], self.outputs, 1
+            )
         return rows
 
 
-def by_panels(sums: native.Sums, x: torch.Tensor, panels: torch.Tensor, outputs: int) -> torch.Tensor:
-    """... x outputs from ... x inputs, by `panels`."""
+def packed_linear(kernels: native.Kernels, x: torch.Tensor, weights: torch.Tensor, outputs: int) -> torch.Tensor:
+    """... x outputs from ... x inputs, by packed `weights`."""
     out = x.new_empty(*x.shape[:-1], outputs)
-    sums.packed_linear(x, panels, out, x.numel() // x.shape[-1], x.shape[-1], outputs, 0)
+    kernels.packed_linear(x, weights, out, x.numel() // x.shape[-1], x.shape[-1], outputs, 0)
     return out
 
 
-def laid(weight: torch.Tensor, sums: native.Sums) -> torch.Tensor:
-    """`in_panels`, by layer.c where there are tiles, which takes a third of the time."""
-    if not sums.tiles:
-        return in_panels(weight)
-    panels = weight.new_empty(weight.numel())
-    sums.pack(weight, panels, *weight.shape, 0)
-    return panels
+def packed(weight: torch.Tensor, kernels: native.Kernels) -> torch.Tensor:
+    """`packed_by_torch`, by layer.c where there are tiles, which takes a third of the time."""
+    if not kernels.tiles:
+        return packed_by_torch(weight)
+    weights = weight.new_empty(weight.numel())
+    kernels.pack(weight, weights, *weight.shape, 0)
+    return weights
 
 
-def for_decoding(layers: Sequence[nn.Linear], beside: Sequence[Thin]) -> Ordered | Panels:
+def for_decoding(layers: Sequence[nn.Linear], beside: Sequence[LoraPair]) -> OneDnnLinear | PackedLinear:
     """What computes the products of `layers` while decoding."""
-    sums = Panels.able(layers)
-    return Panels(layers, beside, sums) if sums else Ordered(layers, beside)
+    kernels = PackedLinear.able(layers)
+    return PackedLinear(layers, beside, kernels) if kernels else OneDnnLinear(layers, beside)
 
 
 @contextmanager
@@ -134,7 +136,7 @@ def packed_weights(model: Any, where: Computation) -> Iterator[None]:
             names = PRODUCTS.get(getattr(replaced, "func", None), ())
             parts = {some[0]: group(module, some) for some in names}
             if names and all(parts.values()):
-                vars(module)[ORDERED] = {name: for_decoding(*found) for name, found in parts.items() if found}
+                vars(module)[PACKED] = {name: for_decoding(*found) for name, found in parts.items() if found}
                 changed.append(module)
         if changed or at_once:
             head = plain_head(model)
@@ -143,7 +145,7 @@ def packed_weights(model: Any, where: Computation) -> Iterator[None]:
         yield
     finally:
         for module in changed:
-            vars(module).pop(ORDERED, None)
+            vars(module).pop(PACKED, None)
         if trunk is not None:
             vars(trunk).pop(STEPS, None)
         forget(model)

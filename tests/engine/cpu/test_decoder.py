@@ -27,7 +27,7 @@ def tiles(libraries, monkeypatch):
     """The compiled kernels, layer.c among them: by tiles where the processor has them, else by plain C."""
     try:
         native.build(libraries)
-        native.sums(torch.zeros(1, dtype=torch.bfloat16)).tiles = True
+        native.kernels_for(torch.zeros(1, dtype=torch.bfloat16)).tiles = True
         monkeypatch.setattr(packed_weights, "has_bf16", lambda device: True)
         yield
     except NoCompiler as missing:
@@ -104,8 +104,10 @@ def computed(model, machine, lengths):
 def calls(monkeypatch):
     """Tokens behind the heads of each layer that was computed in two calls."""
     found = []
-    plain = decoder.Layer.rest
-    monkeypatch.setattr(decoder.Layer, "rest", lambda layer, x, *given: found.append(len(x)) or plain(layer, x, *given))
+    plain = decoder.Layer.post_attention
+    monkeypatch.setattr(
+        decoder.Layer, "post_attention", lambda layer, x, *given: found.append(len(x)) or plain(layer, x, *given)
+    )
     return found
 
 
@@ -240,8 +242,8 @@ def stepped(model, groups, x, lengths, threads=1):
             for row, length in enumerate(lengths):
                 draw = torch.Generator().manual_seed(99 * place + row)
                 tensor[row, :, :length] = torch.randn(heads, length, width, generator=draw)
-    turns = torch.rand(len(lengths), 2, 1, width, generator=torch.Generator().manual_seed(4)).bfloat16()
-    cos, sin = (part.contiguous() for part in turns.unbind(1))
+    rope_angles = torch.rand(len(lengths), 2, 1, width, generator=torch.Generator().manual_seed(4)).bfloat16()
+    cos, sin = (part.contiguous() for part in rope_angles.unbind(1))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     for size in groups:
@@ -289,14 +291,14 @@ def test_a_step_refuses_other_numbers(fp32):
     turn = torch.ones(2, 1, 32).bfloat16()
     step = Step(cache, [3, 4], "cpu")
     assert steps(x, step, turn, turn).shape == x.shape
-    for rows, some, turns in (
+    for rows, some, rope_angles in (
         (x[:1], step, turn),
         (x[:, :64], step, turn),
         (x, step, turn[:1]),
         (x, step, turn[..., :16]),
     ):
         with pytest.raises(ValueError, match="layers are given"):
-            steps(rows, some, turns, turns)
+            steps(rows, some, rope_angles, rope_angles)
     with pytest.raises(ValueError, match="don't fit"):
         steps(x, Step(cache, [3, 32], "cpu"), turn, turn)
     with pytest.raises(TypeError, match=r"a step brings torch.float32"):
@@ -316,10 +318,10 @@ def test_no_token_depends_on_the_number_of_threads_nor_on_its_block():
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         layer = layers.whole(module, x[None])
-        rows, *before_it = layer.enter(x)
-        out, *after_it = layer.rest(x, seen, True)
-        of_x, of_thin = layer.enter_backward(of_rows, given[0], x, *before_it)
-        found.append(((rows, out, of_x, *layer.rest_backward(given[1], *after_it)), of_thin))
+        rows, *before_it = layer.pre_attention(x)
+        out, *after_it = layer.post_attention(x, seen, True)
+        of_x, of_thin = layer.pre_attention_backward(of_rows, given[0], x, *before_it)
+        found.append(((rows, out, of_x, *layer.post_attention_backward(given[1], *after_it)), of_thin))
     torch.set_num_threads(before)
     for tokens, thin in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(tokens, found[0][0], strict=True))
@@ -427,7 +429,7 @@ def test_weights_that_change_behind_autograd_s_back_are_read_anew_when_it_writes
     model = model_of(SIZES[0])
     bf16 = dataclasses.replace(fp32, precision="bf16")
     before = written(model, bf16, [200])
-    assert not any(decoder.KEPT in vars(module) for module in model.modules())
+    assert not any(decoder.WEIGHTS in vars(module) for module in model.modules())
     model.model.layers[1].mlp.down_proj.weight.data.mul_(3)
     assert not torch.allclose(written(model, bf16, [200]), before, rtol=0.1)
 
@@ -489,7 +491,7 @@ def test_weights_that_change_are_read_anew_and_forgotten_where_nothing_says_that
     weight.data.div_(2)
     decoder.forget(model)
     assert torch.equal(computed(model, bf16, [200])[0], before)
-    assert any(decoder.KEPT in vars(module) for module in model.modules())
+    assert any(decoder.WEIGHTS in vars(module) for module in model.modules())
 
 
 def test_a_number_that_is_none_stays_in_its_document(fp32):

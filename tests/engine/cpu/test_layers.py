@@ -23,8 +23,8 @@ ARCHITECTURES = ({}, {"attention_bias": True, "mlp_bias": True}, {"model_type": 
 
 
 @pytest.fixture(params=["torch", "compiled"], autouse=True)
-def sums(request, compiled):
-    """Every test here holds with torch's operators and with the compiled sums."""
+def kernels(request, compiled):
+    """Every test here holds with torch's operators and with the compiled kernels."""
     if request.param == "compiled":
         compiled()
     return request.param
@@ -357,11 +357,11 @@ def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, 
     x = torch.randn(1, tokens, 32)
     plain = [layers.product(block.self_attn, layers.QKV, x), layers.product(block.mlp, layers.UNIT, x)]
     with writing(model, machine):
-        assert layers.ORDERED in vars(block.self_attn) and layers.ORDERED in vars(block.mlp)
+        assert layers.PACKED in vars(block.self_attn) and layers.PACKED in vars(block.mlp)
         low = x.bfloat16() if precision == "bf16" else x
         ours = [layers.product(block.self_attn, layers.QKV, low), layers.product(block.mlp, layers.UNIT, low)]
         assert "forward" in vars(inner.lm_head)
-    assert layers.ORDERED not in vars(block.self_attn) and "forward" not in vars(inner.lm_head)
+    assert layers.PACKED not in vars(block.self_attn) and "forward" not in vars(inner.lm_head)
     for a, b in zip(ours, plain, strict=True):
         assert torch.allclose(a.float(), b, atol=0.03 if precision == "bf16" else 1e-6)
 

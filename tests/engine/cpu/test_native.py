@@ -1,4 +1,4 @@
-"""The compiled sums: the figures of torch's operators for any number of threads, and what happens without GCC."""
+"""The compiled kernels: the figures of torch's operators for any number of threads, and what happens without GCC."""
 
 import ctypes
 import dataclasses
@@ -20,7 +20,7 @@ from bakeoff.engine.cpu import compiler, layers, native, packed_weights
 from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.engine.cpu.head import CrossEntropy
 from bakeoff.engine.cpu.kernels import CompiledAttention
-from bakeoff.engine.linear import Thin
+from bakeoff.engine.linear import LoraPair
 from bakeoff.methods.registry import select
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
@@ -29,11 +29,11 @@ KINDS = [torch.float32, torch.bfloat16]
 
 @pytest.fixture(autouse=True)
 def compiled(libraries):
-    """The sums, compiled once."""
+    """The kernels, compiled once."""
     try:
         yield native.build(libraries)
     except NoCompiler as missing:
-        pytest.skip(f"native.c can't be compiled: {missing}")
+        pytest.skip(f"the kernels can't be compiled: {missing}")
     finally:
         native.close()
 
@@ -58,20 +58,24 @@ SHAPES = [
 """Tokens of documents, heads, key heads, width: groups of 1 and more, widths that fill a processor's tile and don't."""
 
 
-def asked(lengths, heads, kept, width, kind):
+def asked(lengths, heads, n_kv_heads, width, kind):
     """Queries, keys and values of a row, and the cosines and sines of its positions."""
     angles = torch.rand(sum(lengths), width // 2, generator=torch.Generator().manual_seed(1)) * 6
     angles = torch.cat([angles, angles], dim=1)
-    return drawn(sum(lengths), (heads + 2 * kept) * width, kind=kind), angles.cos().to(kind), angles.sin().to(kind)
+    return (
+        drawn(sum(lengths), (heads + 2 * n_kv_heads) * width, kind=kind),
+        angles.cos().to(kind),
+        angles.sin().to(kind),
+    )
 
 
-def plainly(rows, cos, sin, lengths, heads, kept):
+def plainly(rows, cos, sin, lengths, heads, n_kv_heads):
     """Turned keys, values, and what the heads see, by torch in fp64: tokens x heads x width each."""
     rows, cos, sin = rows.double(), cos.double()[:, None], sin.double()[:, None]
-    both, value = rows.unflatten(1, (heads + 2 * kept, -1)).split((heads + kept, kept), dim=1)
+    both, value = rows.unflatten(1, (heads + 2 * n_kv_heads, -1)).split((heads + n_kv_heads, n_kv_heads), dim=1)
     first, second = both.chunk(2, dim=-1)
     both = both * cos + torch.cat([-second, first], dim=-1) * sin
-    query, key = both.split((heads, kept), dim=1)
+    query, key = both.split((heads, n_kv_heads), dim=1)
     parts = zip(*(part.transpose(0, 1).split(lengths, dim=1) for part in (query, key, value)), strict=True)
     seen = [functional.scaled_dot_product_attention(*three, is_causal=True, scale=0.2, enable_gqa=True)
             for three in parts]  # fmt: skip
@@ -79,30 +83,30 @@ def plainly(rows, cos, sin, lengths, heads, kept):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("lengths", "heads", "kept", "width"), SHAPES)
-def test_attention_and_its_gradient_are_those_of_torch(kind, lengths, heads, kept, width):
-    rows, cos, sin = asked(lengths, heads, kept, width, kind)
+@pytest.mark.parametrize(("lengths", "heads", "n_kv_heads", "width"), SHAPES)
+def test_attention_and_its_gradient_are_those_of_torch(kind, lengths, heads, n_kv_heads, width):
+    rows, cos, sin = asked(lengths, heads, n_kv_heads, width, kind)
     given = drawn(sum(lengths), heads, width, kind=kind)
     wide = rows.double().requires_grad_()
-    theirs = plainly(wide, cos, sin, lengths, heads, kept)[2]
+    theirs = plainly(wide, cos, sin, lengths, heads, n_kv_heads)[2]
     [gradient] = torch.autograd.grad(theirs, wide, given.double())
     rows.requires_grad_()
-    ours = CompiledAttention.apply(rows, cos, sin, 0, Documents(lengths), kept, 0.2, native.sums(rows))
+    ours = CompiledAttention.apply(rows, cos, sin, 0, Documents(lengths), n_kv_heads, 0.2, native.kernels_for(rows))
     [of_rows] = torch.autograd.grad(ours, rows, given)
     assert close(ours, theirs) and close(of_rows, gradient)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("lengths", "heads", "kept", "width"), SHAPES)
-def test_heads_that_stand_one_after_another_see_the_same_bit_for_bit(kind, lengths, heads, kept, width):
-    rows, cos, sin = asked(lengths, heads, kept, width, kind)
-    given, sums, found = drawn(sum(lengths), heads, width, kind=kind), native.sums(rows), Documents(lengths)
+@pytest.mark.parametrize(("lengths", "heads", "n_kv_heads", "width"), SHAPES)
+def test_heads_that_stand_one_after_another_see_the_same_bit_for_bit(kind, lengths, heads, n_kv_heads, width):
+    rows, cos, sin = asked(lengths, heads, n_kv_heads, width, kind)
+    given, kernels, found = drawn(sum(lengths), heads, width, kind=kind), native.kernels_for(rows), Documents(lengths)
     by_head = rows.unflatten(1, (-1, width)).transpose(0, 1).contiguous()
     seen, gradients = [], []
     for some, outward in ((rows, given), (by_head, given.transpose(0, 1).contiguous())):
         logs = rows.new_empty(heads, len(rows), dtype=torch.float32)
-        seen.append(found.from_rows(sums, 0, some, cos, sin, kept, 0.2, logs))
-        gradients.append(found.of_rows(sums, some, cos, sin, kept, 0.2, logs, seen[-1], outward))
+        seen.append(found.from_rows(kernels, 0, some, cos, sin, n_kv_heads, 0.2, logs))
+        gradients.append(found.of_rows(kernels, some, cos, sin, n_kv_heads, 0.2, logs, seen[-1], outward))
     assert torch.equal(seen[0], seen[1].transpose(0, 1))
     assert torch.equal(gradients[0], gradients[1].transpose(0, 1).flatten(1))
 
@@ -121,7 +125,7 @@ def test_scores_far_apart_are_weighed_as_torch_weighs_them(kind, step):
     theirs = plainly(wide, cos, sin, [300], 2, 1)[2]
     [gradient] = torch.autograd.grad(theirs, wide, given.double())
     rows.requires_grad_()
-    ours = CompiledAttention.apply(rows, cos, sin, 0, Documents([300]), 1, 0.2, native.sums(rows))
+    ours = CompiledAttention.apply(rows, cos, sin, 0, Documents([300]), 1, 0.2, native.kernels_for(rows))
     [of_rows] = torch.autograd.grad(ours, rows, given)
     assert close(ours, theirs)
     # A logarithm of 420 is 3e-5 off in fp32.
@@ -130,44 +134,44 @@ def test_scores_far_apart_are_weighed_as_torch_weighs_them(kind, step):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("heads", "kept", "width"), [(9, 3, 64), (4, 4, 32), (4, 2, 80), (34, 2, 6)])
-def test_a_prompt_that_is_read_and_then_written_on_sees_what_it_would_see_at_once(kind, heads, kept, width):
+@pytest.mark.parametrize(("heads", "n_kv_heads", "width"), [(9, 3, 64), (4, 4, 32), (4, 2, 80), (34, 2, 6)])
+def test_a_prompt_that_is_read_and_then_written_on_sees_what_it_would_see_at_once(kind, heads, n_kv_heads, width):
     """Prompts fill rows of a cache that an earlier document has used; then each row gets new tokens, one at a time."""
     lengths, new, cache = [31, 64, 3], 34, Cache(4, 98)
     whole = [length + new for length in lengths]
-    rows, cos, sin = asked(whole, heads, kept, width, kind)
+    rows, cos, sin = asked(whole, heads, n_kv_heads, width, kind)
     documents = list(zip(*(part.split(whole) for part in (rows, cos, sin)), strict=True))
-    for tensor in cache.of(0, rows.new_empty(kept, 0, width)):
+    for tensor in cache.of(0, rows.new_empty(n_kv_heads, 0, width)):
         tensor.fill_(7.0)
-    sums = native.sums(rows)
+    kernels = native.kernels_for(rows)
     prompts = (torch.cat([document[part][:length] for document, length in zip(documents, lengths, strict=True)])
                for part in range(3))  # fmt: skip
-    read = Prefill(lengths, cache, [2, 0, 1]).from_rows(sums, 0, *prompts, kept, 0.2).split(lengths)
+    read = Prefill(lengths, cache, [2, 0, 1]).from_rows(kernels, 0, *prompts, n_kv_heads, 0.2).split(lengths)
     seen = [[part] for part in read]
     for at in range(new):
         order = [1, 2, 0]  # row of the cache -> document
         tokens = [torch.stack([documents[d][part][lengths[d] + at] for d in order]) for part in range(3)]
         step = Step(cache, [lengths[d] + at for d in order], "cpu")
-        for document, out in zip(order, step.from_rows(sums, 0, *tokens, kept, 0.2), strict=True):
+        for document, out in zip(order, step.from_rows(kernels, 0, *tokens, n_kv_heads, 0.2), strict=True):
             seen[document].append(out[None])
     for (row, c, s), length, ours in zip(documents, whole, seen, strict=True):
-        assert close(torch.cat(ours), plainly(row, c, s, [length], heads, kept)[2])
+        assert close(torch.cat(ours), plainly(row, c, s, [length], heads, n_kv_heads)[2])
 
 
 def test_a_row_or_a_prompt_that_does_not_fit_into_the_cache_is_refused():
     rows, cos, sin = asked([40], 2, 1, 8, torch.float32)
-    sums, cache = native.sums(rows), Cache(1, 32)
+    kernels, cache = native.kernels_for(rows), Cache(1, 32)
     with pytest.raises(ValueError, match=r"prompts of \[40\] tokens don't fit into 32"):
-        Prefill([40], cache, [0]).from_rows(sums, 0, rows, cos, sin, 1, 0.2)
+        Prefill([40], cache, [0]).from_rows(kernels, 0, rows, cos, sin, 1, 0.2)
     with pytest.raises(ValueError, match="1 rows of 33 tokens don't fit into 1 of 32"):
-        Step(cache, [32], "cpu").from_rows(sums, 0, rows[:1], cos[:1], sin[:1], 1, 0.2)
+        Step(cache, [32], "cpu").from_rows(kernels, 0, rows[:1], cos[:1], sin[:1], 1, 0.2)
     with pytest.raises(ValueError, match="2 rows of 4 tokens don't fit into 1 of 32"):
-        Step(cache, [3, 3], "cpu").from_rows(sums, 0, rows[:2], cos[:2], sin[:2], 1, 0.2)
+        Step(cache, [3, 3], "cpu").from_rows(kernels, 0, rows[:2], cos[:2], sin[:2], 1, 0.2)
     with pytest.raises(ValueError, match="2 prompts are given 1 rows"):
-        Prefill([4, 4], cache, [0]).from_rows(sums, 0, rows[:8], cos[:8], sin[:8], 1, 0.2)
+        Prefill([4, 4], cache, [0]).from_rows(kernels, 0, rows[:8], cos[:8], sin[:8], 1, 0.2)
     with pytest.raises(TypeError, match=r"the cache holds torch.float32, a prompt brings torch.bfloat16"):
         half = [part[:9].bfloat16() for part in (rows, cos, sin)]
-        Prefill([9], cache, [0]).from_rows(native.sums(*half), 0, *half, 1, 0.2)
+        Prefill([9], cache, [0]).from_rows(native.kernels_for(*half), 0, *half, 1, 0.2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -175,7 +179,7 @@ def test_what_comes_later_changes_no_bit(kind):
     rows, cos, sin = asked([70], 6, 2, 16, kind)
     other = rows.clone()
     other[50:] *= -3
-    seen = [Documents([70]).from_rows(native.sums(x), 0, x, cos, sin, 2, 0.2) for x in (rows, other)]
+    seen = [Documents([70]).from_rows(native.kernels_for(x), 0, x, cos, sin, 2, 0.2) for x in (rows, other)]
     assert torch.equal(seen[0][:50], seen[1][:50]) and not torch.equal(seen[0][50:], seen[1][50:])
 
 
@@ -183,7 +187,7 @@ def test_what_comes_later_changes_no_bit(kind):
 def test_a_score_that_is_not_a_number_stays_none_and_in_its_document(kind):
     rows, cos, sin = asked([20, 20], 2, 1, 8, kind)
     rows[5] = math.nan
-    seen = Documents([20, 20]).from_rows(native.sums(rows), 0, rows, cos, sin, 1, 0.2)
+    seen = Documents([20, 20]).from_rows(native.kernels_for(rows), 0, rows, cos, sin, 1, 0.2)
     assert seen[5:20].isnan().all() and not seen[20:].isnan().any()
 
 
@@ -192,7 +196,7 @@ def test_the_exponential_is_exact_over_its_whole_range(kind):
     """Through a gated unit, whose gate is x / (1 + e^-x)."""
     x = torch.linspace(-86, 86, 5001).to(kind)
     both, out = torch.stack([x, torch.ones_like(x)], dim=1).contiguous(), torch.empty_like(x)
-    native.sums(both).swiglu_forward(both, out, len(x), 1)
+    native.kernels_for(both).swiglu_forward(both, out, len(x), 1)
     wanted = x.double() * x.double().sigmoid()
     assert ((out.double() - wanted).abs() <= wanted.abs() * (1e-6 if kind == torch.float32 else 2**-8)).all()
 
@@ -206,9 +210,9 @@ def test_a_loss_and_its_gradient_are_those_of_torch(kind, label):
     theirs = functional.cross_entropy(wide, labels, reduction="none")
     [gradient] = torch.autograd.grad(theirs.sum(), wide)
     untouched = logits.clone()
-    native.sums(logits).cross_entropy(untouched, labels, nats, 0, 3, 2000)
+    native.kernels_for(logits).cross_entropy(untouched, labels, nats, 0, 3, 2000)
     assert torch.equal(untouched, logits) and torch.allclose(nats.double(), theirs, rtol=1e-6)
-    native.sums(logits).cross_entropy(logits, labels, nats, 1, 3, 2000)
+    native.kernels_for(logits).cross_entropy(logits, labels, nats, 1, 3, 2000)
     assert close(logits, gradient)
 
 
@@ -217,7 +221,7 @@ def test_a_bf16_is_rounded_as_torch_rounds_it(kind):
     """Through a norm of rows whose mean square is 1 and whose weight is 1: only the rounding is left."""
     x = drawn(50, 64, kind=kind)
     out, inverse = torch.empty_like(x), torch.empty(50)
-    native.sums(x).rms_norm_forward(x, torch.ones(64, dtype=kind), out, inverse, 1e-5, 50, 64)
+    native.kernels_for(x).rms_norm_forward(x, torch.ones(64, dtype=kind), out, inverse, 1e-5, 50, 64)
     assert torch.equal(out, (x.float() * inverse[:, None]).to(kind))
 
 
@@ -229,8 +233,8 @@ def test_no_sum_depends_on_the_number_of_threads(kind):
     for threads in (1, 3):
         torch.set_num_threads(threads)
         out, leaf = both.new_empty(33, 40), rows.clone().requires_grad_()
-        native.sums(both).swiglu_forward(both, out, 33, 40)
-        seen = CompiledAttention.apply(leaf, cos, sin, 0, Documents(lengths), 2, 0.2, native.sums(rows))
+        native.kernels_for(both).swiglu_forward(both, out, 33, 40)
+        seen = CompiledAttention.apply(leaf, cos, sin, 0, Documents(lengths), 2, 0.2, native.kernels_for(rows))
         found.append((out, seen, *torch.autograd.grad(seen.sum(), leaf)))
     torch.set_num_threads(1)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -238,10 +242,14 @@ def test_no_sum_depends_on_the_number_of_threads(kind):
 
 def test_what_does_not_lie_row_after_row_or_is_of_two_types_is_left_to_torch():
     x = torch.randn(4, 6)
-    assert native.sums(x) and not native.sums(x.t()) and not native.sums(x[:, :3])
-    assert not native.sums(x, x.bfloat16()) and not native.sums(x.double()) and not native.sums(x.to("meta"))
+    assert native.kernels_for(x) and not native.kernels_for(x.t()) and not native.kernels_for(x[:, :3])
+    assert (
+        not native.kernels_for(x, x.bfloat16())
+        and not native.kernels_for(x.double())
+        and not native.kernels_for(x.to("meta"))
+    )
     native.close()
-    assert native.sums(x) is None
+    assert native.kernels_for(x) is None
 
 
 def test_the_threads_are_those_of_torch():
@@ -332,7 +340,7 @@ def test_types_of_arguments_are_those_of_the_header():
 
 def test_a_call_with_other_arguments_than_declared_is_refused():
     x, out, inverse = torch.ones(2, 8), torch.empty(2, 8), torch.empty(2)
-    call = native.sums(x).rms_norm_forward
+    call = native.kernels_for(x).rms_norm_forward
     for wrong, error in (
         ((x, x, out, inverse, 1e-5, 2), ValueError),  # one too few
         ((x, x, out, inverse, 1e-5, 2, 8, 1), ValueError),  # one too many
@@ -399,7 +407,7 @@ def test_a_loss_that_is_not_a_number_stays_none():
     for kind in KINDS:
         logits, nats = torch.zeros(1, 50, dtype=kind), torch.empty(1)
         logits[0, 30] = math.nan
-        native.sums(logits).cross_entropy(logits, torch.tensor([3]), nats, 0, 1, 50)
+        native.kernels_for(logits).cross_entropy(logits, torch.tensor([3]), nats, 0, 1, 50)
         assert nats.isnan().all()
 
 
@@ -421,10 +429,10 @@ def test_products_while_decoding_are_those_of_torch_for_few_rows_and_for_many(ro
     x, beside = drawn(1, rows, 96, kind=kind), []
     wide = torch.cat([layer.weight for layer in layers_of]).double()
     if ranks:
-        beside = [Thin(drawn(ranks, 96, kind=torch.float32), drawn(32, ranks, kind=torch.float32) / 9, 2.0, 64)]
-        wide[64:] += beside[0].up.to(kind).double() @ beside[0].down.to(kind).double() * 2.0
+        beside = [LoraPair(drawn(ranks, 96, kind=torch.float32), drawn(32, ranks, kind=torch.float32) / 9, 2.0, 64)]
+        wide[64:] += beside[0].lora_B.to(kind).double() @ beside[0].lora_A.to(kind).double() * 2.0
     ours = packed_weights.for_decoding(layers_of, beside)
-    assert isinstance(ours, packed_weights.Panels)
+    assert isinstance(ours, packed_weights.PackedLinear)
     assert close(ours(x), x.double() @ wide.t())
     for other in (x.float(), drawn(1, rows, 64, kind=kind)):  # of another type or width than the weights
         with pytest.raises(RuntimeError):
@@ -439,4 +447,4 @@ def test_weights_that_fill_no_panel_stay_in_the_order_of_onednn(inputs, outputs,
     layer = torch.nn.Linear(inputs, outputs, bias=bias).to(kind).requires_grad_(False)
     if kind == torch.bfloat16 and not has_bf16("cpu"):
         pytest.skip("oneDNN multiplies no bf16 on this processor")
-    assert isinstance(packed_weights.for_decoding([layer], []), packed_weights.Ordered)
+    assert isinstance(packed_weights.for_decoding([layer], []), packed_weights.OneDnnLinear)
