@@ -242,8 +242,8 @@ def stepped(model, groups, x, lengths, threads=1):
             for row, length in enumerate(lengths):
                 draw = torch.Generator().manual_seed(99 * place + row)
                 tensor[row, :, :length] = torch.randn(heads, length, width, generator=draw)
-    rope_angles = torch.rand(len(lengths), 2, 1, width, generator=torch.Generator().manual_seed(4)).bfloat16()
-    cos, sin = (part.contiguous() for part in rope_angles.unbind(1))
+    angles = torch.rand(len(lengths), 2, 1, width, generator=torch.Generator().manual_seed(4)).bfloat16()
+    cos, sin = (part.contiguous() for part in angles.unbind(1))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     for size in groups:
@@ -291,14 +291,14 @@ def test_a_step_refuses_other_numbers(fp32):
     turn = torch.ones(2, 1, 32).bfloat16()
     step = Step(cache, [3, 4], "cpu")
     assert steps(x, step, turn, turn).shape == x.shape
-    for rows, some, rope_angles in (
+    for rows, some, angles in (
         (x[:1], step, turn),
         (x[:, :64], step, turn),
         (x, step, turn[:1]),
         (x, step, turn[..., :16]),
     ):
         with pytest.raises(ValueError, match="layers are given"):
-            steps(rows, some, rope_angles, rope_angles)
+            steps(rows, some, angles, angles)
     with pytest.raises(ValueError, match="don't fit"):
         steps(x, Step(cache, [3, 32], "cpu"), turn, turn)
     with pytest.raises(TypeError, match=r"a step brings torch.float32"):

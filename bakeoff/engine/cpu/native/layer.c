@@ -379,22 +379,13 @@ void head_backward(const T *grad_out, const T *weight, T *grad_x, int64_t rows, 
     }
 }
 
+#define HAS_LAYERS 1
+#else
+#define HAS_LAYERS 0
 #endif
 
 /* Whether the functions above are quicker than torch's operators: with tiles they are. */
-int tiles(void) {
-#ifdef AMX
-    return 1;
-#else
-    return 0;
-#endif
-}
+int tiles(void) { return HAS_TILES; }
 
 /* Whether the functions above are there. */
-int layers(void) {
-#ifdef BF16
-    return 1;
-#else
-    return 0;
-#endif
-}
+int layers(void) { return HAS_LAYERS; }

@@ -9,9 +9,11 @@
 #ifdef AMX
 #include "multiply_amx.h"
 #define multiply multiply_amx
+#define HAS_TILES 1
 #else
 #include "multiply_vector.h"
 #define multiply multiply_vector
+#define HAS_TILES 0
 #endif
 
 /* B from rows x columns: PAIR rows interleaved, in `room` or, where one is a word, in place. */
