@@ -187,20 +187,18 @@ def test_the_specification_passes_and_reports_there(bench, installed, repository
     assert package(installed) == before
 
 
-def test_the_gate_is_accepted_passes_and_turns_red(bench):
-    asked = ("-k", "test_gate", "--preset", "tiny", "--method", "mine")
-    out = bench(*asked, "--seeds", "1,2,3,4,5", "--update-baseline", code=1)
+def test_the_gate_is_accepted_passes_and_turns_red_beside_a_floor(bench, repository):
+    gate, asked = ("-k", "test_gate"), ("--preset", "tiny", "--method", "mine")
+    out = bench(*gate, *asked, "--seeds", "1,2,3,4,5", "--update-baseline", code=1)
     assert "baseline written: bench/baselines/tiny.json: mine (5 seeds)" in out
-    assert "3 passed" in bench(*asked, "--seeds", "1", "--gate")
-    out = bench(*asked, "--seeds", "1", "--gate", "--set", "training.learning_rate=0", code=1)
-    assert re.search(r"^mine on ROUGE-1: regressed: ", out, re.MULTILINE) and "3 failed" in out
-
-
-def test_a_floor_of_one_s_own_is_asserted_with_both_sides_shown(bench, repository):
-    floors = '[tiny]\nmodel = "random"\ntask = "notes.jsonl"\n[tiny.mine]\nrouge1 = 101.0\n'
+    assert "3 passed" in bench(*gate, *asked, "--seeds", "1", "--gate")
+    floors = '[tiny]\nmodel = "random"\ntask = "notes.jsonl"\n[tiny.mine]\nrouge1 = 20.0\n'
     (repository / "bench" / "thresholds.toml").write_text(floors)
-    out = bench("--preset", "tiny", "--method", "mine", "--seeds", "1", "-k", "floor", code=1)
-    assert re.search(r"^E +assert \(100 \* .*\) >= 101\.0", out, re.MULTILINE)
+    harm = ("--seeds", "1", "--set", "training.learning_rate=0")
+    out = bench("-k", "test_gate or floor", *asked, *harm, "--gate", code=1)
+    assert re.search(r"^mine on ROUGE-1: regressed: ", out, re.MULTILINE) and "4 failed" in out
+    # pytest shows both sides of an assertion of the specification that is imported from the package.
+    assert re.search(r"^E +assert \(100 \* .*\) >= 20\.0", out, re.MULTILINE)
 
 
 def test_the_repository_s_other_tests_run_as_before(installed, repository):
