@@ -28,8 +28,6 @@ KINDS = {"fp32": (), "bf16": ("-DBF16",)}
 """What is defined for the kernels of each type."""
 TIMEOUT = 120
 """Seconds after which a compiler that doesn't answer counts as none."""
-PLACE = "native"
-"""Folder of what is compiled, in a store."""
 
 
 class NoCompiler(UsageError):
@@ -77,15 +75,15 @@ def compile_all(folder: Path) -> dict[str, Path]:
     """An object file in `folder` for each of KINDS. Raises NoCompiler."""
     gcc, version = command()
     text = b"".join(file.read_bytes() for file in sorted(SOURCE.parent.glob("*.[ch]")))
-    made_from = "\n".join((version, *OPTIONS, features())).encode() + text
+    made_from = "\n".join((*gcc, version, *OPTIONS, features())).encode() + text
     return {
-        kind: kept(folder, "o", made_from + repr(defines).encode(),
-                   [*gcc, *OPTIONS, *defines, "-c", str(SOURCE)])
+        kind: cached(folder, "o", made_from + repr(defines).encode(),
+                     [*gcc, *OPTIONS, *defines, "-c", str(SOURCE)])
         for kind, defines in KINDS.items()
     }  # fmt: skip
 
 
-def kept(folder: Path, suffix: str, made_from: bytes, command: Sequence[str]) -> Path:
+def cached(folder: Path, suffix: str, made_from: bytes, command: Sequence[str]) -> Path:
     """The file that `command` writes after `-o`, from `folder` where it is there. Raises NoCompiler.
 
     Its name holds the hash of all that it is made from and of its own bytes: one that is not what was written is made

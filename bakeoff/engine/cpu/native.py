@@ -55,8 +55,8 @@ def build(folder: Path) -> str:
     opened = {}
     for kind, part in compiler.compile_all(folder).items():
         # Without -fopenmp, which would name the system's runtime: torch's own is loaded already.
-        made_from = "\n".join((version, part.name, torch.__version__, runtime)).encode()
-        library = compiler.kept(folder, "so", made_from, [*gcc, "-shared", str(part), runtime, "-lm"])
+        made_from = "\n".join((*gcc, version, part.name, torch.__version__, runtime)).encode()
+        library = compiler.cached(folder, "so", made_from, [*gcc, "-shared", str(part), runtime, "-lm"])
         try:
             opened[KINDS[kind]] = Kernels(library)
         except OSError as error:

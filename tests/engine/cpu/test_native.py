@@ -285,6 +285,15 @@ def test_it_is_compiled_once_and_anew_for_another_source(tmp_path, monkeypatch, 
         before |= after
 
 
+def test_flags_in_the_compilers_command_are_part_of_what_a_file_is_made_from(tmp_path, monkeypatch, one_kind):
+    found = []
+    monkeypatch.setattr(compiler, "cached", lambda folder, suffix, made_from, command: found.append(made_from))
+    for command in ("gcc", "gcc -g1"):
+        monkeypatch.setenv("CC", command)
+        compiler.compile_all(tmp_path)
+    assert len(set(found)) == 2
+
+
 def test_what_was_compiled_ahead_is_only_linked(tmp_path, one_kind):
     compiler.compile_all(tmp_path)
     [part] = before = compiled_in(tmp_path)
