@@ -118,7 +118,6 @@ def between(text: str, mark: str, new: str) -> str:
 
 
 WRITTEN: tuple[tuple[Path, str, Callable[[], str]], ...] = (
-    (README, "folders", folders),
     (README, "results", results),
     (DOCS / "index.md", "results", results),
     (DOCS / "architecture.md", "folders", folders),

@@ -1,5 +1,6 @@
 """Whether a method fits a model, found before its first run: it attaches, and trains what its closed form says."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +37,10 @@ def fitted(entry: Entry, method: Any, build: Build, name: str) -> tuple[Any, Par
         why = kind + first_line(error)
     if why:
         why = why.replace("methods.NAME.", f"methods.{entry.name}.")
-        remedy = "" if "; " in why else f"; change --set methods.{entry.name}.KEY or leave it out"
+        advice = (
+            f"change --set methods.{entry.name}.KEY or leave it out" if dataclasses.fields(method) else "leave it out"
+        )
+        remedy = "" if "; " in why else f"; {advice}"
         raise UsageError(f"method {entry.name!r} can't attach to {name}: {why}{remedy}")
     return method, expected, model
 
