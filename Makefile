@@ -32,7 +32,9 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest tests/lab/test_compatibility.py -m slow -n auto --maxprocesses 4
-	$(BIN)/python -m pytest tests -m slow --ignore tests/lab/test_compatibility.py
+	$(BIN)/python -m pytest tests -m "slow and not alone" --ignore tests/lab/test_compatibility.py \
+		-n auto --maxprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests -m "slow and alone"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -183,6 +183,7 @@ def test_the_short_lab_runs_from_end_to_end_and_times_nothing_in_earnest(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_ten_times_the_documents_take_no_more_memory_and_no_quadratic_time(tmp_path):
     sizes = (1_000, 10_000)
     rows = growth.measure(tmp_path, tmp_path, tmp_path / "log", sizes, load("smoke").model)

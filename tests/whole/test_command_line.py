@@ -243,6 +243,7 @@ def hear_ctrl_c():
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.alone
 def test_ctrl_c_ends_a_bake_off_within_five_seconds_and_leaves_no_process(tmp_path):
     mark = f"BAKEOFF_TEST={uuid.uuid4()}"
     command = [sys.executable, "-m", "pytest", "bench", "--preset", "smoke", "--method", "lora", "--set",
