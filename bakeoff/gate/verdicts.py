@@ -202,10 +202,10 @@ def changes(new: Scored, old: Scored) -> tuple[str, ...]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys whose values differ, sorted."""
+    """Keys whose values differ, sorted; behind them those that only one side has, as after a new setting."""
     return [
         f"{key} {old.get(key, 'not set')} -> {new.get(key, 'not set')}"
-        for key in sorted({*old, *new})
+        for key in sorted({*old, *new}, key=lambda key: (key not in old or key not in new, key))
         if old.get(key) != new.get(key)
     ]
 

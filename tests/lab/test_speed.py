@@ -171,7 +171,7 @@ def test_what_would_take_longer_than_is_left_is_left_out(monkeypatch, seconds, d
 @pytest.mark.slow
 def test_the_short_lab_runs_from_end_to_end_and_times_nothing_in_earnest(tmp_path):
     reports = tmp_path / "reports"
-    typed = ["-m", "lab.speed.measure", "--short", "--store", str(tmp_path / "store"), "--reports", str(reports)]
+    typed = ["-m", "lab.speed", "--short", "--store", str(tmp_path / "store"), "--reports", str(reports)]
     subprocess.run([sys.executable, *typed], cwd=ROOT, check=True, timeout=600)
     result = json.loads((reports / "results.json").read_text())
     assert {"train", "generate", "memory"} == {row["phase"] for row in result["ratios"]}
