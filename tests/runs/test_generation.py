@@ -126,7 +126,7 @@ def test_a_model_that_was_training_is_decoded_as_one_that_was_not(tiny, fp32):
         model = METHODS["lora"].kind(dropout=0.5).attach(model, tokenizer)
         layers.install(model)
         with writing(model.train(training), fp32):
-            found.append([layers.ORDERED in vars(module) for module in model.modules()])
+            found.append([layers.PACKED in vars(module) for module in model.modules()])
             assert not any(module.training for module in model.modules())
     assert found[0] == found[1] and any(found[0])
 

@@ -22,6 +22,12 @@ from bakeoff.methods.registry import select
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
 
 
+TILES = "amx_bf16" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else False
+
+# Plain C takes a minute of a processor for what tiles do in seconds.
+pytestmark = [] if TILES else [pytest.mark.slow]
+
+
 @pytest.fixture(autouse=True)
 def tiles(libraries, monkeypatch):
     """The compiled kernels, layer.c among them: by tiles where the processor has them, else by plain C."""
@@ -36,7 +42,6 @@ def tiles(libraries, monkeypatch):
         native.close()
 
 
-TILES = "amx_bf16" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else False
 BROAD = 1024 if TILES else 256
 """Plain C takes its time."""
 SIZES = [
