@@ -245,6 +245,7 @@ def bench(tmp_path, monkeypatch, capfd):
     return typed
 
 
+@pytest.mark.slow
 def test_results_are_accepted_by_baseline_gate_and_compare(bench, write, capfd, tmp_path):
     path = write([*ID_LIKE_A_ROW, *OTHERS, *TWO_REFERENCES])
     code, out = bench(path, "--update-baseline", "--seeds", "1,2,3,4,5")

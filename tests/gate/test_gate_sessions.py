@@ -56,6 +56,7 @@ def bench(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.mark.slow
 def test_the_whole_life_of_a_gate_that_every_third_dropped_word_turns_red(bench):
     code, out = bench("--gate")
     assert code == 1 and "there is no baseline accepted.json; to accept what is measured now, type pytest" in out
