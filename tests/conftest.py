@@ -1,6 +1,8 @@
 """A tiny Llama built in memory, a byte tokenizer, and examples; nothing is read from disk."""
 
+import contextlib
 import os
+import shutil
 
 import pytest
 import torch
@@ -45,6 +47,20 @@ def fp32():
 def libraries(tmp_path_factory):
     """A folder for what native.py compiles."""
     return tmp_path_factory.mktemp("native")
+
+
+@pytest.fixture
+def furnished(libraries):
+    """A function that puts kernels into a store, compiled once for all tests: GCC takes seconds for each store."""
+
+    def furnish(store):
+        with contextlib.suppress(NoCompiler):
+            native.build(libraries)
+            shutil.copytree(libraries, store / "native", dirs_exist_ok=True)
+        native.close()
+        return store
+
+    return furnish
 
 
 @pytest.fixture

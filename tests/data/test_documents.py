@@ -225,13 +225,14 @@ def test_a_shuffled_reference_is_of_the_same_aspect():
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch, capfd):
+def bench(tmp_path, monkeypatch, capfd, furnished):
     """Types `pytest bench/test_quality.py -k test_gate` with the parrot in this process: `code, out = bench(path)`."""
     monkeypatch.chdir(tmp_path)
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "parrot.py").write_text(PARROT)
     worker.start_server(offline=True)
+    furnished(tmp_path / "store")
 
     def typed(task, *arguments):
         command = [str(ROOT / "bench" / "test_quality.py"), "-k", "test_gate", "--preset", "smoke", "--method",

@@ -38,13 +38,14 @@ def places(folder):
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch, capfd):
+def bench(tmp_path, monkeypatch, capfd, furnished):
     """Types `pytest bench/test_quality.py -k test_gate` with the parrot in this process: `code, out = bench()`."""
     monkeypatch.chdir(tmp_path)
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "parrot.py").write_text(PARROT)
     worker.start_server(offline=True)
+    furnished(tmp_path / "store")
 
     def run(*arguments):
         command = [str(ROOT / "bench" / "test_quality.py"), "-k", "test_gate", "--preset", "smoke", "--method",

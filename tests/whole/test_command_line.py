@@ -32,10 +32,11 @@ def jsonl(rows):
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch, capfd):
+def bench(tmp_path, monkeypatch, capfd, furnished):
     """Types `pytest bench/ --preset smoke` in this process: `code, out, err = bench("--method", "x")`."""
     monkeypatch.chdir(tmp_path)
     worker.start_server(offline=True)
+    furnished(tmp_path / "store")
 
     def run(*arguments):
         places = [
