@@ -170,13 +170,13 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}".strip()
-    facts: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
-    name = facts.get("model name", platform.machine())
+        fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name", platform.machine())
     vector = ("avx", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "sve")
-    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
     return " ".join([name, *(flag for flag in vector if flag in flags)])
 
 

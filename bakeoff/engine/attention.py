@@ -22,7 +22,7 @@ PACKED = "bakeoff_packed"
 LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral")
 """Architectures whose decoder layers may be computed in fewer passes (cpu/layers.py)."""
 HARMLESS = ("position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k")
-"""Tensors that a model may pass to its attention and that change nothing where `segments` say what is seen."""
+"""Tensors that a model may pass to its attention and that change nothing where `segments` limit its attention."""
 
 
 class Unpackable(ValueError):
@@ -150,8 +150,8 @@ def variant_softmax(variant: Variant, scores: torch.Tensor, scaling: float, star
     """The same as `causal_softmax` where an architecture adds something to it; `scores` stay as they are."""
     queries = torch.arange(start, start + scores.shape[-2], device=scores.device).unsqueeze(1)
     distance = queries - torch.arange(scores.shape[-1], device=scores.device)
-    seen = (distance >= 0) & (distance < variant.window) if variant.window else distance >= 0
-    weights = softmax_of(squeezed(scores * scaling, variant.softcap), seen)
+    mask = (distance >= 0) & (distance < variant.window) if variant.window else distance >= 0
+    weights = softmax_of(squeezed(scores * scaling, variant.softcap), mask)
     return torch.nn.functional.dropout(weights, variant.dropout)
 
 
@@ -160,9 +160,9 @@ def squeezed(scores: torch.Tensor, softcap: float) -> torch.Tensor:
     return softcap * torch.tanh(scores / softcap) if softcap else scores
 
 
-def softmax_of(scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Weights of the keys that are `seen`, computed in fp32 as transformers does."""
-    shares = torch.softmax(scores.masked_fill(~seen, -math.inf), dim=-1, dtype=torch.float32)
+def softmax_of(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Weights of the keys that `mask` keeps, computed in fp32 as transformers does."""
+    shares = torch.softmax(scores.masked_fill(~mask, -math.inf), dim=-1, dtype=torch.float32)
     return shares.to(scores.dtype)
 
 
@@ -202,11 +202,11 @@ def row_logits(
         inputs, keep = ahead(prompt, inputs, lengths), ahead(keep.new_zeros(1, virtual), keep, lengths)
         lengths = [length + virtual for length in lengths]
         count += virtual if share else 0
-    places, found = positions(lengths, ids.device), segments(lengths)
+    position_ids, found = positions(lengths, ids.device), segments(lengths)
     if share and share(count * (len(lengths) - 1), sum(lengths)):
         found.shared = SharedPrefix(lengths, count, ids.device)
-        inputs, keep, places = (part.index_select(1, found.shared.row) for part in (inputs, keep, places))
-    return forward(inner, found, lengths, keep, places, **{name: inputs})
+        inputs, keep, position_ids = (part.index_select(1, found.shared.row) for part in (inputs, keep, position_ids))
+    return forward(inner, found, lengths, keep, position_ids, **{name: inputs})
 
 
 def ahead(prompt: torch.Tensor, row: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
@@ -216,14 +216,14 @@ def ahead(prompt: torch.Tensor, row: torch.Tensor, lengths: Sequence[int]) -> to
 
 def forward(
     model: Any, segments: Segments, lengths: Sequence[int], keep: torch.Tensor | int,
-    places: torch.Tensor | None = None, **inputs: torch.Tensor,
+    position_ids: torch.Tensor | None = None, **inputs: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """The model's logits of one row: kept x vocabulary. `places` are positions other than 0, 1, 2, ..."""
+    """The model's logits of one row: kept x vocabulary. `position_ids` are others than 0, 1, 2, ..."""
     config = (model.get_base_model() if hasattr(model, "get_base_model") else model).config
     before, config._attn_implementation = config._attn_implementation, PACKED
     try:
         [tensor] = inputs.values()
-        where = positions(lengths, tensor.device) if places is None else places
+        where = positions(lengths, tensor.device) if position_ids is None else position_ids
         if isinstance(keep, torch.Tensor):
             segments.wanted = keep.flatten().nonzero().flatten()
         logits = model(**inputs, position_ids=where, logits_to_keep=keep, use_cache=False, segments=segments).logits
@@ -265,28 +265,31 @@ class Documents:
         width, by_head = cos.shape[-1], rows.dim() == 3
         heads, tokens = rows.numel() // len(cos) // width - 2 * n_kv_heads, len(cos)
         out = rows.new_empty(heads, tokens, width) if by_head else rows.new_empty(tokens, heads, width)
-        keys, values, places = self.kept_in(layer, rows.new_empty(n_kv_heads, 0, width))
+        keys, values, cache_rows = self.cached_kv(layer, rows.new_empty(n_kv_heads, 0, width))
         logs = out.new_empty(0) if logs is None else logs
-        facts = len(self.lengths), max(self.lengths), heads, n_kv_heads, width, int(by_head)
+        sizes = len(self.lengths), max(self.lengths), heads, n_kv_heads, width, int(by_head)
         kernels.attention_forward(
-            rows, cos, sin, out, logs, self.starts, keys, values, places, keys.shape[2], float(scaling), *facts
+            rows, cos, sin, out, logs, self.starts, keys, values, cache_rows, keys.shape[2], float(scaling), *sizes
         )
         return out
 
     def of_rows(
         self, kernels: native.Kernels, rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, n_kv_heads: int,
-        scaling: float, logs: torch.Tensor, seen: torch.Tensor, gradient: torch.Tensor, to: torch.Tensor | None = None,
+        scaling: float, logs: torch.Tensor, attn_output: torch.Tensor, gradient: torch.Tensor,
+        to: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """The gradient of `rows` from that of `seen`, what `from_rows` gave; the softmax is computed again.
+        """The gradient of `rows` from that of `attn_output`, what `from_rows` gave; the softmax is computed again.
 
         It is written to `to`, which may be `rows`, if given.
         """
         found = torch.empty_like(rows) if to is None else to
-        facts = len(self.lengths), max(self.lengths), len(logs), n_kv_heads, cos.shape[-1], int(rows.dim() == 3)
-        kernels.attention_backward(rows, cos, sin, seen, gradient, logs, found, self.starts, float(scaling), *facts)
+        sizes = len(self.lengths), max(self.lengths), len(logs), n_kv_heads, cos.shape[-1], int(rows.dim() == 3)
+        kernels.attention_backward(
+            rows, cos, sin, attn_output, gradient, logs, found, self.starts, float(scaling), *sizes
+        )
         return found
 
-    def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def cached_kv(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Where the compiled kernels keep keys and values, and each document's row there: nowhere."""
         nowhere = like.new_empty(0, 0, 0, 0)
         return nowhere, nowhere, nowhere

@@ -61,7 +61,7 @@ class Prefill(Documents):
                 tensor[row, :, part.shape[1] : padded(part.shape[1])] = 0
         return super().__call__(layer, query, key, value, scaling, variant)
 
-    def kept_in(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def cached_kv(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Where the compiled kernels keep keys and values, and each document's row there."""
         keys, values = self.cache.of(layer, like)
         if keys.dtype != like.dtype:
@@ -85,7 +85,7 @@ class Step:
         self.at = torch.tensor(lengths, device=device)
         self.rows = torch.arange(len(lengths), device=device)
         self.longest = max(lengths) + 1
-        self.seen = torch.arange(self.longest, device=device) <= self.at[:, None, None, None]
+        self.mask = torch.arange(self.longest, device=device) <= self.at[:, None, None, None]
 
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float,
@@ -98,16 +98,16 @@ class Step:
         # The queries that share a key head stand where a kernel expects tokens: no key is copied for them.
         grouped = query.transpose(0, 1).reshape(rows, key.shape[0], -1, width).to(keys.dtype)
         cached, held = keys[:rows, :, : self.longest], values[:rows, :, : self.longest]
-        seen = self.seen
+        mask = self.mask
         if variant.window:
-            seen = seen & (
-                torch.arange(self.longest, device=seen.device) > self.at[:, None, None, None] - variant.window
+            mask = mask & (
+                torch.arange(self.longest, device=mask.device) > self.at[:, None, None, None] - variant.window
             )
         if variant.softcap:
             scores = squeezed(grouped @ cached.transpose(2, 3) * scaling, variant.softcap)
-            out = softmax_of(scores, seen) @ held
+            out = softmax_of(scores, mask) @ held
         else:
-            out = scaled_dot_product_attention(grouped, cached, held, attn_mask=seen, scale=scaling)
+            out = scaled_dot_product_attention(grouped, cached, held, attn_mask=mask, scale=scaling)
         return out.reshape(rows, heads, held.shape[3])
 
     def from_rows(
@@ -115,7 +115,7 @@ class Step:
         n_kv_heads: int, scaling: float,
     ) -> torch.Tensor:  # fmt: skip
         """The same from tokens x (n_heads + 2 n_kv_heads) width before their positions, by the compiled kernels."""
-        keys, values = self.kept_in(layer, rows)
+        keys, values = self.cached_kv(layer, rows)
         width = cos.shape[-1]
         heads = rows.shape[1] // width - 2 * n_kv_heads
         out = rows.new_empty(len(rows), heads, width)
@@ -125,7 +125,7 @@ class Step:
         )  # fmt: skip
         return out
 
-    def kept_in(self, layer: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def cached_kv(self, layer: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where the kernels keep keys and values. Raises ValueError or TypeError where `rows` don't fit there."""
         keys, values = self.cache.layers[layer]
         if self.longest > keys.shape[2] or len(rows) > len(keys):

@@ -43,6 +43,10 @@ class Engine(Protocol):
         """Cross-entropy in nats, summed over the label tokens of `examples`, differentiable."""
         ...
 
+    def logits(self, model: Any, example: Encoded) -> "torch.Tensor":
+        """label tokens x vocabulary: what `model` says at each of them."""
+        ...
+
     def cached(self, model: Any, examples: Sequence[Encoded], size: int) -> Sequence[Encoded]:
         """`examples` with what never changes computed once, `size` at a time; as they are where all of it changes."""
         ...

@@ -268,7 +268,7 @@ def device_of(model: Any) -> Any:
     return next(model.parameters()).device
 
 
-def windows_missing(model: Any, told: dict[int, int]) -> str:
+def windows_missing(model: Any, windows: dict[int, int]) -> str:
     """Why the windows that a configuration speaks of are not those that its attention layers were told, by layer.
 
     A window is longer than the test's documents, so their logits can't show that it is missing.
@@ -282,8 +282,8 @@ def windows_missing(model: Any, told: dict[int, int]) -> str:
     window = getattr(config, "sliding_window", None)
     if not window or getattr(config, "use_sliding_window", True) is False:
         return ""
-    expected = {index for index, kind in enumerate(kinds) if kind == "sliding_attention"} if kinds else set(told)
-    found = {index for index, width in told.items() if width}
+    expected = {index for index, kind in enumerate(kinds) if kind == "sliding_attention"} if kinds else set(windows)
+    found = {index for index, width in windows.items() if width}
     return "" if found == expected and (found or kinds) else "its attention layers are not told of their windows"
 
 

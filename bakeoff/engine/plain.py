@@ -66,6 +66,11 @@ class Plain:
         first, *others = self.batches(model, examples)
         return sum((self.batch_loss(model, batch) for batch in others), self.batch_loss(model, first))
 
+    def logits(self, model: Any, example: Encoded) -> torch.Tensor:
+        """See Engine."""
+        [batch] = self.batches(model, [example])
+        return self.label_logits(model, batch)
+
     def cached(self, model: Any, examples: Sequence[Encoded], size: int) -> Sequence[Encoded]:
         """See Engine."""
         head = head_alone(model) if self.where.cached_features else None

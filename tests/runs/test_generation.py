@@ -17,7 +17,7 @@ from bakeoff.engine.cpu import engine as cpu
 from bakeoff.engine.cpu import layers
 from bakeoff.engine.padded import pad_left
 from bakeoff.engine.plain import unwritable
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 from bakeoff.models import loading
 from bakeoff.runs.generation import schedule
 
@@ -126,7 +126,7 @@ def test_a_model_that_was_training_is_decoded_as_one_that_was_not(tiny, fp32):
         model = METHODS["lora"].kind(dropout=0.5).attach(model, tokenizer)
         layers.install(model)
         with writing(model.train(training), fp32):
-            found.append([layers.PACKED in vars(module) for module in model.modules()])
+            found.append([layers.DECODING_WEIGHTS in vars(module) for module in model.modules()])
             assert not any(module.training for module in model.modules())
     assert found[0] == found[1] and any(found[0])
 

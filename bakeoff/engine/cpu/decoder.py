@@ -142,7 +142,7 @@ class Layer:
             at += rank
         return grad_x, found
 
-    def post_attention(self, x: torch.Tensor, seen: torch.Tensor, keep: bool) -> tuple[torch.Tensor, ...]:
+    def post_attention(self, x: torch.Tensor, attn_output: torch.Tensor, keep: bool) -> tuple[torch.Tensor, ...]:
         """What the layer returns from tokens x width and what its heads saw of them, heads x tokens x their width.
 
         Beside it what a gradient needs, if `keep`: the first sum, its norm's inverse, and the unit's factors.
@@ -150,13 +150,13 @@ class Layer:
         (tokens, width), weights, norm = x.shape, self.weights, self.norms[1]
         _, *packed, _ = weights.packed
         wide = weights.shapes[1][1]
-        if seen.shape != (wide // self.head_dim, tokens, self.head_dim):
-            raise ValueError(f"heads saw {tuple(seen.shape)} of {tokens} tokens, {wide} numbers each")
+        if attn_output.shape != (wide // self.head_dim, tokens, self.head_dim):
+            raise ValueError(f"heads saw {tuple(attn_output.shape)} of {tokens} tokens, {wide} numbers each")
         inner = weights.shapes[3][1]
         out, middle, inverse = torch.empty_like(x), torch.empty_like(x), x.new_empty(tokens, dtype=torch.float32)
         both = x.new_empty(inner // WIDE, tokens if keep else 0, 2 * WIDE)
         self.kernels.post_attention_forward(
-            x, seen, packed[0], norm.weight, *packed[1:], middle, inverse, both, out,
+            x, attn_output, packed[0], norm.weight, *packed[1:], middle, inverse, both, out,
             float(norm.variance_epsilon), tokens, wide, self.head_dim, width, inner, int(keep),
         )  # fmt: skip
         return out, middle, inverse, both
@@ -168,12 +168,13 @@ class Layer:
         (tokens, width), inner, weights = middle.shape, both.shape[0] * WIDE, self.weights
         _, o, unit, down, _ = weights.backward(self.kernels, ())
         wide = weights.shapes[1][1]
-        grad_x, grad_seen = torch.empty_like(middle), middle.new_empty(wide // self.head_dim, tokens, self.head_dim)
+        grad_x = torch.empty_like(middle)
+        grad_attn_output = middle.new_empty(wide // self.head_dim, tokens, self.head_dim)
         self.kernels.post_attention_backward(
-            gradient, o, self.norms[1].weight, unit, down, middle, inverse, both, grad_x, grad_seen,
+            gradient, o, self.norms[1].weight, unit, down, middle, inverse, both, grad_x, grad_attn_output,
             tokens, wide, self.head_dim, width, inner,
         )  # fmt: skip
-        return grad_x, grad_seen
+        return grad_x, grad_attn_output
 
 
 class Steps:
@@ -184,19 +185,19 @@ class Steps:
         self.kernels = layers[0].kernels
         self.kept = [layer.weights.forward(layer.kernels, layer.beside) for layer in layers]
         """What the table points to."""
-        table, facts = [], []
+        table, constants = [], []
         for layer, (qkv, o, gate_up, down, lora_A) in zip(layers, self.kept, strict=True):
             before, after = layer.norms
             weights = before.weight, qkv, lora_A, o, after.weight, gate_up, down
             heads, inner = (layer.weights.shapes[place][1] for place in (1, 3))
             table.append([*(weight.data_ptr() for weight in weights),
                           layer.weights.ranks, heads // layer.head_dim, layer.n_kv_heads, inner])  # fmt: skip
-            facts.append([before.variance_epsilon, after.variance_epsilon, layer.scaling])
-        self.table, self.facts = torch.tensor(table), torch.tensor(facts, dtype=torch.float32)
+            constants.append([before.variance_epsilon, after.variance_epsilon, layer.scaling])
+        self.table, self.constants = torch.tensor(table), torch.tensor(constants, dtype=torch.float32)
 
     def __call__(self, x: torch.Tensor, step: Step, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """tokens x width from tokens x width, a token for each of the first rows of the step's cache."""
-        cache = [step.kept_in(layer.index, x) for layer in self.layers]
+        cache = [step.cached_kv(layer.index, x) for layer in self.layers]
         (tokens, width), head_dim = x.shape, self.layers[0].head_dim
         if (
             width != len(self.layers[0].norms[0].weight)
@@ -204,9 +205,9 @@ class Steps:
         ):
             raise ValueError(f"layers are given {tokens} tokens of {width} numbers, positions {tuple(cos.shape)}")
         out, capacity = x.clone(memory_format=torch.contiguous_format), cache[0][0].shape[2]
-        places = torch.tensor([[keys.data_ptr(), values.data_ptr()] for keys, values in cache])
+        pointers = torch.tensor([[keys.data_ptr(), values.data_ptr()] for keys, values in cache])
         self.kernels.decoder_step(
-            self.table, self.facts, places, out, cos.contiguous(), sin.contiguous(), step.at,
+            self.table, self.constants, pointers, out, cos.contiguous(), sin.contiguous(), step.at,
             len(self.layers), tokens, width, head_dim, capacity,
         )  # fmt: skip
         return out
@@ -245,13 +246,13 @@ def layer_of(
     n_kv_heads = heads.config.num_key_value_heads
     if any(size % WIDE for size in (width, heads.head_dim, gate)) or qkv[0] != o[1] + 2 * n_kv_heads * heads.head_dim:
         return f"a size of its layers is no multiple of {WIDE}"
-    places = [(pair.start, pair.lora_B.shape) for pair in beside]
-    made_from = ranks, *places, *((weight.data_ptr(), weight._version) for weight in weights)
+    adapters = [(pair.start, pair.lora_B.shape) for pair in beside]
+    made_from = ranks, *adapters, *((weight.data_ptr(), weight._version) for weight in weights)
     kept = vars(module).get(WEIGHTS)
     if kept is None or kept[0] != made_from:
         kept = vars(module)[WEIGHTS] = made_from, of_layers
-    facts = heads.layer_idx, n_kv_heads, heads.scaling, heads.head_dim
-    return Layer(kernels, kept[1], beside, norms, *facts)
+    constants = heads.layer_idx, n_kv_heads, heads.scaling, heads.head_dim
+    return Layer(kernels, kept[1], beside, norms, *constants)
 
 
 def forget(model: nn.Module) -> None:
@@ -283,19 +284,21 @@ class Stack(torch.autograd.Function):
                 rows = rows.index_select(1, shared.copies)
             heads = len(rows) - 2 * layer.n_kv_heads
             logs = rows.new_empty(heads, rows.shape[1], dtype=torch.float32) if keep else None
-            seen = segments.from_rows(layer.kernels, layer.index, rows, cos, sin, layer.n_kv_heads, layer.scaling, logs)
+            attn_output = segments.from_rows(
+                layer.kernels, layer.index, rows, cos, sin, layer.n_kv_heads, layer.scaling, logs
+            )
             if keep:
-                ctx.kept.append((layer, x, inverse, lora_inner, rows, logs, seen))
+                ctx.kept.append((layer, x, inverse, lora_inner, rows, logs, attn_output))
             if shared:
-                seen = seen.index_select(1, shared.row)
+                attn_output = attn_output.index_select(1, shared.row)
             if wanted is not None and layer is layers[-1]:
-                kept, *after = layer.post_attention(x[wanted], seen.index_select(1, wanted), keep)
+                kept, *after = layer.post_attention(x[wanted], attn_output.index_select(1, wanted), keep)
                 out = spread(kept, wanted, len(x))
             else:
-                out, *after = layer.post_attention(x, seen, keep)
+                out, *after = layer.post_attention(x, attn_output, keep)
             if keep:
                 ctx.kept[-1] += (after,)
-        ctx.facts = segments, wanted
+        ctx.constants = segments, wanted
         ctx.save_for_backward(first, cos, sin, *trained)  # none of these may change before the gradient
         return out
 
@@ -303,25 +306,26 @@ class Stack(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Of x, and of A and B in fp32."""
-        (_, cos, sin, *_), (segments, wanted) = ctx.saved_tensors, ctx.facts
+        (_, cos, sin, *_), (segments, wanted) = ctx.saved_tensors, ctx.constants
         shared = segments.shared
         found: list[torch.Tensor] = []
         if not ctx.kept:
             raise RuntimeError("what the layers kept for their gradient was given back: it can be asked for once")
         while ctx.kept:  # what a layer kept is given back as soon as its gradient is there
-            layer, x, inverse, lora_inner, rows, logs, seen, after = ctx.kept.pop()
+            layer, x, inverse, lora_inner, rows, logs, attn_output, after = ctx.kept.pop()
             gradient = gradient.contiguous()
             if wanted is not None:
-                beside, grad_seen = (
+                beside, grad_attn_output = (
                     spread(part, wanted, len(x)) for part in layer.post_attention_backward(gradient[wanted], *after)
                 )
                 wanted = None
             else:
-                beside, grad_seen = layer.post_attention_backward(gradient, *after)
+                beside, grad_attn_output = layer.post_attention_backward(gradient, *after)
             if shared:
-                grad_seen = spread(grad_seen, shared.row, rows.shape[1])
-            facts = layer.n_kv_heads, layer.scaling, logs, seen, grad_seen
-            grad_rows = segments.of_rows(layer.kernels, rows, cos, sin, *facts, to=rows)  # which nobody needs any more
+                grad_attn_output = spread(grad_attn_output, shared.row, rows.shape[1])
+            constants = layer.n_kv_heads, layer.scaling, logs, attn_output, grad_attn_output
+            # In place of `rows`, which nobody needs any more.
+            grad_rows = segments.of_rows(layer.kernels, rows, cos, sin, *constants, to=rows)
             if shared:
                 grad_rows = shared.of_row(grad_rows, dim=1)
             needed = bool(ctx.kept) or ctx.needs_input_grad[0]
@@ -330,6 +334,6 @@ class Stack(torch.autograd.Function):
         return gradient if needed else None, None, None, None, None, None, None, *found
 
 
-def spread(part: torch.Tensor, places: torch.Tensor, tokens: int) -> torch.Tensor:
+def spread(part: torch.Tensor, indices: torch.Tensor, tokens: int) -> torch.Tensor:
     """... x tokens x width: `part` (... x some x width) at its places, 0 at the others."""
-    return part.new_zeros(*part.shape[:-2], tokens, part.shape[-1]).index_copy_(-2, places, part)
+    return part.new_zeros(*part.shape[:-2], tokens, part.shape[-1]).index_copy_(-2, indices, part)

@@ -142,7 +142,7 @@ class Attention(torch.autograd.Function):
         turned, value = rope_queries_and_keys(rows, cos, sin, n_kv_heads)
         query, keys = turned.split((turned.shape[1] - n_kv_heads, n_kv_heads), dim=1)
         ctx.save_for_backward(turned, value, cos, sin)
-        ctx.facts = segments.lengths, n_kv_heads, scaling
+        ctx.constants = segments.lengths, n_kv_heads, scaling
         out: torch.Tensor = segments(layer, *(part.transpose(0, 1) for part in (query, keys, value)), scaling)
         return out
 
@@ -151,12 +151,12 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Of `rows`; the softmax is computed again rather than kept."""
         turned, value, cos, sin = ctx.saved_tensors
-        lengths, n_kv_heads, scaling = ctx.facts
+        lengths, n_kv_heads, scaling = ctx.constants
         of_turned, of_value = torch.zeros_like(turned), torch.zeros_like(value)
         ahead = causal_mask(turned.dtype, turned.device)
         for at, start, end in blocks(lengths):
-            here, seen, size = slice(at + start, at + end), slice(at, at + end), end - start
-            keys, values = turned[seen, -n_kv_heads:].transpose(0, 1), value[seen].transpose(0, 1)
+            here, visible, size = slice(at + start, at + end), slice(at, at + end), end - start
+            keys, values = turned[visible, -n_kv_heads:].transpose(0, 1), value[visible].transpose(0, 1)
             query, out = by_key(turned[here, :-n_kv_heads], n_kv_heads) * scaling, by_key(gradient[here], n_kv_heads)
             scores = torch.bmm(query, keys.transpose(1, 2))
             scores.view(-1, size, end)[..., start:] += ahead[:size, :size]
@@ -164,8 +164,8 @@ class Attention(torch.autograd.Function):
             inner = torch.bmm(out, values.transpose(1, 2))
             scores = torch._softmax_backward_data(inner, weight, -1, weight.dtype)
             of_turned[here, :-n_kv_heads] = by_head(torch.bmm(scores, keys).mul_(scaling), size)
-            of_turned[seen, -n_kv_heads:] += torch.bmm(scores.transpose(1, 2), query).transpose(0, 1)
-            of_value[seen] += torch.bmm(weight.transpose(1, 2), out).transpose(0, 1)
+            of_turned[visible, -n_kv_heads:] += torch.bmm(scores.transpose(1, 2), query).transpose(0, 1)
+            of_value[visible] += torch.bmm(weight.transpose(1, 2), out).transpose(0, 1)
         rows = torch.cat([apply_rope(of_turned, cos, -sin), of_value], dim=1)
         return rows.flatten(1), None, None, None, None, None, None
 
@@ -182,7 +182,7 @@ class CompiledAttention(torch.autograd.Function):
         logs = rows.new_empty(rows.shape[1] // cos.shape[-1] - 2 * n_kv_heads, len(rows), dtype=torch.float32)
         out: torch.Tensor = segments.from_rows(kernels, layer, rows, cos, sin, n_kv_heads, scaling, logs)
         ctx.save_for_backward(rows, cos, sin, logs, out)
-        ctx.facts = segments, n_kv_heads, scaling, kernels
+        ctx.constants = segments, n_kv_heads, scaling, kernels
         return out
 
     @staticmethod
@@ -190,7 +190,7 @@ class CompiledAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Of `rows`."""
         rows, cos, sin, logs, out = ctx.saved_tensors
-        segments, n_kv_heads, scaling, kernels = ctx.facts
+        segments, n_kv_heads, scaling, kernels = ctx.constants
         found = segments.of_rows(kernels, rows, cos, sin, n_kv_heads, scaling, logs, out, gradient.contiguous())
         return found, None, None, None, None, None, None, None
 

@@ -32,7 +32,7 @@ QKV = ("q_proj", "k_proj", "v_proj")
 UNIT = ("gate_proj", "up_proj")
 PARTS = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
 """What a decoder layer is made of."""
-PACKED = "bakeoff_packed"
+DECODING_WEIGHTS = "bakeoff_decoding_weights"
 """Attribute of a module, while it decodes: its products with weights in the order that the processor likes."""
 STEPS = "bakeoff_steps"
 """Attribute of a decoder layer, while it decodes: what takes a step through it and those behind it, and these."""
@@ -240,8 +240,8 @@ def narrowed(
     ):  # fmt: skip
         found: torch.Tensor = plain(hidden_states, position_embeddings=position_embeddings, segments=segments, **others)
         return found
-    seen = heads(of_attention, module.input_layernorm(hidden_states), position_embeddings, segments)
-    kept = hidden_states[:, wanted] + product(of_attention, ("o_proj",), seen[wanted].unsqueeze(0))
+    attn_output = heads(of_attention, module.input_layernorm(hidden_states), position_embeddings, segments)
+    kept = hidden_states[:, wanted] + product(of_attention, ("o_proj",), attn_output[wanted].unsqueeze(0))
     kept = kept + unit(module.post_attention_layernorm(kept))
     return kept.new_zeros(hidden_states.shape).index_copy(1, wanted, kept)
 
@@ -266,8 +266,8 @@ def attention(
     if segments is None:
         found: tuple[torch.Tensor, None] = plain(hidden_states, position_embeddings=position_embeddings, **others)
         return found
-    seen = heads(module, hidden_states, position_embeddings, segments)
-    return product(module, ("o_proj",), seen.unsqueeze(0)), None
+    attn_output = heads(module, hidden_states, position_embeddings, segments)
+    return product(module, ("o_proj",), attn_output.unsqueeze(0)), None
 
 
 def heads(module: Any, hidden_states: torch.Tensor, position_embeddings: Any, segments: Segments) -> torch.Tensor:
@@ -285,8 +285,8 @@ def attended(module: Any, rows: torch.Tensor, position_embeddings: Any, segments
         if len(rows) != len(shared.row):
             raise ValueError(f"attention is given {len(rows)} tokens, where a row has {len(shared.row)}")
         rows = Copies.apply(rows, shared)
-    seen = from_rows(module, rows, cos, sin, segments).flatten(1)
-    return seen.index_select(0, shared.row) if shared else seen
+    attn_output = from_rows(module, rows, cos, sin, segments).flatten(1)
+    return attn_output.index_select(0, shared.row) if shared else attn_output
 
 
 def rope_angles(position_embeddings: Any, segments: Segments, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -338,7 +338,7 @@ def gated_unit(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 def product(module: nn.Module, names: Sequence[str], x: torch.Tensor) -> torch.Tensor:
     """... x inputs through the linear layers `names` of `module`, their outputs side by side."""
-    packed = getattr(module, PACKED, None)
+    packed = getattr(module, DECODING_WEIGHTS, None)
     # Many rows of fp32 are for MKL, which is quicker at them than oneDNN, where the weights stand side by side.
     if packed and (x.dtype != torch.float32 or x.numel() <= BLOCK * x.shape[-1]):
         return packed[names[0]](x)

@@ -13,7 +13,7 @@ from bakeoff.config.schema import Computation
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.decoder import Steps, forget
 from bakeoff.engine.cpu.kernels import BLOCK, joined
-from bakeoff.engine.cpu.layers import PACKED, PRODUCTS, STEPS, layers_of, plain_trunk, run
+from bakeoff.engine.cpu.layers import DECODING_WEIGHTS, PRODUCTS, STEPS, layers_of, plain_trunk, run
 from bakeoff.engine.linear import WIDE, LoraPair, group, packed_by_torch, plain_head, stacked
 
 
@@ -136,7 +136,7 @@ def packed_weights(model: Any, where: Computation) -> Iterator[None]:
             names = PRODUCTS.get(getattr(replaced, "func", None), ())
             parts = {some[0]: group(module, some) for some in names}
             if names and all(parts.values()):
-                vars(module)[PACKED] = {name: for_decoding(*found) for name, found in parts.items() if found}
+                vars(module)[DECODING_WEIGHTS] = {name: for_decoding(*found) for name, found in parts.items() if found}
                 changed.append(module)
         if changed or at_once:
             head = plain_head(model)
@@ -145,7 +145,7 @@ def packed_weights(model: Any, where: Computation) -> Iterator[None]:
         yield
     finally:
         for module in changed:
-            vars(module).pop(PACKED, None)
+            vars(module).pop(DECODING_WEIGHTS, None)
         if trunk is not None:
             vars(trunk).pop(STEPS, None)
         forget(model)

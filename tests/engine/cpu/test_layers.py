@@ -15,7 +15,7 @@ from bakeoff.engine.cpu import layers
 from bakeoff.engine.cpu.head import ROWS, CrossEntropy
 from bakeoff.engine.cpu.kernels import BLOCK
 from bakeoff.engine.timing import quicker, remembered
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
 ARCHITECTURES = ({}, {"attention_bias": True, "mlp_bias": True}, {"model_type": "qwen2"}, {"model_type": "qwen3"},
@@ -357,11 +357,11 @@ def test_weights_in_the_processors_order_give_the_same_logits_and_go_away(tiny, 
     x = torch.randn(1, tokens, 32)
     plain = [layers.product(block.self_attn, layers.QKV, x), layers.product(block.mlp, layers.UNIT, x)]
     with writing(model, machine):
-        assert layers.PACKED in vars(block.self_attn) and layers.PACKED in vars(block.mlp)
+        assert layers.DECODING_WEIGHTS in vars(block.self_attn) and layers.DECODING_WEIGHTS in vars(block.mlp)
         low = x.bfloat16() if precision == "bf16" else x
         ours = [layers.product(block.self_attn, layers.QKV, low), layers.product(block.mlp, layers.UNIT, low)]
         assert "forward" in vars(inner.lm_head)
-    assert layers.PACKED not in vars(block.self_attn) and "forward" not in vars(inner.lm_head)
+    assert layers.DECODING_WEIGHTS not in vars(block.self_attn) and "forward" not in vars(inner.lm_head)
     for a, b in zip(ours, plain, strict=True):
         assert torch.allclose(a.float(), b, atol=0.03 if precision == "bf16" else 1e-6)
 
