@@ -7,7 +7,7 @@
 # make sanitize   the kernels' tests under GCC's address and undefined-behaviour sanitizers
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
 # make compatibility   every method on tiny models of every architecture: docs/compatibility.md
-# make tune    learning rates, chosen on the validation split
+# make tune    learning rates of the quick preset, tried on the validation split
 # make keep    copies reports/quick, speed, torture and calibration, where they are there, to docs/reports/ on purpose
 # make readme  writes what README and docs/ take from code and reports: folders, settings, results
 # make docs    build docs/ as a site into site/; a dead link fails
@@ -55,7 +55,7 @@ compatibility: $(READY)
 	$(BIN)/python -m lab.compatibility
 
 tune: $(READY)
-	$(BIN)/python -m lab.tune
+	$(BIN)/python -m bakeoff tune --preset quick
 
 speed: $(READY)
 	$(BIN)/python -m lab.speed

@@ -1,4 +1,4 @@
-"""The commands that need no pytest: bakeoff init, assets, parameters, score and compare"""
+"""The commands that need no pytest: bakeoff init, assets, parameters, score, compare and tune"""
 
 import argparse
 import json
@@ -17,7 +17,8 @@ from bakeoff.core.validation import build
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns 0, 1 where `compare` turns red, or 4 with one line on stderr for what can be mended."""
+    """Runs a command; returns 0, 1 where `compare` turns red, 130 where `tune` was stopped, or 4 with one line on
+    stderr for what can be mended."""
     try:
         project.use(project.around())
         options = parser().parse_args(arguments)
@@ -78,14 +79,26 @@ def parser() -> argparse.ArgumentParser:
     embedded.set_defaults(command=assets)
 
     counts = command("parameters", "count the parameters of methods on an architecture, without weights")
-    counts.add_argument("--preset", default="quick", metavar="NAME|FILE.toml", help="named settings; default quick")
-    counts.add_argument("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf", help="instead of the preset's")
-    counts.add_argument("--method", action="append", default=[], metavar="NAME|FILE.py|all",
-                        help="with commas or repeated; default all")  # fmt: skip
-    counts.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
-                        help="change a setting, e.g. methods.lora.rank=8; repeatable")  # fmt: skip
-    counts.add_argument("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")
+    choosing(counts)
     counts.set_defaults(command=parameters, task="", seeds="")
+
+    trials = command(
+        "tune",
+        "try learning rates or other settings on the validation split",
+        "Trains each method with each value, and says which has the lowest validation loss of any epoch. Finished "
+        "trials are kept beside the preset and not repeated.",
+    )
+    choosing(trials)
+    trials.add_argument("--task", default="", metavar="NAME|FILE", help="documents instead of the preset's")
+    trials.add_argument("--seeds", default="", metavar="42,43", help="a trial's loss is the mean over these seeds")
+    trials.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,VALUE",
+                        help="values of a training setting, or of methods.NAME.KEY; several make every combination; "
+                        "default: learning rates around each method's own")  # fmt: skip
+    trials.add_argument("--trials", type=several, default=0, metavar="N",
+                        help="let Optuna choose N settings of each method within the grid")  # fmt: skip
+    trials.add_argument("--fresh", action="store_true", help="make finished trials again")
+    trials.add_argument("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
+    trials.set_defaults(command=tune, run_timeout=0.0)
 
     scores = command("score", "score saved predictions again, without a model")
     scores.add_argument(
@@ -117,6 +130,26 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def choosing(command: argparse.ArgumentParser) -> None:
+    """Adds the options that choose methods and their settings, as a bake-off has them."""
+    add = command.add_argument
+    add("--preset", default="quick", metavar="NAME|FILE.toml", help="named settings; default quick")
+    add("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf", help="instead of the preset's")
+    add(
+        "--method", action="append", default=[], metavar="NAME|FILE.py|all", help="with commas or repeated; default all"
+    )
+    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
+        help="change a setting, e.g. methods.lora.rank=8; repeatable")  # fmt: skip
+    add("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")
+
+
+def several(text: str) -> int:
+    """A number of trials."""
+    if not text.isdecimal() or not 0 < len(text) < 6 or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
+    return int(text)
+
+
 def init(options: argparse.Namespace) -> str:
     """Writes what the repository lacks; says what to type next."""
     from bakeoff.starter.repository import init
@@ -143,6 +176,7 @@ def compare(options: argparse.Namespace) -> tuple[str, int]:
     asked = [*measured.record.methods, *measured.dead]
     if not asked:
         raise UsageError(f"compare: {options.measured} has no trained method; give a file with one")
+    calibration = seed_variance.load(accepted.settings, accepted.record.signature)
     found = judge(
         measured.record,
         accepted.record,
@@ -150,7 +184,7 @@ def compare(options: argparse.Namespace) -> tuple[str, int]:
         alpha=accepted.settings.gate.alpha,
         asked=asked,
         dead=measured.dead,
-        spreads=seed_variance.load(accepted.settings, accepted.record.signature),
+        spreads={name: seed_variance.of_method(calibration, name) for name in asked},
         unscored="; ".join(dict.fromkeys(filter(None, (accepted.unscored, measured.unscored)))),
         baseline=options.baseline,
         remedy="give two files of the same methods and documents",
@@ -165,7 +199,7 @@ def parameters(options: argparse.Namespace) -> str:
     """The parameter table of the selected methods, counted from the configuration alone."""
     from transformers.utils import logging
 
-    from bakeoff.methods.registry import configure, refuse_unread, select
+    from bakeoff.methods.selection import configure, refuse_unread, select
     from bakeoff.models import blueprint, loading
     from bakeoff.models.safety import check_folder
     from bakeoff.runs.attaching import fitted
@@ -176,7 +210,7 @@ def parameters(options: argparse.Namespace) -> str:
     )  # its own old names, in its own code
     logging.disable_progress_bar()
     chosen = load_settings(options)
-    entries = select(options.method or ["all"])
+    entries = select(options.method or ["all"], chosen)
     refuse_unread(chosen, entries)
     folder = loading.named_folder(chosen.model)
     if folder:
@@ -191,6 +225,14 @@ def parameters(options: argparse.Namespace) -> str:
     from bakeoff.report.table import parameter_table
 
     return f"{chosen.model.name}, preset {chosen.preset}\n\n{parameter_table(found)}"
+
+
+def tune(options: argparse.Namespace) -> tuple[str, int]:
+    """The trials of a tuning, and what they advise; 130 where it was stopped."""
+    from bakeoff.session.tuning import tune
+
+    options.store = options.store or str(project.own(".bakeoff"))
+    return tune(options)
 
 
 def score(options: argparse.Namespace) -> str:

@@ -1,18 +1,17 @@
 """A bake-off: the runs of a plan, each fetched from the store or made, and the report that they leave."""
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bakeoff.config import presets as configuration
 from bakeoff.core.errors import UsageError
 from bakeoff.core.events import Emit, News
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.gate.verdicts import Gate
 from bakeoff.metrics.rouge import Prediction
 from bakeoff.report.published import Published
+from bakeoff.report.tuning import record
 from bakeoff.runs.records import Death, RunResult, RunSpec
 from bakeoff.session import worker
 from bakeoff.session.ledger import Ledger, Outcome
@@ -137,7 +136,7 @@ class Session:
         if not ordered and not self.deaths:
             return None
         compared = comparison.compare(
-            self.plan.settings, ordered, list(self.deaths.values()), trials(self.plan.settings),
+            self.plan.settings, ordered, list(self.deaths.values()), record.counts(self.plan.settings),
             self.loans.of(ordered) if self.loans else None, self.published,
         )  # fmt: skip
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
@@ -148,20 +147,3 @@ class Session:
         """How many runs were made and how many were there already."""
         made, reused = self.ledger.count("made"), self.ledger.count("reused")
         return f"runs: {made} made, {reused} reused from {self.store.root}, {len(self.deaths)} dead"
-
-
-def trials(settings: configuration.Settings) -> dict[str, int]:
-    """How many settings were tried on validation for each method, from the record beside the preset; {} without one.
-
-    Raises UsageError where the record is none.
-    """
-    path = Path(settings.source).with_suffix(".trials.json")
-    if not path.is_file():
-        return {}
-    counts: dict[str, int] = {}
-    try:
-        for row in json.loads(path.read_bytes())["trials"]:
-            counts[row["method"]] = counts.get(row["method"], 0) + 1
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UsageError(f"{path}: expected the record of trials that python -m lab.tune writes") from None
-    return counts

@@ -21,11 +21,12 @@ from bakeoff.core.validation import at
 from bakeoff.gate import baseline
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.report import published
+from bakeoff.report.tuning import record
 from bakeoff.session import plan, worker
 from bakeoff.session.gatekeeper import Gatekeeper
 from bakeoff.session.ledger import Ledger
 from bakeoff.session.progress import Progress
-from bakeoff.session.session import Session, trials
+from bakeoff.session.session import Session
 from bakeoff.session.store import Store
 
 
@@ -37,7 +38,7 @@ def load_settings(options: Namespace) -> schema.Settings:
         *(["model.trust_remote_code=true"] if getattr(options, "trust_remote_code", False) else []),
     ]
     chosen = presets.load(options.preset, model=options.model, task=options.task, seeds=options.seeds, changes=changes)
-    trials(chosen)
+    record.counts(chosen)
     floors(chosen, "")
     keepable(getattr(options, "report_dir", ""))
     return chosen
@@ -45,14 +46,17 @@ def load_settings(options: Namespace) -> schema.Settings:
 
 def keepable(folder: str) -> None:
     """Raises UsageError where a report can't be written to `folder`, which need not exist; empty: the default."""
-    if not folder:
-        return
-    there = Path(folder)
+    if folder and not writable(Path(folder)):
+        raise UsageError(f"--report-dir {folder}: a report can't be kept there; name a folder that can be written to")
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written to a folder, which need not exist."""
+    there = folder
     while not os.path.exists(there) and there != there.parent:
         there = there.parent
-    long = any(len(os.fsencode(part)) > 255 for part in Path(folder).parts)
-    if long or not os.path.isdir(there) or not os.access(there, os.W_OK):
-        raise UsageError(f"--report-dir {folder}: a report can't be kept there; name a folder that can be written to")
+    long = any(len(os.fsencode(part)) > 255 for part in folder.parts)
+    return not long and os.path.isdir(there) and os.access(there, os.W_OK)
 
 
 def start(

@@ -72,6 +72,10 @@ class Died(Exception):
         self.phase, self.cause, self.stack = phase, cause, stack
 
 
+class DiedDiverged(Died):
+    """Training that reached a loss that is not a number: made again, the run would end so again."""
+
+
 def start_server(offline: bool) -> None:
     """Starts the forkserver, which imports torch once; harmless when it runs already."""
     if START != "forkserver":
@@ -140,6 +144,8 @@ def call(job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = silen
                 return value
             elif kind == "usage":
                 raise UsageError(value)
+            elif kind == "diverged":
+                raise DiedDiverged(phase, value)
             else:
                 raise Died(phase, value)
     finally:
@@ -226,7 +232,7 @@ def _child(connection: Connection, job: Callable[..., Any], arguments: tuple[Any
     except UsageError as error:
         connection.send(("usage", str(error)))
     except Diverged as error:
-        connection.send(("death", str(error)))
+        connection.send(("diverged", str(error)))
     except BaseException as error:
         with contextlib.suppress(MemoryError, OSError):  # the cause must get through, with or without its traceback
             traceback.print_exc()

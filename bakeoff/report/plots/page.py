@@ -1,48 +1,19 @@
 """Plots: training and validation loss of each trained method, validation loss of all, ROUGE of all rows."""
 
-import io
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bakeoff.core.files import replace
 from bakeoff.report.comparison import Comparison, Row
-from bakeoff.report.escape import plain
 from bakeoff.report.figures import ROUGE
-
-# Okabe and Ito's palette, without its yellow, which is too light for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
-DASHES = ("-", "--", ":")
-GREY = "#666666"
-# parse_math: a dollar sign in a name is a dollar sign.
-STYLE: Any = {
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-}
-UNIT = "loss, nats per label token"
-
-
-@dataclass(frozen=True)
-class Image:
-    """A plot: its file and what it shows, for those who can't see it."""
-
-    path: Path
-    caption: str
+from bakeoff.report.plots import pareto
+from bakeoff.report.plots.drawing import COLOURS, DASHES, GREY, MARKERS, STYLE, UNIT, Image, label, save
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Image]:
@@ -55,6 +26,8 @@ def draw(comparison: Comparison, folder: Path) -> list[Image]:
         if comparison.rows:
             caption = "ROUGE F1 x 100 of every method and control, with 95 % intervals over documents"
             images.append(save(rouge(comparison), folder / "rouge.png", caption))
+        if (figure := pareto.draw(comparison, label)) is not None:
+            images.append(save(figure, folder / "pareto.png", pareto.caption(comparison)))
         drawn = [row for row in comparison.methods if any(curve(run.epochs, "validation_loss")[0] for run in row.runs)]
         if drawn:
             caption = "Validation loss of every trained method by epoch"
@@ -63,7 +36,8 @@ def draw(comparison: Comparison, folder: Path) -> list[Image]:
             caption = f"Training and validation loss of {row.name} by epoch"
             images.append(save(training(row), folder / f"loss-{names[row.name]}.png", caption))
     kept = {image.path for image in images}
-    for stale in [folder / "rouge.png", folder / "validation.png", *folder.glob("loss-*.png")]:
+    whole = ("rouge.png", "pareto.png", "validation.png")
+    for stale in [*(folder / name for name in whole), *folder.glob("loss-*.png")]:
         if stale not in kept:
             stale.unlink(missing_ok=True)
     return images
@@ -79,21 +53,6 @@ def slugs(names: Sequence[str]) -> dict[str, str]:
             slug, number = f"{base}-{number}", number + 1
         found[name] = slug
     return found
-
-
-def save(figure: Figure, path: Path, caption: str) -> Image:
-    """Writes `figure` to `path` as PNG without date or version."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None, "Date": None})
-    replace(path, buffer.getvalue())
-    return Image(path, caption)
-
-
-def label(name: str) -> str:
-    """A name that fits beside an axis."""
-    short = plain(name)
-    return short if len(short) <= 24 else short[:23] + "…"
 
 
 def curve(points: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:

@@ -1,0 +1,1 @@
+"""Pictures: what a report shows, as PNG."""

@@ -1,0 +1,122 @@
+"""ROUGE against what a method costs, and which methods are worth their cost: the frontier follows from tests."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
+
+from bakeoff.report.comparison import Comparison, Row
+from bakeoff.report.figures import ROUGE
+from bakeoff.stats.pairs import Pair
+
+METRIC = "rougeL"
+WIDE = 20
+"""The axis is logarithmic where the dearest costs more than so many times the cheapest."""
+BLUE, GREY = "#0072B2", "#777777"
+
+
+def trained(row: Row) -> float | None:
+    """Trained parameters."""
+    return row.parameters.trainable if row.parameters else None
+
+
+def megabytes(row: Row) -> float | None:
+    """The peak of the memory that was measured, of the device where it has counters of its own."""
+    peak = row.memory_bytes["max_allocated"] or row.memory_bytes["max_resident"]
+    return None if peak is None else peak / 1e6
+
+
+def forgotten(row: Row) -> float | None:
+    """By how much the cross-entropy of other text rose, nats per token."""
+    return row.forgetting["after"] - row.forgetting["before"] if row.forgetting else None
+
+
+COSTS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
+    "parameters": ("trained parameters", trained),
+    "seconds": ("seconds of training", lambda row: row.seconds["train"]),
+    "memory": ("peak memory, MB", megabytes),
+    "forgetting": ("forgetting, nats per token", forgotten),
+}
+"""What may stand on the horizontal axis."""
+
+
+def costs(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """By cost, that of every method, where all have it and it is not the same for all."""
+    found = {}
+    for name, (_, figure) in COSTS.items():
+        values = {row.name: figure(row) for row in comparison.methods}
+        known = {method: value for method, value in values.items() if value is not None}
+        if len(known) == len(values) and len(set(known.values())) > 1:
+            found[name] = known
+    return found
+
+
+def frontier(comparison: Comparison, cost: Mapping[str, float], metric: str = METRIC) -> list[str] | None:
+    """From the cheapest method on, each that the corrected test finds above the one before; None without tests.
+
+    A dearer method that can't be told from a cheaper one, whatever the means, is not worth its cost.
+    """
+    if comparison.alike(metric) is None:
+        return None
+    better = {pair_names(pair): pair.higher for pair in comparison.pairs if pair.metric == metric}
+    means = {row.name: row.rouge[metric].mean for row in comparison.methods}
+    steps: list[str] = []
+    for name in sorted(cost, key=lambda name: (cost[name], -means[name])):
+        if not steps or better.get(frozenset((name, steps[-1]))) == name:
+            steps.append(name)
+    return steps
+
+
+def pair_names(pair: Pair) -> frozenset[str]:
+    """The two that are compared, in no order."""
+    return frozenset((pair.first, pair.second))
+
+
+def draw(comparison: Comparison, label: Callable[[str], str]) -> Figure | None:
+    """One panel a cost; None where there is none, or fewer than two methods. `label` shortens a name."""
+    found = costs(comparison)
+    if len(comparison.methods) < 2 or not found:
+        return None
+    figure = Figure(figsize=(11, 4.6 * ((len(found) + 1) // 2)), layout="constrained")
+    panels = figure.subplots((len(found) + 1) // 2, 2, squeeze=False).flatten()
+    for ax, (name, cost) in zip(panels, found.items(), strict=False):
+        panel(ax, comparison, cost, label)
+        ax.set_xlabel(COSTS[name][0])
+        ax.set_ylabel(f"{ROUGE[METRIC]} F1 x 100")
+        if 0 < WIDE * min(cost.values()) < max(cost.values()):
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.margins(x=0.15)
+    for ax in panels[len(found) :]:
+        ax.set_visible(False)
+    return figure
+
+
+def panel(ax: Any, comparison: Comparison, cost: Mapping[str, float], label: Callable[[str], str]) -> None:
+    """Means with intervals; filled and joined where a method is on the frontier."""
+    steps = frontier(comparison, cost) or []
+    rows = {row.name: row for row in comparison.methods}
+    height = {name: 100 * row.rouge[METRIC].mean for name, row in rows.items()}
+    if steps:
+        ax.step([cost[name] for name in steps], [height[name] for name in steps], where="post", color=BLUE, lw=1)
+    for name, row in rows.items():
+        found, on = row.rouge[METRIC], name in steps
+        colour = BLUE if on else GREY
+        if found.low is not None and found.high is not None:
+            ax.plot([cost[name]] * 2, [100 * found.low, 100 * found.high], color=colour, lw=0.7, alpha=0.5)
+        ax.plot(cost[name], height[name], color=colour, marker="o", ms=6, mfc=colour if on else "white")
+        ax.annotate(label(name), (cost[name], height[name]), xytext=(5, 3), textcoords="offset points", fontsize=7,
+                    color=colour, weight="bold" if on else "normal")  # fmt: skip
+
+
+def caption(comparison: Comparison) -> str:
+    """What the plot shows, with the methods on each frontier."""
+    said = f"{ROUGE[METRIC]} F1 x 100 against the costs of every method, with 95 % intervals."
+    for name, cost in costs(comparison).items():
+        steps = frontier(comparison, cost)
+        if steps is None:
+            return f"{said} No frontier is drawn, because not every two methods were tested"
+        said += f" Frontier by {COSTS[name][0]}: {', '.join(steps)}."
+    return f"{said} Each method on it is above the one before by a corrected test; hollow ones are not worth their cost"
