@@ -15,6 +15,7 @@ class LastLayer:
     """
 
     name: ClassVar[str] = "last-layer"
+    groups: ClassVar[tuple[str, ...]] = ("reference",)
 
     untie: bool = False
 

@@ -14,6 +14,7 @@ class SoftPrompt:
     """
 
     name: ClassVar[str] = "soft-prompt"
+    groups: ClassVar[tuple[str, ...]] = ("reference", "peft")
 
     virtual_tokens: int = 20
     text: str = ""
@@ -63,6 +64,4 @@ class SoftPrompt:
         """virtual_tokens x the width of the input embedding."""
         width = shapes[f"{shapes.embedding}.weight"][1]
         added = self.virtual_tokens * width
-        return ParameterCounts(
-            total=shapes.total + added, trainable=added, frozen=shapes.total, added=added, tied=shapes.tied
-        )
+        return ParameterCounts.beside(shapes, added)
