@@ -4,17 +4,20 @@ What a method file, a test in `bench/` and a notebook may import stands here; ev
 """
 
 from bakeoff.core.writing import join_sentences
-from bakeoff.methods.api import Control, Example, Examples, Method
+from bakeoff.methods.adapter import Adapter
+from bakeoff.methods.api import Control, Example, Examples, Method, ParameterGroup
 from bakeoff.methods.parameters import ParameterCounts, Shapes, shapes_of
 from bakeoff.methods.targets import target_layers, target_names
 from bakeoff.metrics.rouge import rouge
 
 __all__ = [
+    "Adapter",
     "Control",
     "Example",
     "Examples",
     "Method",
     "ParameterCounts",
+    "ParameterGroup",
     "Shapes",
     "__version__",
     "join_sentences",

@@ -91,6 +91,9 @@ class TrainingSettings:
 
     epochs: int = setting(3, minimum=0, maximum=10_000)
     """Passes over the training documents; with 0 the method is evaluated as attached."""
+    patience: int = setting(0, minimum=0, maximum=10_000)
+    """Epochs after which training ends if the validation loss has not fallen; the schedule stays that of all epochs. 0
+    means that all epochs are trained."""
     learning_rate: float = setting(1e-3, minimum=0.0, maximum=1e3)
     """Peak learning rate of AdamW; with 0 no parameter changes."""
     batch_size: int = setting(8, minimum=1)
@@ -117,6 +120,23 @@ class GenerationSettings:
 
     batch_size: int = setting(16, minimum=1)
     """Documents decoded together. In bf16 the text depends on it, so it is part of a run's fingerprint."""
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """What a run measures beside its summaries; each takes some seconds a method, so that nothing is by default."""
+
+    forgetting: int = setting(0, minimum=0)
+    """Texts on which the cross-entropy before and after training is measured, and prompts of the test split on which
+    the KL divergence from the base model is. 0 measures neither. Two models are in memory while it is measured."""
+    text: str = ""
+    """The texts: a file with a column `text`, or a .txt with blank lines between them. Empty means introductions of the
+    embedded papers."""
+    text_tokens: int = setting(256, minimum=2)
+    """How much of each text is read."""
+    inference: int = setting(0, minimum=0)
+    """Test documents that are summarised once more, with the adapter attached and merged, for seconds a summary and the
+    bytes of the weights. 0 measures neither."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +240,8 @@ class Settings:
     """How summaries are written."""
     scoring: ScoringSettings = ScoringSettings()
     """How summaries are scored."""
+    measure: MeasureSettings = MeasureSettings()
+    """What is measured beside them."""
     machine: MachineSettings = MachineSettings()
     """Device, precision, threads, engine."""
     engine: EngineSettings = EngineSettings()
@@ -237,8 +259,9 @@ class Settings:
 
 
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
-            "generation": GenerationSettings, "scoring": ScoringSettings, "machine": MachineSettings,
-            "engine": EngineSettings, "durability": DurabilitySettings, "gate": GateSettings}  # fmt: skip
+            "generation": GenerationSettings, "scoring": ScoringSettings, "measure": MeasureSettings,
+            "machine": MachineSettings, "engine": EngineSettings, "durability": DurabilitySettings,
+            "gate": GateSettings}  # fmt: skip
 
 
 def plain(value: Any) -> Any:

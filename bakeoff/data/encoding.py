@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -206,6 +206,14 @@ class Encoder:
             room = max(frame.head_tokens + 1, limit - len(tail))
             ids, cut = [*body[:room], *tail], len(body) > room
         return self._started(ids) or [self.tokenizer.eos_token_id], cut
+
+    def every_token(self, ids: Sequence[int]) -> Encoded:
+        """A sequence of which every token is labelled but the start, or the first where there is none."""
+        return Encoded(list(ids), max(1, len(self.start)))
+
+    def text(self, text: str, limit: int) -> Encoded:
+        """`text` without a prompt around it, at most `limit` tokens, every one labelled."""
+        return self.every_token([*self.start, *self.tokens.encode(Foreign(text))][:limit])
 
     def _started(self, ids: list[int]) -> list[int]:
         """`ids` behind the whole start, whatever of it a template has written."""

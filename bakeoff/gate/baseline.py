@@ -92,12 +92,12 @@ def of_method(runs: Sequence[RunResult]) -> Scored:
         "machine": spec.get("machine", {}),
     }
     hashes = {f"{name} sha256": spec["hashes"][name][:16] for name in ("model", "data") if name in spec["hashes"]}
-    facts = {**spec.get("versions", {}), **runs[0].environment, **hashes}
-    facts.pop("memory_gib", None)  # differs from boot to boot and changes no score
+    described = {**spec.get("versions", {}), **runs[0].environment, **hashes}
+    described.pop("memory_gib", None)  # differs from boot to boot and changes no score
     return Scored(
         parameters=dict(counts["requires_grad"]) if counts else None,
         settings=flat(asked),
-        environment={key: str(value) for key, value in facts.items() if value not in ("", None)},
+        environment={key: str(value) for key, value in described.items() if value not in ("", None)},
         scores={
             metric: {int(run.spec["seed"]): rounded(run.scores[metric]) for run in runs} for metric in METRICS
         },

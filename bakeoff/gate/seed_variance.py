@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bakeoff.config import presets, project
@@ -11,7 +11,7 @@ from bakeoff.core.errors import UsageError
 from bakeoff.gate.baseline import Record, read
 from bakeoff.metrics.rouge import METRICS, same_scores
 from bakeoff.runs.records import RunResult
-from bakeoff.stats.contrasts import SeedVariance, components
+from bakeoff.stats.contrasts import SeedVariance, components, pool
 
 
 def path_of(preset: str, folder: Path | None = None) -> Path:
@@ -27,24 +27,50 @@ def find(settings: Settings, ending: str, folder: Path | None) -> Path | None:
     return folder / name if (folder / name).is_file() else None
 
 
-def load(settings: Settings, signature: str, folder: Path | None = None) -> dict[str, SeedVariance]:
-    """By metric; {} where the preset has no calibration, or one of another model, task or signature.
+OWN, OTHERS = "calibration", "calibration of other methods"
+Variances = dict[str, SeedVariance]
+"""By metric."""
 
-    Raises UsageError for a file that is not what `python -m lab.calibration` writes.
+
+def load(settings: Settings, signature: str, folder: Path | None = None) -> dict[str, Variances]:
+    """By method; {} where the preset has no calibration, or one of another model, task or signature.
+
+    Raises UsageError for a file that is not what `python -m lab.calibration.seeds` writes.
     """
     path = find(settings, ".calibration.json", folder)
     if path is None:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        told = (found["model"], found["task"], found["signature"])
-        variances = {metric: SeedVariance(**found["metrics"][metric], source="calibration") for metric in METRICS}
-        if any(v.df < 1 or v.documents < 2 or not v.ms_seed >= 0 or not v.ms_res >= 0 for v in variances.values()):
-            raise ValueError("a figure is out of its range")
+        described = (found["model"], found["task"], found["signature"])
+        methods = {name: read_metrics(part["metrics"]) for name, part in found["methods"].items()}
+        if not methods:
+            raise ValueError("no method")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: not a calibration ({error!r}); type: make calibrate") from None
-    fits = told[:2] == (settings.model.name, settings.task.name) and same_scores(str(told[2]), signature)
-    return variances if fits else {}
+        raise UsageError(f"{path}: not a calibration ({error!r}); type: git checkout {path}, or remove it") from None
+    fits = described[:2] == (settings.model.name, settings.task.name) and same_scores(str(described[2]), signature)
+    return methods if fits else {}
+
+
+def read_metrics(values: Mapping[str, Mapping[str, float]]) -> Variances:
+    """The variances of one method. Raises ValueError, KeyError and TypeError."""
+    found = {metric: SeedVariance(**values[metric], source=OWN) for metric in METRICS}  # type: ignore[arg-type]
+    if any(v.df < 1 or v.documents < 2 or not v.ms_seed >= 0 or not v.ms_res >= 0 for v in found.values()):
+        raise ValueError("a figure is out of its range")
+    return found
+
+
+def of_method(calibration: Mapping[str, Variances], *names: str) -> Variances:
+    """That of the first of `names` that was measured, else that of all that were, pooled; {} of none."""
+    for name in names:
+        if name in calibration:
+            return calibration[name]
+    pooled: Variances = {}
+    for metric in METRICS if calibration else ():
+        parts = [found[metric] for found in calibration.values()]
+        if (one := pool(parts, parts[0].documents)) is not None:
+            pooled[metric] = replace(one, source=OTHERS)
+    return pooled
 
 
 @dataclass(frozen=True)
@@ -68,7 +94,10 @@ class Loans:
         for name, runs in results.items():
             if len(runs) > 1 or runs[0].spec["control"]:
                 continue
-            found[name] = self.of_baseline(name, runs[0]) or load(self.settings, runs[0].signature, self.folder)
+            calibration = load(self.settings, runs[0].signature, self.folder)
+            found[name] = self.of_baseline(name, runs[0]) or of_method(
+                calibration, name, str(runs[0].spec.get("base", name))
+            )
         return found
 
     def of_baseline(self, name: str, run: RunResult) -> dict[str, SeedVariance]:
@@ -82,12 +111,22 @@ class Loans:
         return {metric: part for metric, part in parts.items() if part is not None}
 
 
-def dump(settings: Settings, signature: str, method: str, seeds: int, variances: dict[str, SeedVariance]) -> str:
-    """The file's text."""
-    metrics = {
-        metric: {"ms_seed": v.ms_seed, "ms_res": v.ms_res, "df": v.df, "documents": v.documents}
-        for metric, v in variances.items()
+def dump(settings: Settings, signature: str, methods: Mapping[str, tuple[int, Variances]]) -> str:
+    """The file's text; `methods` holds the number of seeds and their variances."""
+    content = {
+        "preset": settings.preset,
+        "model": settings.model.name,
+        "task": settings.task.name,
+        "signature": signature,
+        "methods": {
+            name: {
+                "seeds": seeds,
+                "metrics": {
+                    metric: {"ms_seed": v.ms_seed, "ms_res": v.ms_res, "df": v.df, "documents": v.documents}
+                    for metric, v in variances.items()
+                },
+            }
+            for name, (seeds, variances) in methods.items()
+        },
     }
-    content = {"preset": settings.preset, "model": settings.model.name, "task": settings.task.name,
-               "signature": signature, "method": method, "seeds": seeds, "metrics": metrics}  # fmt: skip
     return json.dumps(content, indent=1) + "\n"

@@ -70,7 +70,7 @@ def judge(
     alpha: float,
     asked: Sequence[str],
     dead: Mapping[str, str] | None = None,
-    spreads: Mapping[str, SeedVariance] | None = None,
+    spreads: Mapping[str, Mapping[str, SeedVariance]] | None = None,
     baseline: str = "the baseline",
     remedy: str = "to accept what is measured now, type --seeds 1,2,3,4,5 --update-baseline",
     unscored: str = "",
@@ -99,7 +99,7 @@ def judge(
         for metric in METRICS:
             ours = new.rows(metric)
             theirs = [[row[place] for place in places] for row in old.rows(metric)]
-            found.append((method, metric, contrast(ours, theirs, spread=spreads.get(metric))))
+            found.append((method, metric, contrast(ours, theirs, spread=spreads.get(method, {}).get(metric))))
             means[method, metric] = mean(ours), mean(theirs)
     corrected = holm([one.p for _, _, one in found])
     share = alpha / max(1, len(found))  # what one drop alone has to be below under Holm

@@ -1,15 +1,28 @@
 """What a method file may define: the contract between Bakeoff and the author of a method."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from bakeoff.data.tasks import Example, Examples
 from bakeoff.methods.parameters import ParameterCounts, Shapes
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Control", "Example", "Examples", "Method"]
+__all__ = ["Control", "Example", "Examples", "Method", "ParameterGroup", "hook"]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """How the optimizer treats some parameters, beside what `[training]` says."""
+
+    learning_rate: float = 1.0
+    """A factor on `training.learning_rate`, at every step of the schedule."""
+    weight_decay: float = 1.0
+    """A factor on `training.weight_decay`."""
 
 
 class Method(Protocol):
@@ -22,6 +35,8 @@ class Method(Protocol):
     """What `--method` calls it: letters, digits, - and _."""
     by_default: ClassVar[bool] = True
     """Whether `--method all` includes it."""
+    groups: ClassVar[tuple[str, ...]] = ()
+    """What else `--method` calls it, together with others: `peft`, say."""
     training: ClassVar[Mapping[str, Any]] = {}
     """Its own changes to `[training]`; a preset's `[methods.NAME]` and `--set` win over them."""
 
@@ -42,6 +57,36 @@ class Method(Protocol):
 
     def check(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         """Raises ValueError where a setting can't be used with this tokenizer."""
+
+    def initialise(self, model: Any, documents: "Sequence[torch.Tensor]") -> None:
+        """Starts the trained parameters of `model`, just attached, from the token ids of the training documents.
+
+        Each of `documents` is one row, 1 x length. Whatever the base model brought must stay as it is: the trained
+        tensors are loaded into a model that `attach` alone has made.
+        """
+
+    def parameter_group(self, name: str) -> ParameterGroup:
+        """How the optimizer treats the trained parameter called `name`."""
+        return ParameterGroup()
+
+    def penalty(self, model: Any) -> "torch.Tensor | None":
+        """What is added to the loss of every optimizer step; no curve shows it."""
+        return None
+
+    def after_step(self, model: Any, step: int, steps: int) -> None:
+        """Called after optimizer step `step` of `steps` (from 1), while the gradients are still there."""
+
+    def step_state(self, model: Any) -> Mapping[str, MutableMapping[str, "torch.Tensor"]]:
+        """What `after_step` keeps from one step to the next, by name: the very dictionaries that it uses.
+
+        Checkpoints hold them, so that a killed run goes on to the same bits.
+        """
+        return {}
+
+
+def hook(method: Any, name: str) -> Callable[..., Any]:
+    """What `method` defines as `name`, else what Method does."""
+    return getattr(method, name, None) or partial(getattr(Method, name), method)
 
 
 class Control(Protocol):

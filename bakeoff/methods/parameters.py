@@ -1,7 +1,7 @@
 """ParameterCounts: how many numbers a method adds and trains, each tensor counted once or at each of its names."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,31 @@ class ParameterCounts:
         if self.trainable + self.frozen != self.total or min(self.trainable, self.frozen, self.added) < 0:
             raise ValueError(f"contradictory counts: {self}")
 
+    @classmethod
+    def beside(cls, shapes: "Shapes", trained: int, constants: int = 0) -> "ParameterCounts":
+        """Those of a frozen base model with `trained` numbers beside it, and `constants` that nobody trains."""
+        added = trained + constants
+        return cls(
+            total=shapes.total + added,
+            trainable=trained,
+            frozen=shapes.total + constants,
+            added=added,
+            tied=shapes.tied,
+        )
+
+    @classmethod
+    def within(cls, shapes: "Shapes", names: Iterable[str]) -> "ParameterCounts":
+        """Those of a base model of which the tensors `names` are trained, and nothing is added."""
+        homes = {shapes.ties.get(name, name) for name in names}
+        trained = sum(shapes.size(name) for name in homes)
+        return cls(
+            total=shapes.total,
+            trainable=trained,
+            frozen=shapes.total - trained,
+            tied=shapes.tied,
+            tied_trainable=sum(shapes.size(name) for name, home in shapes.ties.items() if home in homes),
+        )
+
     def with_ties(self) -> "ParameterCounts":
         """The same model with a tied tensor counted at each of its names, as published tables often do."""
         return ParameterCounts(
@@ -55,6 +80,9 @@ class Shapes(Mapping[str, tuple[int, ...]]):
         head: str = "",
         embedding: str = "",
         model_type: str = "",
+        norms: Iterable[str] = (),
+        layers: int = 0,
+        key_width: int = 0,
     ) -> None:
         self._shapes = dict(shapes)
         self.ties = dict(ties or {})
@@ -67,6 +95,12 @@ class Shapes(Mapping[str, tuple[int, ...]]):
         """The input embedding's name, as `model.embed_tokens`; its weight is vocabulary x width."""
         self.model_type = model_type
         """The architecture as transformers calls it, as `llama`; empty where the model has no configuration."""
+        self.norms = tuple(norms)
+        """The names of the layers that normalise (LayerNorm, RMSNorm)."""
+        self.layers = layers
+        """Transformer blocks, by the configuration; 0 where it doesn't say."""
+        self.key_width = key_width
+        """Numbers in the keys of one token in one layer: key heads x width of a head; 0 where nobody says."""
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
         return self._shapes[self.ties.get(name, name)]
@@ -109,13 +143,19 @@ def shapes_of(model: "nn.Module") -> Shapes:
             shapes[name] = tuple(tensor.shape)
     names = {id(module): name for name, module in model.named_modules()}
     config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    heads = getattr(config, "num_attention_heads", None) or 0
+    width = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) // heads if heads else 0)
     return Shapes(
         shapes,
         ties,
         linear={name: size for name, module in model.named_modules() if (size := linear_size(module))},
         head=names.get(id(_of(model, "get_output_embeddings")), ""),
         embedding=names.get(id(_of(model, "get_input_embeddings")), ""),
-        model_type=str(getattr(config, "model_type", "")),
+        model_type=str(getattr(getattr(model, "config", None), "model_type", "")),
+        norms=[name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()],
+        layers=getattr(config, "num_hidden_layers", None) or 0,
+        key_width=(getattr(config, "num_key_value_heads", None) or heads) * width,
     )
 
 

@@ -1,4 +1,4 @@
-"""Methods and controls by name, loaded from their files, with the hyperparameters that settings give them."""
+"""Methods and controls by name, loaded from their files."""
 
 import dataclasses
 import hashlib
@@ -7,27 +7,39 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bakeoff.config import project
-from bakeoff.config.schema import Settings, TrainingSettings, plain
+from bakeoff.config.schema import TrainingSettings
 from bakeoff.core.errors import UsageError, first_line, nearest
-from bakeoff.core.validation import at, build, show
+from bakeoff.core.validation import show
 
-GROUPS = {"reference": ("last-layer", "lora", "soft-prompt")}
+ALL, EVERY = "all", "every"
+"""What `--method` calls the methods that are compared by default, and all that there are."""
 TRAINING_KEYS = tuple(f.name for f in dataclasses.fields(TrainingSettings))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method class with the file that it came from."""
+    """A row of a comparison: a method class with the file that it came from."""
 
     name: str
     kind: type
     file: Path
+    base: str = ""
+    """The method whose class this is, where the row has another name."""
+    tables: tuple[str, ...] = ()
+    """The names of the tables `[methods.NAME]` that the row has beside the method's."""
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings that the row's name gives, as `lora:rank=8`."""
+
+    @property
+    def method(self) -> str:
+        """What the class calls itself."""
+        return self.base or self.name
 
     @property
     def control(self) -> bool:
@@ -40,9 +52,20 @@ class Entry:
         return bool(getattr(self.kind, "by_default", True))
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of groups that include it."""
+        own = tuple(getattr(self.kind, "groups", ()))
+        return () if self.control else (*([ALL] if self.by_default else []), EVERY, *own)
+
+    @property
     def needs_model(self) -> bool:
         """Whether it attaches to a model; a control that only picks sentences doesn't."""
         return hasattr(self.kind, "attach")
+
+    @property
+    def shown(self) -> str:
+        """Its file with the folder around it, for a message."""
+        return f"{self.file.parent.name}/{self.file.name}"
 
     @property
     def sha256(self) -> str:
@@ -89,14 +112,23 @@ def load_file(path: Path) -> list[Entry]:
     return [Entry(name, kind, path.resolve()) for name, kind in kinds.items()]
 
 
+def find(file: Path, name: str) -> Entry:
+    """The method called `name` in a file that holds it."""
+    return next(entry for entry in load_file(file) if entry.name == name)
+
+
 def contract(kind: type, path: Path) -> None:
     """Raises UsageError where a class is not what the harness calls."""
     where = f"--method {path}: class {kind.__name__}"
     name = kind.name  # type: ignore[attr-defined]
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in (*GROUPS, "all"):
-        raise UsageError(
-            f"{where}: name = {name!r}: expected letters, digits, - and _, and not {', '.join(GROUPS)} or all"
-        )
+    groups = getattr(kind, "groups", ())
+    if not isinstance(groups, tuple) or not all(isinstance(group, str) for group in groups):
+        raise UsageError(f"{where}: groups = {show(groups)}: expected a tuple of names, as ('peft',)")
+    for what, word in (("name", name), *(("group", group) for group in groups)):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", word) or word in (ALL, EVERY):
+            raise UsageError(
+                f"{where}: {what} = {word!r}: expected letters, digits, - and _, and neither {ALL} nor {EVERY}"
+            )
     if not dataclasses.is_dataclass(kind):
         raise UsageError(
             f"{where}: expected a dataclass, its fields are its hyperparameters; put @dataclass(frozen=True) above it"
@@ -116,7 +148,10 @@ def contract(kind: type, path: Path) -> None:
     unknown = [key for key in training if key not in TRAINING_KEYS]
     if unknown:
         raise UsageError(f"{where}: training[{unknown[0]!r}] is not a setting; {nearest(unknown[0], TRAINING_KEYS)}")
-    clash = {f.name for f in dataclasses.fields(kind)} & set(TRAINING_KEYS)
+    fields = {f.name for f in dataclasses.fields(kind)}
+    if "base" in fields:
+        raise UsageError(f"{where}: 'base' makes a row of a preset of a method; give the hyperparameter another name")
+    clash = fields & set(TRAINING_KEYS)
     if clash:
         raise UsageError(
             f"{where}: {clash.pop()!r} names a training setting; put it in the class's `training` table instead"
@@ -149,103 +184,3 @@ def in_folder(folder: Path) -> dict[str, Entry]:
         if twin is not entry:
             raise UsageError(f"{entry.file}: {twin.file} has a method named {entry.name!r}, too; rename one")
     return found
-
-
-def select(asked: Sequence[str]) -> list[Entry]:
-    """What `--method` names (a name, a group, a file, several with commas), each once, then all controls.
-
-    Raises UsageError for an unknown name, with the nearest, and for two methods of one name.
-    """
-    known = known_methods()
-    chosen: dict[str, Entry] = {}
-    for word in (part.strip() for text in asked for part in text.split(",")):
-        if word == "all":
-            found = [entry for entry in known.values() if not entry.control and entry.by_default]
-        elif word in GROUPS:
-            found = [known[name] for name in GROUPS[word]]
-        elif word.endswith(".py"):
-            found = load_file(Path(word))
-        elif word in known:
-            found = [known[word]]
-        else:
-            raise UsageError(
-                f"--method {word!r} is not known; {nearest(word, [*known, *GROUPS, 'all'])}; or give a .py file"
-            )
-        for entry in found:
-            twin = chosen.get(entry.name) or known.get(entry.name)
-            if twin is not None and twin.file.resolve() != entry.file:
-                raise UsageError(
-                    f"--method {entry.file}: the name {entry.name!r} is taken by {twin.file}; rename the class's `name`"
-                )
-            chosen[entry.name] = entry
-    controls = {entry.name: entry for entry in known.values() if entry.control}
-    return [
-        *(entry for entry in chosen.values() if not entry.control),
-        *{**controls, **{n: e for n, e in chosen.items() if e.control}}.values(),
-    ]
-
-
-def configure(entry: Entry, settings: Settings) -> tuple[Any, TrainingSettings]:
-    """The method with its hyperparameters, and its training recipe.
-
-    Later wins: [training], the method's own `training`, [methods.NAME], --set training.*, --set methods.NAME.*.
-    Raises UsageError for keys and values that the method doesn't have.
-    """
-    own = {f.name for f in dataclasses.fields(entry.kind)}
-    known = own if entry.control else own | set(TRAINING_KEYS)
-    prefix = f"methods.{entry.name}."
-    table = settings.methods.get(entry.name, {})
-    typed = {key.removeprefix(prefix): value for key, value in settings.changes.items() if key.startswith(prefix)}
-    for values, where in ((table, settings.source), (typed, "--set")):
-        for key in values:
-            if key not in known:
-                place = f"--set {prefix}{key}" if values is typed else at(where, prefix + key)
-                raise UsageError(f"{place}: {key!r} is not a setting of method {entry.name!r}; {nearest(key, known)}")
-    everyone = {
-        key.removeprefix("training."): value for key, value in settings.changes.items() if key.startswith("training.")
-    }
-    defaults = getattr(entry.kind, "training", {})
-    recipe = settings.training
-    for source, values, start in (
-        (str(entry.file), defaults, "training."),
-        (settings.source, table, prefix),
-        ("--set", everyone, "training."),
-        ("--set", typed, prefix),
-    ):
-        training = {k: v for k, v in values.items() if k in TRAINING_KEYS}
-        checked = build(TrainingSettings, training, source, start)
-        recipe = dataclasses.replace(recipe, **{key: getattr(checked, key) for key in training})
-    hyperparameters = {k: v for k, v in table.items() if k in own}
-    method = build(entry.kind, hyperparameters, settings.source, prefix)
-    if own_typed := {k: v for k, v in typed.items() if k in own}:
-        method = build(entry.kind, {**hyperparameters, **own_typed}, "--set", prefix)
-    if recipe.micro_batch_size > recipe.batch_size:
-        raise UsageError(
-            f"method {entry.name!r}: micro_batch_size = {recipe.micro_batch_size} is above "
-            f"batch_size = {recipe.batch_size}; type --set training.micro_batch_size={recipe.batch_size}"
-        )
-    return method, recipe
-
-
-def refuse_unread(settings: Settings, entries: Sequence[Entry]) -> None:
-    """Raises UsageError for a `--set` that no selected method reads, and for a `[methods.NAME]` that nobody is."""
-    selected = {entry.name for entry in entries}
-    known = selected | set(known_methods())
-    for name in settings.methods:
-        if name not in known:
-            raise UsageError(
-                f"{at(settings.source, 'methods.' + name)}: [methods.{name}] is no method; {nearest(name, known)}"
-            )
-    for key in settings.changes:
-        head, _, rest = key.partition(".")
-        name = rest.rpartition(".")[0]
-        if head == "methods" and name not in selected:
-            hint = f"add --method {name}" if name in known else nearest(name, known)
-            raise UsageError(f"--set {key}: no selected method reads it; {hint}")
-        if head == "training" and all(entry.control for entry in entries):
-            raise UsageError(f"--set {key}: only controls are selected and they train nothing; add --method lora")
-
-
-def plain_hyperparameters(method: Any) -> Mapping[str, Any]:
-    """The hyperparameters of a configured method as JSON holds them."""
-    return plain(method)

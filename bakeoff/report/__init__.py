@@ -15,7 +15,7 @@ def prepare() -> None:
     import scipy.stats  # noqa: F401
 
     import bakeoff.report.document
-    import bakeoff.report.plots  # noqa: F401
+    import bakeoff.report.plots.page  # noqa: F401
 
 
 def write(
@@ -27,9 +27,10 @@ def write(
     """
     # pandas and matplotlib take a second to import (see `prepare`); only who writes a report pays it.
     from bakeoff.core.files import replace
-    from bakeoff.report import document, plots, results_json
+    from bakeoff.report import document, results_json
+    from bakeoff.report.plots import page
 
-    images = plots.draw(comparison, folder / "plots")
+    images = page.draw(comparison, folder / "plots")
     replace(folder / "results.json", results_json.dump(comparison).encode())
     path = folder / "report.md"
     replace(path, document.render(comparison, predictions, images, gate).encode())

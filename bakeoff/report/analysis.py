@@ -19,6 +19,7 @@ def sections(comparison: Comparison, quote: Quote) -> dict[str, list[str]]:
         "Training efficiency": efficiency(rows, quote),
         "Memory": memory(rows, quote),
         "Parameters": parameters(rows, quote),
+        **({"Side effects": effects} if (effects := side_effects(rows, quote)) else {}),
         "Conclusion": conclusion(comparison, quote),
     }
     return {name: sentences or ["No figure was measured."] for name, sentences in found.items()}
@@ -87,6 +88,9 @@ def efficiency(rows: Sequence[Row], quote: Quote) -> list[str]:
         said.append(f"They were trained for different numbers of epochs: {passes}.")
         if order := ranking(each, figures.seconds, quote):
             said.append(f"Seconds of training in an epoch, lowest first: {order}.")
+    early = [text for row in rows if (text := ended_early(row, quote))]
+    if early:
+        said.append(f"Training ended early, when the validation loss no longer fell: {'; '.join(early)}.")
     if order := ranking({row.name: row.tokens_per_second for row in rows}, figures.rate, quote, highest=True):
         said.append(f"Training tokens per second, highest first: {order}.")
     if order := ranking({row.name: row.seconds["total"] for row in rows}, figures.seconds, quote):
@@ -107,6 +111,35 @@ def evaluated(row: Row, quote: Quote) -> str:
                 f"{kept[-1]['epoch']:.0f} of {row.epochs} ({kept[-1]['validation_loss']:.3f} nats per label token)"
             )
     return f"{quote(row.name)} {', '.join(found)}" if found else ""
+
+
+def ended_early(row: Row, quote: Quote) -> str:
+    """`lora after 4, 5 of 9 epochs (patience 2), which saved about 90 s of training a run`; empty where none did."""
+    planned, patience = (row.runs[0].spec["training"].get(key) for key in ("epochs", "patience"))
+    done = [int(run.epochs[-1]["epoch"]) for run in row.runs if run.epochs]
+    if not planned or not patience or min(done, default=planned) == planned:
+        return ""
+    saved = [run.seconds["training"] / end * (planned - end) for run, end in zip(row.runs, done, strict=True) if end]
+    return (
+        f"{quote(row.name)} after {', '.join(map(str, done))} of {planned} epochs (patience {patience}), which saved "
+        f"about {figures.seconds(sum(saved) / len(saved))} of training a run at its own speed"
+    )
+
+
+def side_effects(rows: Sequence[Row], quote: Quote) -> list[str]:
+    """What training made the model forget, and what an adapter costs while writing; empty where nobody asked."""
+    said = []
+    rise = {row.name: row.forgetting["after"] - row.forgetting["before"] for row in rows if row.forgetting}
+    if order := ranking(rise, lambda value: f"{value:+.3f}", quote):
+        said.append(f"Change of the cross-entropy of other text by training, nats per token, lowest first: {order}.")
+    apart = {row.name: row.forgetting.get("divergence") for row in rows}
+    if order := ranking(apart, figures.nats, quote):
+        said.append(f"KL divergence from the base model on test prompts, nats per token, lowest first: {order}.")
+    for form, what in (("attached", "with the adapter attached"), ("merged", "with the adapter merged")):
+        spent = {row.name: row.inference.get(form, {}).get("seconds") for row in rows}
+        if order := ranking(spent, figures.seconds, quote):
+            said.append(f"Seconds a summary {what}, lowest first: {order}.")
+    return said
 
 
 def memory(rows: Sequence[Row], quote: Quote) -> list[str]:

@@ -80,6 +80,18 @@ class Row:
         return {**spec["training"], **spec["hyperparameters"]}
 
     @property
+    def forgetting(self) -> dict[str, float]:
+        """before, after, divergence: nats per token, mean over the seeds; empty where it was not measured."""
+        return means([run.forgetting for run in self.runs])
+
+    @property
+    def inference(self) -> dict[str, dict[str, float]]:
+        """attached, merged: seconds a summary and bytes of the weights, mean over the seeds; without what was not
+        measured."""
+        found = {form: means([run.inference.get(form, {}) for run in self.runs]) for form in ("attached", "merged")}
+        return {form: figures for form, figures in found.items() if figures}
+
+    @property
     def epochs(self) -> int | None:
         """Epochs trained; None without a curve."""
         seen = [int(point["epoch"]) for run in self.runs for point in run.epochs]
@@ -253,6 +265,12 @@ def tokens_per_second(runs: Sequence[RunResult]) -> float | None:
     tokens = sum(run.tokens.get("training", 0) for run in runs)
     spent = sum(run.seconds.get("training", 0.0) for run in runs)
     return tokens / spent if tokens and spent > 0 else None
+
+
+def means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure that all have."""
+    shared = [name for name in figures[0] if all(name in one for one in figures)]
+    return {name: sum(one[name] for one in figures) / len(figures) for name in shared}
 
 
 def highest(values: Sequence[int | None]) -> int | None:

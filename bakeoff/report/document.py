@@ -11,7 +11,7 @@ from bakeoff.report import gate as gates
 from bakeoff.report.comparison import Comparison, Row, points
 from bakeoff.report.escape import clip, markdown, plain
 from bakeoff.report.figures import MISSING, listing, number
-from bakeoff.report.plots import Image
+from bakeoff.report.plots.drawing import Image
 
 SAMPLES = 3
 EXCERPT = 400
@@ -103,7 +103,11 @@ def methods(comparison: Comparison) -> list[str]:
     parts = []
     if comparison.methods or comparison.dead:
         frame = table.frame(comparison, comparison.methods, comparison.dead, markdown, "**")
-        parts = [table.to_markdown(frame, "figure"), reading(comparison), *differing(comparison.methods)]
+        whole = table.to_markdown(frame, "figure")
+        if len(comparison.methods) > table.MANY:
+            first = table.to_markdown(table.by_method(comparison, markdown, "**"), "method")
+            whole = f"{first}\n\n<details><summary>Every figure</summary>\n\n{whole}\n\n</details>"
+        parts = [whole, reading(comparison), *differing(comparison.methods)]
     else:
         parts = ["No method was trained."]
     if comparison.deaths:

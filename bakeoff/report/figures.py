@@ -50,6 +50,11 @@ def seconds(value: float) -> str:
     return f"{value:,.1f}" if value >= 0.1 or value == 0 else f"{value:.1g}"
 
 
+def nats(value: float) -> str:
+    """Nats per token with three decimals."""
+    return f"{value:.3f}"
+
+
 def rate(value: float) -> str:
     """A rate in whole numbers."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

@@ -55,6 +55,8 @@ def figures(row: Row) -> dict[str, Any]:
         "tokens_per_second": row.tokens_per_second,
         "memory_bytes": dict(row.memory_bytes),
         "adapter_bytes": row.adapter_bytes,
+        "forgetting": row.forgetting or None,
+        "inference": row.inference or None,
         "trials": row.trials,
         "truncated": row.truncated,
         "hyperparameters": dict(sorted(row.hyperparameters.items())),

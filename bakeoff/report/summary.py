@@ -9,7 +9,10 @@ def render(comparison: Comparison) -> str:
     """What was compared, the table of the methods, the controls, and who died."""
     parts = ["\n".join([analysis.compared(comparison, plain), *analysis.warnings(comparison, plain)])]
     if comparison.methods or comparison.dead:
-        parts.append(table.to_text(table.frame(comparison, comparison.methods, comparison.dead, plain), "method"))
+        if len(comparison.methods) > table.MANY:
+            parts.append(table.to_text(table.by_method(comparison, plain), "method"))
+        else:
+            parts.append(table.to_text(table.frame(comparison, comparison.methods, comparison.dead, plain), "method"))
     if comparison.controls:
         parts.append(table.one_block(table.controls(comparison.controls, plain), "control"))
     if comparison.deaths:

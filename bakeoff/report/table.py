@@ -22,7 +22,11 @@ TIMES = {
     "checks": "checks, s",
     "total": "total, s",
 }
-NOT_MEASURED = "not measured"
+MANY = 8
+"""Methods above which the table has a row for each, and the figures that are looked at first as columns."""
+FIRST = ("training, s", "a summary, merged, s", "peak allocated memory", "peak resident memory",
+         "parameters, trainable", "adapter size", "cross-entropy of other text, after",
+         "KL from the base model")  # fmt: skip
 # Columns of a block of the terminal's table: with intervals they fill some 120 characters.
 BLOCK = 4
 
@@ -38,8 +42,6 @@ class Line:
     """Which extreme stands in bold: `highest`, `lowest`, or none."""
     metric: str = ""
     """Of ROUGE: adds the interval and the letters to the cell; its bold follows from the verdicts."""
-    missing: str = MISSING
-    """What stands where it was not measured."""
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
@@ -49,7 +51,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         for metric, label in figures.SHOWN.items()
     ]
     found += [
-        Line(f"{label}, SD between seeds", lambda row, m=metric: row.spread[m], points, missing=NOT_MEASURED)  # type: ignore[misc]
+        Line(f"{label}, SD between seeds", lambda row, m=metric: row.spread[m], points)  # type: ignore[misc]
         for metric, label in figures.ROUGE.items()
     ]
     found += [
@@ -61,6 +63,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         Line(figures.MEMORY[counter], lambda row, c=counter: row.memory_bytes[c], figures.size, "lowest")  # type: ignore[misc]
         for counter in MEMORY
     ]
+    found += side_effects()
     for heading, pick in (("parameters", once), ("parameters with ties", with_ties)):
         found += [
             Line(f"{heading}, {label}", lambda row, p=pick, f=field: getattr(p(row), f, None))  # type: ignore[misc]
@@ -70,11 +73,34 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         Line("adapter size", lambda row: row.adapter_bytes, figures.size, "lowest"),
         Line("settings tried on validation", lambda row: row.trials),
     ]
-    return [
-        line
-        for line in found
-        if rows and (line.missing == NOT_MEASURED or any(line.figure(row) is not None for row in rows))
-    ]
+    return [line for line in found if any(line.figure(row) is not None for row in rows)]
+
+
+def side_effects() -> list[Line]:
+    """Rows of what was measured beside the task, if it was."""
+    shown = {
+        "before": ("cross-entropy of other text, before", ""),
+        "after": ("cross-entropy of other text, after", "lowest"),
+        "divergence": ("KL from the base model", "lowest"),
+    }
+    found = [Line(label, functools.partial(forgotten, name), figures.nats, best)
+             for name, (label, best) in shown.items()]  # fmt: skip
+    for form in ("attached", "merged"):
+        found += [
+            Line(f"a summary, {form}, s", functools.partial(spent, form, "seconds"), figures.seconds),
+            Line(f"weights, {form}", functools.partial(spent, form, "bytes"), figures.size),
+        ]
+    return found
+
+
+def forgotten(name: str, row: Row) -> float | None:
+    """Of the cross-entropy and divergence; None where it was not measured."""
+    return row.forgetting.get(name)
+
+
+def spent(form: str, name: str, row: Row) -> float | None:
+    """Of writing in a form; None where it was not measured."""
+    return row.inference.get(form, {}).get(name)
 
 
 def mean_of(metric: str, row: Row) -> float | None:
@@ -114,20 +140,32 @@ def frame(
     """The table of `rows` with columns for the `dead`. `quote` makes names inert; two `mark`s enclose the best."""
     labels, cells = [], []
     for line in lines(rows):
-        best = comparison.best(line.metric) if line.metric else bold(line, rows)
-        shared = letters(comparison.alike(line.metric) or []) if line.metric else {}
         labels.append(line.label)
-        cells.append(
-            [_cell(line, row, mark if row.name in best else "", shared.get(row.name, "")) for row in rows]
-            + [MISSING] * len(dead)
-        )
+        cells.append(row_of_cells(comparison, line, rows, mark) + [MISSING] * len(dead))
     names = [quote(heading(comparison, row)) for row in rows] + [f"{quote(name)} (dead)" for name in dead]
     return pd.DataFrame(cells, index=labels, columns=names, dtype=object)
 
 
+def row_of_cells(comparison: Comparison, line: Line, rows: Sequence[Row], mark: str) -> list[str]:
+    """One figure of every method, the best between two `mark`s, with the letters of the tests."""
+    best = comparison.best(line.metric) if line.metric else bold(line, rows)
+    shared = letters(comparison.alike(line.metric) or []) if line.metric else {}
+    return [_cell(line, row, mark if row.name in best else "", shared.get(row.name, "")) for row in rows]
+
+
+def by_method(comparison: Comparison, quote: Callable[[str], str], mark: str = "") -> pd.DataFrame:
+    """The figures that are looked at first: one method a row, the highest ROUGE-L above, the dead below."""
+    rows = sorted(comparison.methods, key=lambda row: -row.rouge["rougeL"].mean)
+    found = [line for line in lines(rows) if line.metric in figures.ROUGE or line.label in FIRST]
+    dead = [MISSING] * len(comparison.dead)
+    cells = {line.label: row_of_cells(comparison, line, rows, mark) + dead for line in found}
+    names = [quote(heading(comparison, row)) for row in rows] + [f"{quote(name)} (dead)" for name in comparison.dead]
+    return pd.DataFrame(cells, index=names, dtype=object)
+
+
 def _cell(line: Line, row: Row, mark: str, shared: str) -> str:
     value = line.figure(row)
-    text = f"{mark}{line.missing if value is None else line.show(value)}{mark}"
+    text = f"{mark}{MISSING if value is None else line.show(value)}{mark}"
     if line.metric not in row.rouge:
         return text
     return " ".join(part for part in (text, bounds(row.rouge[line.metric]), shared) if part)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from xxhash import xxh3_128
 
-from bakeoff.runs.checkpoints import save_tensors
+from bakeoff.runs.tensor_files import save_tensors
 
 TENSORS = "trained.safetensors"
 PEFT_TENSORS = "adapter_model.safetensors"

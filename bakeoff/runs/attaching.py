@@ -30,15 +30,15 @@ def fitted(entry: Entry, method: Any, build: Build, name: str) -> tuple[Any, Par
         expected = method.expected_parameters(shapes)
         model = attached(method, build)
         found = count(model, shapes)
-        why = unpruned(model) or disagreement(entry, expected, found)
+        why = unpruned(method, model) or disagreement(entry, expected, found)
         why = why or unread(method, model, build) or engine.unreadable(model)
     except Exception as error:  # a method's or PEFT's own complaint: its first line is the answer
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         why = kind + first_line(error)
     if why:
-        why = why.replace("methods.NAME.", f"methods.{entry.name}.")
+        why = why.replace("methods.NAME.", f"methods.{entry.method}.")
         advice = (
-            f"change --set methods.{entry.name}.KEY or leave it out" if dataclasses.fields(method) else "leave it out"
+            f"change --set methods.{entry.method}.KEY or leave it out" if dataclasses.fields(method) else "leave it out"
         )
         remedy = "" if "; " in why else f"; {advice}"
         raise UsageError(f"method {entry.name!r} can't attach to {name}: {why}{remedy}")
@@ -96,19 +96,19 @@ def disagreement(entry: Entry, expected: ParameterCounts, found: ParameterCounts
             for name in names
             if (told := getattr(expected, name)) != (real := getattr(found, name))
         ]
-        return f"its closed form is not what it attaches ({'; '.join(parts)}); mend {entry.file}"
+        return f"its closed form is not what it attaches ({'; '.join(parts)}); mend {entry.shown}"
     if found.trainable == 0 and not entry.control:
         return "it leaves nothing to train"
     return ""
 
 
-def unpruned(model: Any) -> str:
-    """Why a method needs more of the training loop than it gets; empty where it doesn't."""
+def unpruned(method: Any, model: Any) -> str:
+    """Why a method needs more of the training loop than it asks for; empty where it doesn't."""
     for config in getattr(model, "peft_config", {}).values():
-        if getattr(config.peft_type, "value", config.peft_type) == "ADALORA":
+        if getattr(config.peft_type, "value", config.peft_type) == "ADALORA" and not hasattr(method, "after_step"):
             return (
-                "AdaLoRA prunes in update_and_allocate after every optimizer step, which Bakeoff does not call, so it "
-                "would train as LoRA of its first rank; take LoRA"
+                "AdaLoRA prunes after every optimizer step, and the method defines no after_step, so it would train as "
+                "LoRA of its first rank; see methods/adalora.py"
             )
     return ""
 

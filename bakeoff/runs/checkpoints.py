@@ -8,7 +8,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 from bakeoff.config.schema import DurabilitySettings
 from bakeoff.core.events import Emit, silent
-from bakeoff.core.files import arrive, checksum, flush, write_past_cache, write_whole
+from bakeoff.core.files import arrive, checksum, flush, write_whole
 from bakeoff.runs.resources import Clock, Memory
+from bakeoff.runs.tensor_files import save_tensors
 
 SCHEMA = 4
 KEPT = 2
@@ -39,6 +40,8 @@ class Training:
     order: torch.Generator
     curves: Any
     """A dataclass of numbers and lists of rows; its `steps` has one row a step."""
+    of_method: Mapping[str, MutableMapping[str, torch.Tensor]] = field(default_factory=dict)
+    """What the method keeps from one step to the next, in its own dictionaries."""
     epoch: int = 1
     """The epoch that is running."""
     window: int = 0
@@ -160,7 +163,7 @@ class Checkpointer:
                     "seconds": {phase: self.clock.elapsed(phase) for phase in BOOKED},
                     "memory": self.memory.read() if self.memory else {},
                     "repeated": self.repeated(len(state.curves.steps)),
-                    **facts_of(state),
+                    **plain_of(state),
                 }
                 write_whole(self._path(number, "json"), seal(body))
             except BaseException:
@@ -264,33 +267,6 @@ class Checkpointer:
         self.emit({"kept": f"all of training and chunk {number + 1} of the summaries"})
 
 
-KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64",
-         torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
-"""How safetensors calls a type."""
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> str:
-    """Writes a safetensors file (github.com/huggingface/safetensors, "Format"); returns its `checksum`.
-
-    Raises OSError.
-
-    safetensors' own writer copies every tensor and goes by the system's cache, and the file would have to be read again
-    for its checksum.
-    """
-    header: dict[str, Any] = {}
-    pieces: list[bytes | memoryview] = []
-    at = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):  # aligned
-        data: Any = tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else memoryview(b"")
-        span = [at, at + data.nbytes]
-        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
-        pieces.append(data)
-        at = span[1]
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return write_past_cache(path, [len(text).to_bytes(8, "little"), text, *pieces])
-
-
 def seal(body: dict[str, Any]) -> bytes:
     """One line of JSON that carries its own checksum; names in `body` must be texts, or they are sorted otherwise."""
     text = json.dumps(body, sort_keys=True)
@@ -310,17 +286,19 @@ def unseal(line: bytes) -> dict[str, Any]:
 
 
 def tensors_of(state: Training) -> dict[str, torch.Tensor]:
-    """What of `state` is large, by name: weights in training, the best ones unless they are the same, moments."""
+    """What of `state` is large, by name: weights, the best ones unless they are the same, moments, the method's own."""
     kept = () if state.kept_step == len(state.curves.steps) else state.kept
     found: dict[str, torch.Tensor] = {}
     for name, values in (("trained", state.trained), ("kept", kept)):
         found |= {f"{name}.{index}": value for index, value in enumerate(values)}
     for index, moments in {} if state.over else state.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{index}.{name}": value for name, value in moments.items() if torch.is_tensor(value)}
+    for part, own in {} if state.over else state.of_method.items():
+        found |= {f"method/{part}/{name}": value for name, value in own.items()}
     return found
 
 
-def facts_of(state: Training) -> dict[str, Any]:
+def plain_of(state: Training) -> dict[str, Any]:
     """The rest of `state` and the random generators, as what JSON holds."""
     import numpy
 
@@ -349,20 +327,24 @@ def facts_of(state: Training) -> dict[str, Any]:
     }
 
 
-def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-    """Puts back what `tensors_of` and `facts_of` took."""
+def thaw(state: Training, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> None:
+    """Puts back what `tensors_of` and `plain_of` took."""
     import numpy
 
-    moments: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in facts["numbers"].items()}
+    moments: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain["numbers"].items()}
     for name in [name for name in tensors if name.startswith("optimizer.")]:
         _, index, moment = name.split(".", 2)
         moments.setdefault(int(index), {})[moment] = tensors.pop(name)
-    state.optimizer.load_state_dict({"state": moments, "param_groups": facts["groups"]})
-    state.schedule.load_state_dict(facts["schedule"])
-    for name, value in facts["curves"].items():
+    state.optimizer.load_state_dict({"state": moments, "param_groups": plain["groups"]})
+    state.schedule.load_state_dict(plain["schedule"])
+    for name, value in plain["curves"].items():
         setattr(state.curves, name, value)
-    state.epoch, state.window = facts["epoch"], facts["window"]
-    state.best, state.kept_step = facts["best"], facts["kept_step"]
+    state.epoch, state.window = plain["epoch"], plain["window"]
+    state.best, state.kept_step = plain["best"], plain["kept_step"]
+    for part, kept in state.of_method.items():
+        kept.clear()
+        for name in [name for name in tensors if name.startswith(f"method/{part}/")]:
+            kept[name.split("/", 2)[2]] = tensors.pop(name).to(state.trained[0].device)
     with torch.no_grad():
         for number, parameter in enumerate(state.trained):
             parameter.copy_(tensors.pop(f"trained.{number}"))
@@ -373,7 +355,7 @@ def thaw(state: Training, tensors: dict[str, torch.Tensor], facts: dict[str, Any
         state.kept = [
             tensors.pop(f"kept.{number}").to(parameter.device) for number, parameter in enumerate(state.trained)
         ]
-    draws = facts["random"]
+    draws = plain["random"]
     state.drawn = tensor_of(draws["order"])
     state.order.set_state(state.drawn)
     torch.set_rng_state(tensor_of(draws["torch"]))

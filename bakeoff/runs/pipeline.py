@@ -8,24 +8,28 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bakeoff.config import hardware
 from bakeoff.config.schema import (
     Computation,
     GenerationSettings,
+    MeasureSettings,
     ModelSettings,
     ScoringSettings,
     TaskSettings,
     TrainingSettings,
 )
 from bakeoff.core.disk_list import DiskList
+from bakeoff.core.errors import UsageError
 from bakeoff.core.events import Emit
 from bakeoff.core.validation import build
-from bakeoff.data import tasks
-from bakeoff.data.encoding import Encoder, template_of
+from bakeoff.data import other_text, tasks
+from bakeoff.data.encoding import Encoded, Encoder, template_of
 from bakeoff.methods.parameters import count, shapes_of
-from bakeoff.methods.registry import Entry, load_file
+from bakeoff.methods.registry import Entry, find
 from bakeoff.metrics.rouge import Prediction, Scorer
-from bakeoff.runs import adapters
+from bakeoff.runs import adapters, side_effects
 from bakeoff.runs.base import Base, seed_everything
 from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.generation import summarise
@@ -43,7 +47,7 @@ def run(
     `cache` holds converted models; `checkpointer` what an interrupted process of this run has finished.
     Raises UsageError for what the user can mend and Diverged for a loss that is not finite.
     """
-    entry = next(entry for entry in load_file(Path(spec.method_file)) if entry.name == spec.method)
+    entry = find(Path(spec.method_file), spec.base)
     method = build(entry.kind, spec.hyperparameters, spec.method_file)
     emit({"phase": "setup"})
     with clock("setup"):
@@ -55,6 +59,7 @@ def run(
         made = ModelRun(spec, entry, method, task, cache, emit, clock, checkpointer or Checkpointer(), patches)
         made.train()
         made.write()
+        made.forget()
         return made.result(folder)
 
 
@@ -70,6 +75,7 @@ class ModelRun:
         self.emit, self.clock, self.checkpointer = emit, clock, checkpointer
         settings = build(TaskSettings, spec.task, "run")
         self.limit = settings.max_target_tokens
+        self.measure = build(MeasureSettings, spec.measure, "run")
         with clock("setup"):
             where = build(Computation, spec.machine, "run")
             self.base = Base(build(ModelSettings, spec.model, "run"), cache, where, spec.hashes.get("model", ""))
@@ -78,11 +84,7 @@ class ModelRun:
             model, self.tokenizer = self.base.load()
             self.engine = self.base.engine
             self.shapes = shapes_of(model)
-            self.patches = patches
-            self.model = patches.enter_context(self.base.prepared(method.attach(model, self.tokenizer)))
-            self.memory.placed()
-            self.answers = self.engine.answers(self.model)
-            self.documents, self.slower = self.engine.documents(self.model), self.engine.reason(self.model)
+            attached = method.attach(model, self.tokenizer)
             encoder = Encoder(self.tokenizer, task, settings, self.base.ends, template_of(method, settings))
             self.training, self.validation = (
                 DiskList(encoder.example(e) for e in tasks.each_reference(split))
@@ -91,18 +93,37 @@ class ModelRun:
             prompts = [encoder.asked(example) for example in task.examples.test]
             self.prompts = [ids for ids, _ in prompts]
             self.cuts = [cut for _, cut in prompts]
+            self.others = self.other_text(encoder)
+            if hasattr(method, "initialise"):
+                initialise(entry, method, attached, self.training)
+            self.patches = patches
+            self.model = patches.enter_context(self.base.prepared(attached))
+            self.memory.placed()
+            self.answers = self.engine.answers(self.model)
+            self.documents, self.slower = self.engine.documents(self.model), self.engine.reason(self.model)
         with clock("checks"):
             self.frozen = adapters.frozen_digests(self.model)
         self.curves = Curves()
         self.texts: dict[int, str] = {}
         self.written = 0
         self.cost: dict[str, int | None] = {}
+        self.forgotten: dict[str, float] = {}
+        self.inference: dict[str, dict[str, float]] = {}
+
+    def other_text(self, encoder: Encoder) -> tuple[list[Encoded], ...]:
+        """Text that is not the task's, and some prompts, where forgetting is measured."""
+        if not self.measure.forgetting or self.entry.control:
+            return ()
+        texts = [encoder.text(text, self.measure.text_tokens) for text in other_text.load(self.measure)]
+        prompts = [encoder.every_token(ids) for ids in self.prompts[: self.measure.forgetting]]
+        return tuple([one for one in part if len(one.ids) > one.prompt] for part in (texts, prompts))
 
     def train(self) -> None:
         """Trains the method."""
         self.curves = fine_tune(
             self.engine, self.model, self.training, self.validation, build(TrainingSettings, self.spec.training, "run"),
             seed=self.spec.seed, clock=self.clock, emit=self.emit, checkpointer=self.checkpointer,
+            method=self.method,
         )  # fmt: skip
 
     def summaries(self, model: Any, prompts: Sequence[Sequence[int]], **durably: Any) -> tuple[dict[int, str], int]:
@@ -127,6 +148,15 @@ class ModelRun:
                 if self.check.ahead and not self.entry.control:
                     with self.clock("checks"):
                         self.check.first, _ = self.summaries(self.model, self.asked)
+
+    def forget(self) -> None:
+        """Measures what the trained model says of other text and of the prompts, beside what the base model does."""
+        if not self.others:
+            return
+        with self.clock("checks"):
+            base, _ = self.base.load()
+            with self.base.prepared(base.requires_grad_(False)) as base:
+                self.forgotten = side_effects.forgetting(self.engine, base, self.model, *self.others)
 
     @property
     def asked(self) -> list[Sequence[int]]:
@@ -172,6 +202,8 @@ class ModelRun:
             memory_bytes=self.cost,
             adapter_bytes=adapter_bytes,
             evidence=evidence,
+            forgetting=self.forgotten,
+            inference=self.inference,
             truncated=self.truncated(),
             repeated_steps=self.checkpointer.repeated(len(self.curves.steps)),
             model_note=self.base.source.note,
@@ -202,6 +234,10 @@ class ModelRun:
             adapters.load(again, adapter)
             second, _ = self.summaries(again, self.asked)
             trained = together(adapters.trained_digests(again))
+            self.infer(again, "attached")
+        if self.measure.inference and (whole := self.whole(adapter)) is not None:
+            with self.base.prepared(whole.requires_grad_(False)) as whole:
+                self.infer(whole, "merged")
         if self.check.doubtful(second):
             self.check.first, _ = self.summaries(self.model, self.asked)
         examples = [self.task.examples.test[index] for index in self.check.indices]
@@ -213,6 +249,33 @@ class ModelRun:
                 for number, e in enumerate(examples)
             ],
         }
+
+    def whole(self, adapter: Path) -> Any:
+        """The base model with what was saved in its weights; None where the method has no such form."""
+        model = self.method.attach(*self.base.load())
+        adapters.load(model, adapter)
+        return side_effects.merged(model)
+
+    def infer(self, model: Any, form: str) -> None:
+        """Measures what it costs to write with `model`, if asked."""
+        if self.measure.inference:
+            prompts = self.prompts[: self.measure.inference]
+            self.inference[form] = side_effects.cost(model, prompts, self.summaries)
+
+
+def initialise(entry: Entry, method: Any, model: Any, documents: Iterable[Encoded]) -> None:
+    """Has `method` start what it trains from the training documents. Raises UsageError where it changed anything else.
+
+    A saved adapter is loaded into a model that `attach` alone has made.
+    """
+    before = adapters.frozen_digests(model)
+    method.initialise(model, [torch.tensor([one.ids]) for one in documents])
+    after = adapters.frozen_digests(model)
+    if changed := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
+        raise UsageError(
+            f"method {entry.name!r}: initialise changed {changed[0]}, which is not trained, so its saved adapter would "
+            f"not load on the base model; change it in attach; mend {entry.shown}"
+        )
 
 
 def cut_documents(examples: Iterable[tasks.Example], cuts: Iterable[bool]) -> int:

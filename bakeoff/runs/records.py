@@ -13,7 +13,9 @@ class RunSpec:
     """One method on one task with one base model and one seed, resolved: all that can change the outcome."""
 
     method: str
-    """Name of the method or control."""
+    """Name of the row: of the method or control, or what a preset or `--method lora:rank=8` calls it."""
+    base: str
+    """Name of the method."""
     control: bool
     """Whether it trains nothing."""
     method_file: str
@@ -32,10 +34,12 @@ class RunSpec:
     """GenerationSettings."""
     scoring: dict[str, Any]
     """ScoringSettings."""
+    measure: dict[str, Any]
+    """MeasureSettings."""
     machine: dict[str, Any]
     """MachineSettings with every `auto` resolved."""
     hashes: dict[str, str]
-    """sha256 of the model, the data, the method file and the rooms on the run's way."""
+    """sha256 of the model, the data, text that is not the task's, the method file and the folders on the run's way."""
     versions: dict[str, str]
     """Of the libraries that compute, of Python, and the processor's features."""
 
@@ -104,6 +108,11 @@ class RunResult:
     """documents, summaries: how many were cut to the task's limits."""
     data: dict[str, int] = field(default_factory=dict)
     """What became of the rows of the task's source: the counts of `bakeoff.data.tasks.Task`."""
+    forgetting: dict[str, float] = field(default_factory=dict)
+    """before, after: nats per token of text that is not the task's, by the base model and the trained one; divergence:
+    nats per token of the test prompts, KL of the trained from the base model. Empty where it was not asked for."""
+    inference: dict[str, dict[str, float]] = field(default_factory=dict)
+    """attached, merged: seconds a summary, bytes of the weights. Empty where it was not asked for."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the scores must know, a sentence each."""
     scores: dict[str, list[float]] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from bakeoff.core.events import Emit, silent
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import Engine
 from bakeoff.runs.checkpoints import Checkpointer, Training
+from bakeoff.runs.hooks import Hooks
 from bakeoff.runs.resources import Clock
 
 
@@ -41,12 +43,13 @@ def fine_tune(
     clock: Clock,
     emit: Emit = silent,
     checkpointer: Checkpointer | None = None,
+    method: Any = None,
 ) -> Curves:
     """Trains what has `requires_grad` and leaves the weights of the epoch with the lowest validation loss.
 
     The loss of a step is the cross-entropy summed over the label tokens of the whole effective batch, divided by their
-    number, so no micro-batch size changes it. `checkpointer` keeps checkpoints, and goes on from the newest.
-    Raises Diverged with the step where a loss is not finite.
+    number, so no micro-batch size changes it. `checkpointer` keeps checkpoints, and goes on from the newest. What
+    `method` says while it is trained (see Method) is done. Raises Diverged with the step where a loss is not finite.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return Curves()
@@ -54,9 +57,12 @@ def fine_tune(
         train = engine.cached(model, train, recipe.micro_batch_size)
     with clock("validation"):
         validation = engine.cached(model, validation, recipe.micro_batch_size)
-    loop = Loop(engine, model, train, validation, recipe, seed, clock, emit, checkpointer or Checkpointer())
+    hooks = Hooks(model, method)
+    loop = Loop(engine, model, hooks, train, validation, recipe, seed, clock, emit, checkpointer or Checkpointer())
     loop.start()
     for epoch in range(loop.state.epoch, recipe.epochs + 1):
+        if loop.idle():
+            break
         loop.train_epoch(epoch)
         loop.validate_epoch(epoch)
     loop.take_best()
@@ -67,20 +73,18 @@ class Loop:
     """The training of one model: its optimizer, its schedule, and where in it we are."""
 
     def __init__(
-        self, engine: Engine, model: torch.nn.Module, train: Sequence[Encoded], validation: Sequence[Encoded],
-        recipe: TrainingSettings, seed: int, clock: Clock, emit: Emit, checkpointer: Checkpointer,
+        self, engine: Engine, model: torch.nn.Module, hooks: Hooks, train: Sequence[Encoded],
+        validation: Sequence[Encoded], recipe: TrainingSettings, seed: int, clock: Clock, emit: Emit,
+        checkpointer: Checkpointer,
     ) -> None:  # fmt: skip
         self.engine, self.model, self.train, self.validation = engine, model, train, validation
+        self.hooks = hooks
         self.recipe, self.clock, self.emit, self.checkpointer = recipe, clock, emit, checkpointer
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = self.trained[0].device.type
         self.curves = Curves()
         self.optimizer = torch.optim.AdamW(
-            self.trained,
-            lr=recipe.learning_rate,
-            betas=(recipe.beta1, recipe.beta2),
-            weight_decay=recipe.weight_decay,
-            fused=True,
+            hooks.parameter_groups(recipe), betas=(recipe.beta1, recipe.beta2), fused=True
         )
         held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.curves.optimizer_parameters = sum(parameter.numel() for parameter in held)
@@ -90,8 +94,9 @@ class Loop:
         )
         self.order = torch.Generator().manual_seed(seed)
         self.state = Training(
-            self.trained, self.optimizer, self.schedule, self.order, self.curves, drawn=self.order.get_state()
-        )
+            self.trained, self.optimizer, self.schedule, self.order, self.curves, hooks.step_state(),
+            drawn=self.order.get_state(),
+        )  # fmt: skip
 
     def start(self) -> None:
         """Goes on from the newest checkpoint, or validates the model as it was attached."""
@@ -120,6 +125,9 @@ class Loop:
             with repeatable(self.device):
                 part.backward()
             total_loss += part.detach()
+        if (penalty := self.hooks.penalty()) is not None:
+            with repeatable(self.device):
+                penalty.backward()
         norms = torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.gradient_clip or math.inf)
         # Both at once: to read a number waits until a GPU has done all that it was given.
         loss, norm = torch.stack([total_loss, norms.to(total_loss)]).tolist()
@@ -130,12 +138,13 @@ class Loop:
                     f"{what} is {value} at step {number} of {self.total}; "
                     "type --set training.learning_rate with a lower value"
                 )
-        rate = float(self.schedule.get_last_lr()[0])
+        rate = self.recipe.learning_rate * learning_rate_factor(number - 1, self.total, self.recipe)
         self.curves.steps.append(
             {"step": number, "epoch": epoch, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
         )
         self.optimizer.step()
         self.schedule.step()
+        self.hooks.after_step(number, self.total)
         self.optimizer.zero_grad(set_to_none=True)
         self.curves.tokens += sum(len(example.ids) for example in examples)
         self.curves.labels += labels
@@ -165,6 +174,13 @@ class Loop:
                        "training_loss": curves.epochs[-1]["training_loss"], "validation_loss": loss})  # fmt: skip
         state.epoch, state.window, state.drawn = epoch + 1, 0, self.order.get_state()
         self.checkpointer.save(state)
+
+    def idle(self) -> bool:
+        """Whether the validation loss has not fallen for `patience` epochs."""
+        losses = [row["validation_loss"] for row in self.curves.epochs[1:]]
+        if not self.recipe.patience or len(losses) <= self.recipe.patience:
+            return False
+        return min(losses[-self.recipe.patience :]) >= min(losses[: -self.recipe.patience])
 
     def validation_loss(self) -> float:
         """Nats per label token of the validation documents; NaN without any."""

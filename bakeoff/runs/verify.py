@@ -22,7 +22,7 @@ class Check:
     indices: list[int]
     """Of their documents in the test split."""
     first: dict[int, str]
-    """What the trained model wrote, by number among `places`."""
+    """What the trained model wrote, by number among `indices`."""
     weights: str
     """Digest of the trained tensors."""
     small: bool

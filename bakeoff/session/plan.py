@@ -14,13 +14,16 @@ from bakeoff.config.schema import (
     plain,
 )
 from bakeoff.data.sources import remote
-from bakeoff.methods.registry import Entry, configure, refuse_unread, select
+from bakeoff.methods.registry import Entry
+from bakeoff.methods.selection import configure, refuse_unread, select
 from bakeoff.runs.records import RunSpec
 from bakeoff.session import worker
 from bakeoff.session.store import Store
 
 WAY = ("core", "config", "metrics", "data", "methods", "models", "engine", "runs")
 """The folders on a run's way: a change in a file of one of them makes another run. Reports are not among them."""
+PROBED = ("model", "task", "scoring", "measure", "machine", "engine")
+"""The sections of settings that decide what `probe` finds."""
 PACKAGE = Path(__file__).resolve().parents[1]
 MACHINE = "machine.json"
 """What was timed of this machine, in a store. Who holds its lock computes something else."""
@@ -44,13 +47,9 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
     `found` is what another process's plan found, which is then not checked again.
     """
     chosen = configured(settings, asked)
-    methods = [(entry.name, str(entry.file), plain(method)) for entry, (method, _) in chosen]
-    found = found or worker.call(
-        probe, plain(settings.model), plain(settings.task), plain(settings.scoring), plain(settings.machine),
-        plain(settings.engine), methods,
-        str(store.models), log=store.logs / "prepare.log",
-    )  # fmt: skip
-    hashes = {"model": found["model"], "data": found["data"], "source": source_sha256()}
+    methods = [(entry.name, entry.method, str(entry.file), plain(method)) for entry, (method, _) in chosen]
+    found = found or worker.call(probe, sections(settings), methods, str(store.models), log=store.logs / "prepare.log")
+    hashes = {"model": found["model"], "data": found["data"], "text": found["text"], "source": source_sha256()}
     versions = {**hardware.versions(), "compiler": found["compiler"], **found["card"]}
     specs = {}
     for entry, (_, recipe) in chosen:
@@ -58,6 +57,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
         specs[entry.name] = tuple(
             RunSpec(
                 method=entry.name,
+                base=entry.method,
                 control=entry.control,
                 method_file=str(entry.file),
                 hyperparameters=found["methods"][entry.name],
@@ -67,6 +67,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
                 training={} if entry.control else plain(recipe),
                 generation=plain(settings.generation),
                 scoring=plain(settings.scoring),
+                measure={} if entry.control else plain(settings.measure),
                 machine=found["machine"],
                 hashes={**hashes, "method": entry.sha256, "prompt": found["prompts"].get(entry.name, "")},
                 versions=versions,
@@ -78,9 +79,14 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
 
 def configured(settings: Settings, asked: Sequence[str]) -> list[tuple[Entry, tuple[Any, TrainingSettings]]]:
     """The methods of `--method asked`, each with its hyperparameters and recipe. Raises UsageError."""
-    entries = select(asked)
+    entries = select(asked, settings)
     refuse_unread(settings, entries)
     return [(entry, configure(entry, settings)) for entry in entries]
+
+
+def sections(settings: Settings) -> dict[str, Any]:
+    """The settings that `probe` reads, by section, as a process can be sent them."""
+    return {name: plain(getattr(settings, name)) for name in PROBED}
 
 
 def probe(*asked: Any) -> dict[str, Any]:

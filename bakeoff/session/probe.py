@@ -1,7 +1,7 @@
 """What only a process with torch can tell a plan: hashes, the machine resolved, and whether each method fits."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from bakeoff.config.schema import (
     Computation,
     EngineSettings,
     MachineSettings,
+    MeasureSettings,
     ModelSettings,
     ScoringSettings,
     TaskSettings,
@@ -20,9 +21,9 @@ from bakeoff.config.schema import (
 from bakeoff.core.errors import UsageError, first_line
 from bakeoff.core.events import Emit
 from bakeoff.core.validation import build
-from bakeoff.data import tasks
+from bakeoff.data import other_text, tasks
 from bakeoff.data.encoding import Encoder, template_of
-from bakeoff.methods.registry import load_file
+from bakeoff.methods.registry import Entry, find
 from bakeoff.metrics.rouge import Scorer
 from bakeoff.models import blueprint, loading, positions
 from bakeoff.runs.attaching import fitted
@@ -30,21 +31,21 @@ from bakeoff.session.plan import MACHINE
 
 
 def probe(
-    model: dict[str, Any],
-    task: dict[str, Any],
-    scoring: dict[str, Any],
-    machine: dict[str, Any],
-    ways: dict[str, Any],
-    methods: list[tuple[str, str, dict[str, Any]]],
-    cache: str,
-    emit: Emit,
+    asked: Mapping[str, dict[str, Any]], methods: list[tuple[str, str, str, dict[str, Any]]], cache: str, emit: Emit
 ) -> dict[str, Any]:
-    """Runs in a process of its own: hashes of model and data, the machine resolved, its compiler, and each method's
-    hyperparameters as the model decides them. Raises UsageError."""
-    where = hardware.resolve(build(MachineSettings, machine, "run"), build(EngineSettings, ways, "run"))
-    settings = build(ModelSettings, model, "run")
-    documents = build(TaskSettings, task, "run")
-    loaded, notes = loaded_task(documents, build(ScoringSettings, scoring, "run"))
+    """Hashes of model and data, the machine resolved, its compiler, and each method's hyperparameters as the model
+    decides them.
+
+    Runs in a process of its own. `asked` are settings by section, each of `methods` is a row's name, its method's, its
+    file, and its hyperparameters. Raises UsageError.
+    """
+    where = hardware.resolve(
+        build(MachineSettings, asked["machine"], "run"), build(EngineSettings, asked["engine"], "run")
+    )
+    settings = build(ModelSettings, asked["model"], "run")
+    documents = build(TaskSettings, asked["task"], "run")
+    loaded, notes = loaded_task(documents, build(ScoringSettings, asked["scoring"], "run"))
+    texts = other_text.load(build(MeasureSettings, asked["measure"], "run"))
     source = loading.locate(settings)
     store = Path(cache).parent
     with ThreadPoolExecutor(1) as beside:
@@ -58,12 +59,16 @@ def probe(
             compiler = compiling.result()
         except engine.NoCompiler as missing:
             compiler, why, where = "none", str(missing), dataclasses.replace(where, compiled=False)
-    chosen = attention(settings, folder, where, ways["attention"] != "auto", store)
+    chosen = attention(settings, folder, where, asked["engine"]["attention"] != "auto", store)
     fitting = Fitting(settings, documents, loaded, tokenizer, folder)
-    decided = {name: fitting.decided(name, file, values) for name, file, values in methods}
+    decided = {
+        name: fitting.decided(dataclasses.replace(find(Path(file), base), name=name, base=base), values)
+        for name, base, file, values in methods
+    }
     return {
         "model": source.sha256,
         "data": loaded.sha256,
+        "text": other_text.sha256(texts),
         "machine": plain(dataclasses.replace(where, attention=chosen)),
         "compiler": compiler,
         "card": hardware.card(where.device),
@@ -112,16 +117,15 @@ class Fitting:
         """Hash of the rendered prompt, by method."""
         self.notes: list[str] = []
 
-    def decided(self, name: str, file: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        """A method's hyperparameters as the model decides them. Raises UsageError where it doesn't fit."""
-        entry = next(entry for entry in load_file(Path(file)) if entry.name == name)
-        method = build(entry.kind, hyperparameters, file)
+    def decided(self, entry: Entry, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+        """A row's hyperparameters as the model decides them. Raises UsageError where it doesn't fit."""
+        method = build(entry.kind, hyperparameters, str(entry.file))
         if entry.needs_model:
             method, _, attached = fitted(entry, method, self.base, self.settings.name)
             refuse_text(entry.name, method, self.tokenizer)
             encoder = self.encoder(template_of(method, self.documents))
-            self.prompts[name] = encoder.sha256()
-            self.notes += self.positions(name, attached, encoder)
+            self.prompts[entry.name] = encoder.sha256()
+            self.notes += self.positions(entry.name, attached, encoder)
         found: dict[str, Any] = plain(method)
         return found
 

@@ -45,7 +45,7 @@ def page(found: Found) -> str:
     parts = [
         "# Calibration of the verdicts",
         f"The model was fitted to {len(kept['seeds'])} real seeds of {kept['method']} on the preset {kept['preset']} "
-        f"({kept['model']}, {kept['task']}, {documents} test documents), kept in bench/baselines/ci.seeds.json. "
+        f"({kept['model']}, {kept['task']}, {documents} test documents), kept in bench/baselines. "
         "All figures are F1 x 100 or percent. `make calibrate` writes this page again from the kept scores; "
         "`python -m lab.calibration.seeds` trains them again.",
         "## Variance components",

@@ -1,22 +1,30 @@
-"""Many seeds of one method on one preset, kept as per-document scores: what the calibration is fitted to.
+"""Many seeds of methods on one preset, measured once: what comparisons with one seed borrow, and the simulation fits.
 
-`python -m lab.calibration.seeds` trains ten seeds of LoRA on the preset `ci` and writes
-`bench/baselines/ci.seeds.json`. Finished runs are not repeated.
+`python -m lab.calibration.seeds --preset quick --method all --seeds 1,2,3,4,5` trains them and writes, beside the
+baselines in `bench/baselines/`, `PRESET.seeds.json` (the score of every document) and `PRESET.calibration.json` (the
+variance between seeds by method and metric). Finished runs are not repeated.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bakeoff.config import presets
+from bakeoff.config.schema import Settings
+from bakeoff.gate import seed_variance
+from bakeoff.metrics.rouge import METRICS
+from bakeoff.runs.records import RunResult
 from bakeoff.session import plan, worker
 from bakeoff.session.progress import Progress
 from bakeoff.session.session import Session
 from bakeoff.session.store import Store
 from bakeoff.shipped import ROOT
+from bakeoff.stats.contrasts import components
 
-SCORES = ROOT / "bench" / "baselines" / "ci.seeds.json"
+BASELINES = ROOT / "bench" / "baselines"
 DIGITS = 5
 
 
@@ -32,35 +40,64 @@ def main() -> None:
     worker.start_server(offline=True)
     chosen = presets.load(options.preset, seeds=options.seeds)
     session = Session(plan.make(chosen, [options.method], store), store, Progress(sys.stdout, live=False))
-    runs = session.runs(options.method)
-    content = {
+    names = [entry.name for entry in session.plan.entries if not entry.control]
+    content = scores(chosen, {name: session.runs(name) for name in names})
+    for path, text in (
+        (path_of(chosen.preset), render(content)),
+        (seed_variance.path_of(chosen.preset, BASELINES), calibration(chosen, content)),
+    ):
+        path.write_text(text, encoding="utf-8")
+        print(path)
+
+
+def path_of(preset: str) -> Path:
+    """Where the scores are kept."""
+    return BASELINES / f"{preset}.seeds.json"
+
+
+def scores(chosen: Settings, results: Mapping[str, Sequence[RunResult]]) -> dict[str, Any]:
+    """What is kept of the runs: by method and metric, seeds x documents."""
+    first = next(iter(results.values()))[0]
+    return {
         "preset": chosen.preset,
         "model": chosen.model.name,
         "task": chosen.task.name,
-        "signature": runs[0].signature,
-        "method": options.method,
+        "signature": first.signature,
         "seeds": list(chosen.seeds),
-        "document_ids": runs[0].document_ids,
-        "scores": {
-            metric: [[round(value, DIGITS) for value in run.scores[metric]] for run in runs]
-            for metric in runs[0].scores
+        "document_ids": first.document_ids,
+        "methods": {
+            name: {
+                metric: [[round(value, DIGITS) for value in run.scores[metric]] for run in runs] for metric in METRICS
+            }
+            for name, runs in results.items()
         },
     }
-    SCORES.parent.mkdir(parents=True, exist_ok=True)
-    SCORES.write_text(render(content), encoding="utf-8")
-    print(SCORES)
 
 
-def render(content: dict) -> str:
-    """JSON with a line for every seed."""
+def calibration(chosen: Settings, content: Mapping[str, Any]) -> str:
+    """The variances of the kept scores, as comparisons read them."""
+    methods = {}
+    for name, found in content["methods"].items():
+        variances = {metric: components(rows) for metric, rows in found.items()}
+        methods[name] = (len(content["seeds"]), {metric: one for metric, one in variances.items() if one is not None})
+    return seed_variance.dump(chosen, content["signature"], methods)
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """JSON with a line for every seed of a method."""
     lines = []
     for key, value in content.items():
-        if key == "scores":
-            metrics = ",\n".join(
-                f'  "{metric}": [\n' + ",\n".join(f"   {json.dumps(row)}" for row in rows) + "\n  ]"
-                for metric, rows in value.items()
+        if key == "methods":
+            methods = ",\n".join(
+                f"  {json.dumps(name)}: {{\n"
+                + ",\n".join(
+                    f"   {json.dumps(metric)}: [\n" + ",\n".join(f"    {json.dumps(row)}" for row in rows) + "\n   ]"
+                    for metric, rows in found.items()
+                )
+                + "\n  }"
+                for name, found in value.items()
             )
-            lines.append(f' "scores": {{\n{metrics}\n }}')
+            lines.append(f' "methods": {{\n{methods}\n }}')
         else:
             lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -24,10 +24,9 @@ from bakeoff.config.schema import (
     GenerationSettings,
     MachineSettings,
     ModelSettings,
-    ScoringSettings,
+    Settings,
     TaskSettings,
     TrainingSettings,
-    plain,
 )
 from bakeoff.core.errors import UsageError, first_line
 from bakeoff.core.events import silent
@@ -35,8 +34,9 @@ from bakeoff.core.validation import build
 from bakeoff.data import tasks
 from bakeoff.data.encoding import Encoder
 from bakeoff.engine import layout, make
+from bakeoff.methods.api import hook
 from bakeoff.methods.parameters import count, shapes_of
-from bakeoff.methods.registry import Entry, known_methods, load_file
+from bakeoff.methods.registry import Entry, known_methods
 from bakeoff.runs import adapters
 from bakeoff.runs.generation import summarise
 from bakeoff.runs.resources import Clock
@@ -45,9 +45,13 @@ from bakeoff.session import plan
 from lab.compatibility import architectures
 from lab.compatibility.reference import Reference, merged
 
-EXTRA = Path(__file__).resolve().parent / "peft_methods.py"
-"""Methods beside those that ship."""
 METHODS = ("zero-shot", "full", "last-layer", "lora", "soft-prompt", "prefix", "prefix-projection", "p-tuning", "ia3")
+SMALL = {
+    "prefix": {"virtual_tokens": 4},
+    "prefix-projection": {"virtual_tokens": 4, "hidden": 16},
+    "p-tuning": {"virtual_tokens": 4, "hidden": 16},
+}
+"""Hyperparameters that fit a tiny model."""
 PACKED = "packed"
 BATCHES = (1, 4, 6)
 """Documents that are written together."""
@@ -93,8 +97,9 @@ class Workbench:
         self.task_settings = TaskSettings(name=str(file), train=0, validation=0, test=0, max_input_tokens=112,
                                           max_target_tokens=LIMIT)  # fmt: skip
         self.task = tasks.load(self.task_settings)
-        known = {**known_methods(), **{entry.name: entry for entry in load_file(EXTRA)}}
-        self.entries: dict[str, Entry] = {name: known[name] for name in METHODS}
+        known = known_methods()
+        projected = dataclasses.replace(known["prefix"], name="prefix-projection", base="prefix")
+        self.entries: dict[str, Entry] = {**known, projected.name: projected}
 
     def cell(self, architecture: str, method: str) -> Cell:
         """Works, refused, or what is wrong; a traceback is wrong, too."""
@@ -110,7 +115,7 @@ class Workbench:
 
     def _cell(self, architecture: str, name: str) -> Cell:
         entry = self.entries[name]
-        options = hyperparameters(architecture, name)
+        options = SMALL.get(name, {})
         asked = dataclasses.replace(
             PLAIN, engine="cpu", packing=True, fused=True, compiled=self.compiled, shared_prefix=True
         )
@@ -138,8 +143,10 @@ class Workbench:
 
     def planned(self, architecture: str, entry: Entry, options: dict[str, Any], machine: Computation) -> dict[str, Any]:
         """The method's hyperparameters, as a plan decides them. Raises UsageError where it refuses the method."""
-        found = probed(architectures.settings(architecture), self.task_settings, of(MachineSettings, machine),
-                       of(EngineSettings, machine), [(entry.name, str(entry.file), options)], self.cache)  # fmt: skip
+        found = probed(
+            architectures.settings(architecture), self.task_settings, of(MachineSettings, machine),
+            of(EngineSettings, machine), [(entry.name, entry.method, str(entry.file), options)], self.cache,
+        )  # fmt: skip
         decided: dict[str, Any] = found["methods"][entry.name]
         return decided
 
@@ -173,7 +180,9 @@ class Trial:
         base = self.base(machine)
         model, tokenizer = base.load()
         shapes = shapes_of(model)
-        model = self.patches.enter_context(base.prepared(self.method.attach(model, tokenizer)))
+        attached = self.method.attach(model, tokenizer)
+        hook(self.method, "initialise")(attached, [torch.tensor([example.ids]) for example in self.train_examples])
+        model = self.patches.enter_context(base.prepared(attached))
         before = Reference(self.clean(), model)
         with torch.no_grad():
             first = sum(float(before.loss(example.ids, example.prompt)) for example in self.validation)
@@ -182,7 +191,8 @@ class Trial:
             epochs=0 if self.entry.control else 2, learning_rate=RATES.get(self.entry.name, 0.1), batch_size=4,
             micro_batch_size=2, warmup=0.0, schedule="constant",
         )  # fmt: skip
-        curves = fine_tune(base.engine, model, self.train_examples, self.validation, recipe, seed=1, clock=Clock())
+        curves = fine_tune(base.engine, model, self.train_examples, self.validation, recipe, seed=1, clock=Clock(),
+                           method=self.method)  # fmt: skip
         self.trained = model
         if curves.epochs and apart(curves.epochs[0]["validation_loss"], first / labels) > CLOSE:
             yield f"the first loss is {curves.epochs[0]['validation_loss']:.4f}, expected {first / labels:.4f}"
@@ -324,14 +334,13 @@ def probed(
     model: ModelSettings,
     task: TaskSettings,
     machine: MachineSettings,
-    ways: EngineSettings,
-    methods: list[tuple[str, str, dict[str, Any]]],
+    engine: EngineSettings,
+    methods: list[tuple[str, str, str, dict[str, Any]]],
     cache: Path,
 ) -> dict[str, Any]:
     """What a plan finds, in this process. Raises UsageError for what it refuses."""
-    return plan.probe(
-        plain(model), plain(task), plain(ScoringSettings()), plain(machine), plain(ways), methods, str(cache), silent
-    )  # fmt: skip
+    asked = Settings(model=model, task=task, machine=machine, engine=engine)
+    return plan.probe(plan.sections(asked), methods, str(cache), silent)
 
 
 def of(kind: Any, where: Computation) -> Any:
@@ -352,17 +361,6 @@ def standing(model: Any, machine: Computation) -> tuple[str, str]:
     return path, "; ".join(dict.fromkeys(filter(None, (
         packing, layout.padded(model), layout.written(model), layout.written(model) and layout.alike(model),
         layout.cached(model)))))  # fmt: skip
-
-
-def hyperparameters(architecture: str, method: str) -> dict[str, Any]:
-    """What a method's count can't read from shapes."""
-    if method not in ("prefix", "prefix-projection"):
-        return {}
-    config = architectures.configuration(architecture)
-    values = config.to_dict()
-    heads = getattr(config, "num_attention_heads", None) or values.get("n_head") or 1
-    width = 32 * values.get("num_key_value_heads", heads) // heads
-    return {"layers": config.num_hidden_layers, "width": width}
 
 
 def documents() -> list[dict[str, str]]:

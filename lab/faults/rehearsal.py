@@ -64,7 +64,7 @@ def rehearse(name: str, folder: Path, method: str = "all") -> tuple[str, list[st
     faults: list[str] = []
     try:
         chosen = plan.configured(asked, [method])
-        methods = [(entry.name, str(entry.file), plain(configured)) for entry, (configured, _) in chosen]
+        methods = [(entry.name, entry.method, str(entry.file), plain(configured)) for entry, (configured, _) in chosen]
         found = probed(asked.model, asked.task, asked.machine, asked.engine, methods, store.models)
         planned = plan.make(asked, [method], store, found)
     except UsageError as refusal:

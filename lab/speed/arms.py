@@ -15,7 +15,7 @@ from bakeoff.config.schema import Computation, GenerationSettings, ModelSettings
 from bakeoff.core.validation import build
 from bakeoff.data import tasks
 from bakeoff.data.encoding import Encoder
-from bakeoff.methods.registry import load_file
+from bakeoff.methods.registry import find
 from bakeoff.runs import adapters
 from bakeoff.runs.base import Base, seed_everything
 from bakeoff.runs.generation import summarise
@@ -42,7 +42,7 @@ class Bench:
 
     def __init__(self, job: dict[str, Any]) -> None:
         spec = job["spec"]
-        entry = next(entry for entry in load_file(Path(spec["method_file"])) if entry.name == spec["method"])
+        entry = find(Path(spec["method_file"]), spec["base"])
         self.method = build(entry.kind, spec["hyperparameters"], spec["method_file"])
         self.limits = build(TaskSettings, spec["task"], "speed")
         self.where = build(Computation, spec["machine"], "speed")

@@ -9,7 +9,7 @@ from bakeoff.cli import main
 from bakeoff.config import presets, project
 from bakeoff.core.errors import UsageError
 from bakeoff.gate import seed_variance
-from bakeoff.methods import registry
+from bakeoff.methods import registry, selection
 from bakeoff.report import published
 from bakeoff.session import start, worker
 from bakeoff.shipped import ROOT
@@ -86,7 +86,7 @@ def test_methods_are_those_of_the_project_and_those_that_ship(home):
 
 def test_an_own_method_replaces_the_one_of_its_name_in_whatever_file(home):
     own_method(home, "a.py", "lora")
-    assert [entry.file for entry in registry.select(["lora"]) if not entry.control] == [home / "methods" / "a.py"]
+    assert [entry.file for entry in selection.select(["lora"]) if not entry.control] == [home / "methods" / "a.py"]
     assert list(registry.known_methods()).count("lora") == 1
 
 
@@ -94,7 +94,7 @@ def test_two_own_methods_of_one_name_are_refused(home):
     own_method(home, "a.py", "norms")
     own_method(home, "b.py", "norms")
     with pytest.raises(UsageError, match=r"b\.py: .*a\.py has a method named 'norms', too; rename one"):
-        registry.select(["all"])
+        selection.select(["all"])
 
 
 def test_own_floors_replace_those_that_ship_preset_by_preset(home):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from bakeoff.core import files
-from bakeoff.runs.checkpoints import KINDS, save_tensors
+from bakeoff.runs.tensor_files import KINDS, save_tensors
 
 
 @pytest.fixture(params=["direct", "no such way", "refused at the first write"])

@@ -12,7 +12,7 @@ from bakeoff.config import presets, schema
 from bakeoff.config.schema import ScoringSettings, Settings, TaskSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.data import tasks
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 from bakeoff.metrics.rouge import Prediction, Scorer
 from bakeoff.report.comparison import compare
 from bakeoff.runs.pipeline import cut_documents, run
@@ -271,8 +271,7 @@ def settled(path, tokenizer="rouge-score"):
 def planned(path, folder, tokenizer="rouge-score"):
     """What a plan for the rows of a file finds."""
     chosen = settled(path, tokenizer)
-    asked = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine, chosen.engine))
-    return plan.probe(*asked, [], str(folder / "models"), print)
+    return plan.probe(plan.sections(chosen), [], str(folder / "models"), print)
 
 
 def test_references_that_hold_no_token_are_refused_before_any_run(write, tmp_path):
@@ -292,11 +291,10 @@ def test_letters_that_fall_away_are_said_when_a_bake_off_is_planned(write, tmp_p
 def made(chosen, folder):
     """A run of lead-1 in this process."""
     [entry] = [entry for entry in select(["lead-1"]) if entry.name == "lead-1"]
-    parts = {
-        name: schema.plain(getattr(chosen, name)) for name in ("model", "task", "generation", "scoring", "machine")
-    }
-    spec = RunSpec(method="lead-1", control=True, method_file=str(entry.file), hyperparameters={}, seed=1, training={},
-                   hashes={}, versions={"compiler": ""}, **parts)  # fmt: skip
+    sections = ("model", "task", "generation", "scoring", "measure", "machine")
+    parts = {name: schema.plain(getattr(chosen, name)) for name in sections}
+    spec = RunSpec(method="lead-1", base="lead-1", control=True, method_file=str(entry.file), hyperparameters={},
+                   seed=1, training={}, hashes={}, versions={"compiler": ""}, **parts)  # fmt: skip
     return run(spec, folder, folder, print, Clock())
 
 

@@ -11,7 +11,7 @@ from bakeoff.data.encoding import Encoder
 from bakeoff.engine.attention import BLOCK, Documents, causal, row_logits
 from bakeoff.engine.batches import collate
 from bakeoff.engine.layout import packable
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 
 METHODS = {entry.name: entry for entry in select(["all"])}
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bakeoff import engine
 from bakeoff.config.schema import Computation
 from bakeoff.data.encoding import Encoded
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 from lab.compatibility.architectures import ARCHITECTURES, WIDE
 
 PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, engine="plain", packing=False,

@@ -9,7 +9,7 @@ from computing import fine_tune, loss_of
 from bakeoff.config.schema import ModelSettings, TrainingSettings
 from bakeoff.engine import layout
 from bakeoff.engine.cached_features import Features, head_alone
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 from bakeoff.models import loading
 from bakeoff.runs.resources import Clock
 from lab.compatibility import architectures

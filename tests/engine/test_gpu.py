@@ -18,7 +18,7 @@ from bakeoff.data import tasks
 from bakeoff.engine import batches, layout
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.engine import Cpu
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 from bakeoff.metrics import rouge
 from bakeoff.runs import pipeline, training, verify
 from bakeoff.runs.resources import Clock, Memory
@@ -50,9 +50,8 @@ def probed(tmp_path_factory):
     """The smoke preset on a CPU and what its plan finds, in this process."""
     folder = tmp_path_factory.mktemp("probed")
     chosen = presets.load("smoke", changes=[*SMALL, "machine.device=cpu", "engine.compiled=false"])
-    parts = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine, chosen.engine))
-    methods = [(entry.name, str(entry.file), schema.plain(entry.kind())) for entry in select(["lora"])]
-    return chosen, plan.probe(*parts, methods, str(folder / "models"), print)
+    methods = [(entry.name, entry.name, str(entry.file), schema.plain(entry.kind())) for entry in select(["lora"])]
+    return chosen, plan.probe(plan.sections(chosen), methods, str(folder / "models"), print)
 
 
 def spec_of(tmp_path, found, chosen):
@@ -65,8 +64,7 @@ def spec_of(tmp_path, found, chosen):
 def test_a_plan_finds_the_card_and_starts_no_compiler_beside_it(h100, tmp_path, monkeypatch):
     monkeypatch.setattr(native, "build", lambda folder: pytest.fail("the C compiler was started"))
     chosen = presets.load("smoke", changes=SMALL)
-    parts = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine, chosen.engine))
-    found = plan.probe(*parts, [], str(tmp_path / "models"), print)
+    found = plan.probe(plan.sections(chosen), [], str(tmp_path / "models"), print)
     assert found["machine"]["device"] == "cuda" and found["card"] == H100
 
 

@@ -12,7 +12,7 @@ from bakeoff.engine import attention, layout, shared_prefix
 from bakeoff.engine.cpu import layers, native
 from bakeoff.engine.cpu.kernels import BLOCK
 from bakeoff.engine.shared_prefix import Copies, SharedPrefix
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 
 METHODS = {entry.name: entry for entry in select(["all"])}
 HEAD = list(b"Summarize in one sentence: ")

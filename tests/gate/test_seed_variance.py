@@ -16,7 +16,7 @@ VARIANCES = dict.fromkeys(METRICS, SeedVariance(0.02, 0.01, 9, 40))
 
 
 def calibrated(folder, chosen=None):
-    text = seed_variance.dump(chosen or settings(), ONE.signature, "lora", 10, VARIANCES)
+    text = seed_variance.dump(chosen or settings(), ONE.signature, {"lora": (10, VARIANCES)})
     seed_variance.path_of("synthetic", folder).write_text(text, encoding="utf-8")
 
 
@@ -38,6 +38,19 @@ def test_without_files_nothing_is_lent(tmp_path):
 def test_a_calibration_is_read_back(tmp_path):
     calibrated(tmp_path)
     assert lent(tmp_path)["rouge2"] == SeedVariance(0.02, 0.01, 9, 40, "calibration")
+
+
+def test_every_method_borrows_its_own_and_a_stranger_that_of_all_together(tmp_path):
+    quiet, loud = (dict.fromkeys(METRICS, SeedVariance(ms, 0.01, 4, 40)) for ms in (0.02, 0.06))
+    text = seed_variance.dump(settings(), ONE.signature, {"lora": (5, quiet), "full": (5, loud)})
+    seed_variance.path_of("synthetic", tmp_path).write_text(text, encoding="utf-8")
+    row = run("wide")
+    row.spec["base"] = "full"
+    results = {"lora": [ONE], "full": [run("full")], "wide": [row], "mine": [run("mine")]}
+    found = seed_variance.Loans.read(settings(), tmp_path).of(results)
+    assert [found[name]["rouge1"].ms_seed for name in ("lora", "full", "wide")] == [0.02, 0.06, 0.06]
+    other = found["mine"]["rouge1"]
+    assert (other.ms_seed, other.df, other.source) == (0.04, 8, "calibration of other methods")
 
 
 def test_a_baseline_wins_over_a_calibration(tmp_path):
@@ -65,8 +78,8 @@ def test_a_method_with_seeds_of_its_own_borrows_nothing(tmp_path):
     assert seed_variance.Loans.read(settings(), tmp_path).of(results) == {}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"model": "m", "task": "t", "signature": "s", "metrics": {}}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": "m", "task": "t", "signature": "s", "methods": {}}'])
 def test_a_broken_calibration_is_refused_by_its_file(tmp_path, text):
     seed_variance.path_of("synthetic", tmp_path).write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match=r"synthetic\.calibration\.json: not a calibration .* make calibrate"):
+    with pytest.raises(UsageError, match=r"synthetic\.calibration\.json: not a calibration"):
         lent(tmp_path)

@@ -268,7 +268,7 @@ def test_compare_of_single_seeds_gives_no_verdict(tmp_path, capsys):
 
 def test_single_seeds_borrow_the_spread_of_a_calibration():
     known = {metric: components(record(runs()).methods["lora"].rows(metric), "calibration") for metric in METRICS}
-    found = gate(record(runs(-8, (42,))), record(runs(seeds=(1,))), spreads=known)
+    found = gate(record(runs(-8, (42,))), record(runs(seeds=(1,))), spreads={"lora": known})
     assert words(found) == {"regressed"} and found.verdicts[0].contrast.variance.source == "calibration"
 
 

@@ -17,7 +17,7 @@ from bakeoff.config.presets import load
 from bakeoff.config.schema import TrainingSettings
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine.virtual import virtual_tokens
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 from bakeoff.runs.resources import Clock
 from bakeoff.shipped import ROOT
 from lab.speed import growth, measure, opponents, report, work

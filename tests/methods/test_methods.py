@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from bakeoff.config.schema import GenerationSettings, Settings, TaskSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.data.encoding import Encoder
-from bakeoff.methods.registry import configure, select
+from bakeoff.methods.selection import configure, select
 from bakeoff.runs import adapters
 from bakeoff.runs.resources import Clock
 from bakeoff.session import probe

@@ -7,7 +7,7 @@ import pytest
 
 from bakeoff.config import presets, schema
 from bakeoff.methods.parameters import ParameterCounts, count, shapes_of
-from bakeoff.methods.registry import configure, select
+from bakeoff.methods.selection import configure, select
 from bakeoff.models import loading
 from bakeoff.shipped import ROOT
 

@@ -5,7 +5,8 @@ import pytest
 from bakeoff.config.presets import load
 from bakeoff.config.schema import plain
 from bakeoff.core.errors import UsageError
-from bakeoff.methods.registry import configure, refuse_unread, select
+from bakeoff.methods.registry import known_methods
+from bakeoff.methods.selection import configure, refuse_unread, select
 
 METHOD = """
 from dataclasses import dataclass
@@ -55,9 +56,21 @@ def preset(tmp_path):
     return write
 
 
+ROWS = """
+[methods.lora]
+alpha = 4.0
+
+[methods.wide]
+base = "lora"
+rank = 64
+learning_rate = 0.25
+"""
+
+
 def everything(asked, preset="smoke", changes=()):
     """Every selected method by name with its recipe, as runs get them."""
-    settings, entries = load(preset, changes=changes), select([asked])
+    settings = load(preset, changes=changes)
+    entries = select([asked], settings)
     refuse_unread(settings, entries)
     return {entry.name: configure(entry, settings) for entry in entries}
 
@@ -120,6 +133,77 @@ def test_a_wrong_method_file_is_named(method, old, new, expected):
         select([path])
     found = str(caught.value)
     assert expected in found and path in found and "\n" not in found
+
+
+def test_every_method_has_groups_and_a_file_may_make_more(method):
+    trained = [name for name, entry in known_methods().items() if not entry.control]
+    assert names(["every"]) == trained and set(names(["all"])) < set(trained)
+    assert "lora" in names(["peft"]) and "full" not in names(["peft"])
+    with pytest.raises(UsageError, match="'peft' is a group of methods; rename the method"):
+        select([method(METHOD.replace('"mine"', '"peft"'))])
+
+
+@pytest.mark.parametrize(
+    "groups, expected",
+    [("'peft'", "groups = 'peft': expected a tuple"), ("('all',)", "group = 'all'"), ("(3,)", "expected a tuple")],
+)
+def test_wrong_groups_are_named(method, groups, expected):
+    with pytest.raises(UsageError) as caught:
+        select([method(METHOD.replace('= "mine"', f'= "mine"\n    groups: ClassVar[tuple] = {groups}'))])
+    assert expected in str(caught.value)
+
+
+def test_one_method_under_several_settings_makes_several_rows():
+    changes = ["methods.lora.alpha=8", "methods.lora.rank=2", "training.epochs=5"]
+    found = everything("lora:rank=4,lora:rank=32:epochs=9,lora", changes=changes)
+    rows = [name for name in found if name.startswith("lora")]
+    assert rows == ["lora:rank=4", "lora:rank=32:epochs=9", "lora"]
+    assert [(found[row][0].rank, found[row][0].alpha, found[row][1].epochs) for row in rows] == [
+        (4, 8, 5), (32, 8, 9), (2, 8, 5)]  # fmt: skip
+
+
+def test_a_table_with_a_base_is_a_row_of_that_method(preset):
+    path = preset(ROWS)
+    found = everything("wide,lora", path, ["methods.wide.dropout=0.5"])
+    wide, lora = found["wide"], found["lora"]
+    assert (wide[0].rank, wide[0].alpha, wide[0].dropout, wide[1].learning_rate) == (64, 4.0, 0.5, 0.25)
+    assert (lora[0].rank, lora[0].dropout) == (16, 0.0)
+
+
+@pytest.mark.parametrize(
+    "asked, expected",
+    [
+        ("lora:rank", "'rank': expected KEY=VALUE, for example --method lora:rank=8"),
+        ("lora:rnk=8", "--method lora:rnk=8: rnk: 'rnk' is not a setting of method 'lora'; did you mean 'rank'?"),
+        ("lora:rank=many", "--method lora:rank=many: rank = 'many': expected a whole number"),
+        ("lora:rank=8:rank=9", "'rank' stands there twice"),
+        ("lead-1:n=2", "'lead-1' is a control and has no settings to vary"),
+        ("lorra:rank=8", "did you mean 'lora'?"),
+        ("wide:rank=3,lora", ""),
+    ],
+)
+def test_a_row_that_cannot_be_is_named(preset, asked, expected):
+    if not expected:
+        assert everything(asked, preset(ROWS))["wide:rank=3"][0].rank == 3
+        return
+    with pytest.raises(UsageError) as caught:
+        everything(asked, preset(ROWS))
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "table, expected",
+    [
+        ('[methods.wide]\nbase = "lorra"', "preset.toml:2: 'lorra' is not a method; did you mean 'lora'?"),
+        ('[methods.full]\nbase = "lora"', "preset.toml:2: 'full' is a method itself"),
+        ("[methods.wide]\nrank = 3", 'a row of its own needs base = "METHOD"'),
+        ("[methods.wide]\nbase = 3", "preset.toml:2: 3 is not a method"),
+    ],
+)
+def test_a_wrong_base_is_named(preset, table, expected):
+    with pytest.raises(UsageError) as caught:
+        everything("lora", preset(table))
+    assert expected in str(caught.value)
 
 
 def test_two_classes_of_one_name_in_a_file_are_refused(method):

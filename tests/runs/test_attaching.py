@@ -9,11 +9,12 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from transformers import AutoModelForCausalLM
 
 from bakeoff.config import presets
-from bakeoff.config.schema import ModelSettings, plain
+from bakeoff.config.schema import ModelSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.engine.virtual import virtual_tokens
 from bakeoff.methods.parameters import count, shapes_of
-from bakeoff.methods.registry import load_file, select
+from bakeoff.methods.registry import load_file
+from bakeoff.methods.selection import select
 from bakeoff.methods.targets import target_layers
 from bakeoff.models import blueprint, loading, positions
 from bakeoff.runs import adapters
@@ -313,7 +314,11 @@ def test_a_method_that_needs_or_changes_values_is_counted_with_values(attach, bo
             "rank * (inputs + outputs), 1",
             "trainable 1 by expected_parameters, 896",
         ),
-        (PEFT.format("AdaLoraConfig", "init_r=4, total_step=10"), LORA, "AdaLoRA prunes in update_and_allocate after"),
+        (
+            PEFT.format("AdaLoraConfig", "init_r=4, total_step=10"),
+            LORA,
+            "AdaLoRA prunes after every optimizer step, and",
+        ),
         (PEFT.format("LoraConfig", 'r=4, init_lora_weights="pissa_niter_4"'), LORA, "at random numbers"),
         (FROZEN, "rank * (inputs + outputs), rank * outputs", "lora_A.default.weight at random numbers"),
         ("return model.requires_grad_(False)", "0, 0", "it leaves nothing to train"),
@@ -344,11 +349,11 @@ def probed(tmp_path, architecture, *names, **documents):
     """What the plan finds out about `names` on a model of this architecture, for the documents of `smoke`."""
     chosen = presets.load("smoke", changes=["engine.compiled=false", "machine.precision=fp32"])
     asked = dataclasses.replace(chosen.task, max_input_tokens=96, max_target_tokens=32, **documents)
-    methods = [(name, str(METHODS[name].file), {}) for name in names]
+    methods = [(name, name, str(METHODS[name].file), {}) for name in names]
     (tmp_path / "models").mkdir(exist_ok=True)
     model = of(architecture, **POSITIONS.get(architecture, {}))
-    settled = (plain(part) for part in (model, asked, chosen.scoring, chosen.machine, chosen.engine))
-    return plan.probe(*settled, methods, str(tmp_path / "models"), print)
+    settled = dataclasses.replace(chosen, model=model, task=asked)
+    return plan.probe(plan.sections(settled), methods, str(tmp_path / "models"), print)
 
 
 POSITIONS = {"gpt2": {"n_positions": 128}, "llama": {"max_position_embeddings": 128}}

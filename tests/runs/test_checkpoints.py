@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from bakeoff.config.schema import DurabilitySettings, GenerationSettings, TaskSettings, TrainingSettings
 from bakeoff.data.encoding import Encoder
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 from bakeoff.runs import checkpoints, training
 from bakeoff.runs.checkpoints import Checkpointer, Chunk, seal, unseal
 from bakeoff.runs.resources import Clock, Memory

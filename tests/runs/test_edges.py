@@ -12,7 +12,7 @@ from bakeoff.config.schema import GenerationSettings, TaskSettings, TrainingSett
 from bakeoff.data.encoding import Encoded, Encoder
 from bakeoff.data.tasks import Example
 from bakeoff.engine.batches import collate
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 from bakeoff.metrics.rouge import SCORED, Scorer, rouge
 from bakeoff.report.comparison import compare
 from bakeoff.runs.generation import schedule

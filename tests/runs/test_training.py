@@ -11,7 +11,7 @@ from computing import fine_tune, loss_sum, mean_loss
 from bakeoff.config.schema import TrainingSettings
 from bakeoff.core.errors import Diverged
 from bakeoff.engine.batches import collate
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 from bakeoff.runs import training
 from bakeoff.runs.resources import Clock
 from bakeoff.runs.training import learning_rate_factor

@@ -9,8 +9,8 @@ from bakeoff.session.progress import Progress
 from bakeoff.session.worker import Died
 
 SPEC = RunSpec(
-    method="lora", control=False, method_file="lora.py", hyperparameters={}, seed=7, model={}, task={}, training={},
-    generation={}, scoring={}, machine={}, hashes={}, versions={},
+    method="lora", base="lora", control=False, method_file="lora.py", hyperparameters={}, seed=7, model={}, task={},
+    training={}, generation={}, scoring={}, measure={}, machine={}, hashes={}, versions={},
 )  # fmt: skip
 NEWS = [
     {"phase": "setup"},

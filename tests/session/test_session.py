@@ -178,8 +178,7 @@ def test_the_compiler_works_while_a_model_is_prepared(tmp_path, monkeypatch):
     monkeypatch.setattr(native, "build", lambda folder: f"gcc {both.wait() * 0}")
     monkeypatch.setattr(loading, "prepare", lambda *place: (both.wait(), prepare(*place))[1])
     chosen = presets.load("smoke", changes=["machine.device=cpu", "engine.attention=eager"])
-    asked = (schema.plain(part) for part in (chosen.model, chosen.task, chosen.scoring, chosen.machine, chosen.engine))
-    assert plan.probe(*asked, [], str(tmp_path / "models"), print)["compiler"] == "gcc 0"
+    assert plan.probe(plan.sections(chosen), [], str(tmp_path / "models"), print)["compiler"] == "gcc 0"
 
 
 @pytest.mark.parametrize(

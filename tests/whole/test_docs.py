@@ -13,7 +13,8 @@ from bakeoff.config import presets, project
 from bakeoff.config.schema import SECTIONS, TaskSettings
 from bakeoff.data import tasks
 from bakeoff.methods.parameters import count, shapes_of
-from bakeoff.methods.registry import configure, load_file
+from bakeoff.methods.registry import load_file
+from bakeoff.methods.selection import configure
 from bakeoff.session import plan
 from bakeoff.shipped import ROOT
 from bakeoff.starter import repository

@@ -158,7 +158,7 @@ def shown(path):
 def test_the_wheel_holds_every_file_that_ships(wheel):
     kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     ships = [path for path in kept if path.startswith(("bakeoff/", "bench/", "methods/"))]
-    away = (".trials.json", ".seeds.json")  # what lab/ keeps beside presets and baselines
+    away = (".trials.json", ".seeds.json")  # what tuning and lab/ keep beside presets and baselines
     held = {path for path in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in path}
     assert held == {shown(path) for path in ships if not path.endswith(away)}
 
@@ -174,7 +174,7 @@ def test_the_metadata_names_dependencies_and_the_command(wheel):
 def test_both_commands_are_one(installed, tmp_path):
     one = typed(tmp_path, installed / "bakeoff", "--help")
     assert one == typed(tmp_path, installed / "python", "-m", "bakeoff", "--help")
-    assert all(f"    {name}" in one for name in ("init", "assets", "parameters", "score", "compare"))
+    assert all(f"    {name}" in one for name in ("init", "assets", "parameters", "score", "compare", "tune"))
 
 
 def test_the_specification_passes_and_reports_there(bench, installed, repository):

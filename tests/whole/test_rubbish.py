@@ -17,7 +17,7 @@ from bakeoff.config import presets as configuration
 from bakeoff.config.schema import TaskSettings
 from bakeoff.core.errors import LONGEST, UsageError, one_line
 from bakeoff.data import tasks
-from bakeoff.methods import registry
+from bakeoff.methods import selection
 from bakeoff.metrics.rouge import Prediction
 from bakeoff.runs.records import RunResult
 from bakeoff.session import start
@@ -112,9 +112,9 @@ def test_a_malformed_change_is_one_line_that_names_it(tmp_path, capsys, change):
 
 def check_changes(change):
     chosen = configuration.load("smoke", changes=[change])
-    entries = registry.select(["lora"])
-    registry.refuse_unread(chosen, entries)
-    registry.configure(entries[0], chosen)
+    entries = selection.select(["lora"])
+    selection.refuse_unread(chosen, entries)
+    selection.configure(entries[0], chosen)
 
 
 @pytest.mark.parametrize("text", rubbish.SEEDS, ids=lambda text: ascii(text)[:40])

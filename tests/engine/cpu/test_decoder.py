@@ -17,7 +17,7 @@ from bakeoff.engine.cpu import decoder, head, layers, native, packed_weights
 from bakeoff.engine.cpu import engine as cpu
 from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.engine.decoding import decode
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
 

@@ -21,7 +21,7 @@ from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.engine.cpu.head import CrossEntropy
 from bakeoff.engine.cpu.kernels import CompiledAttention
 from bakeoff.engine.linear import LoraPair
-from bakeoff.methods.registry import select
+from bakeoff.methods.selection import select
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
 KINDS = [torch.float32, torch.bfloat16]

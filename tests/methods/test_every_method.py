@@ -1,0 +1,94 @@
+"""What holds of every method that ships: its closed form, what it freezes, and that it is listed where people look."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bakeoff.config.schema import ModelSettings
+from bakeoff.core.errors import UsageError
+from bakeoff.methods.registry import known_methods
+from bakeoff.models import blueprint
+from bakeoff.runs.attaching import fitted
+from bakeoff.shipped import ROOT
+from lab.compatibility.cells import PACKED, Workbench
+
+SIZE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64}
+SHAPES = {
+    "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64},
+    "opt": {**SIZE, "ffn_dim": 96, "word_embed_proj_dim": 64},
+    "gemma3_text": {**SIZE, "intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 32},
+    "qwen3": {**SIZE, "intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 32},
+    "llama": {**SIZE, "intermediate_size": 96, "num_key_value_heads": 2},
+}
+"""Keys and values are half as wide as queries where heads are grouped, heads wider than hidden size / heads in two."""
+METHODS = {name: entry for name, entry in known_methods().items() if not entry.control}
+REFUSED = {
+    ("olora", "gpt2"): "a Conv1D, as if it were transposed",  # it attaches, and computes something else
+    ("loha", "gpt2"): "Conv1D'> not supported",
+    ("lokr", "gpt2"): "Conv1D'> not supported",
+    ("delora", "gpt2"): r"Conv1D.* is not supported",
+    ("miss", "gpt2"): r"Conv1D.* is not supported",
+    ("kasa", "gpt2"): "does not support `fan_in_fan_out=True`",
+    ("lily", "gpt2"): "Lily does not support target modules",
+    ("oft", "gpt2"): "Conv1D",
+    ("hra", "gpt2"): "Conv1D",
+    ("psoft", "gpt2"): "Conv1D",
+    ("road", "gpt2"): "Conv1D",
+    ("c3a", "gpt2"): "Conv1D",
+    ("shira", "gpt2"): "Conv1D",
+    ("supertuning", "gpt2"): "Conv1D",
+    ("peanut", "gpt2"): "Conv1D",
+    ("glora", "gpt2"): "Conv1D",
+    ("osf", "gpt2"): "no target layer is one",  # PEFT passes over Conv1D without a word, so the method says it
+    ("beft", "gpt2"): "no value projection that is a layer of its own",  # fused, and PEFT's BEFT takes no Conv1D
+    ("adaption-prompt", "opt"): "Unsupported model type for adaption prompt",
+    ("adaption-prompt", "gemma3_text"): "Unsupported model type for adaption prompt",
+    ("adaption-prompt", "qwen3"): "Unsupported model type for adaption prompt",
+}
+"""Where PEFT can't attach: the words with which a plan says so."""
+
+
+def fit(name, kind):
+    values = {"model_type": kind, "vocab_size": 257, "bos_token_id": 1, "eos_token_id": 1, **SHAPES[kind]}
+    chosen = ModelSettings(name="random", architecture=values)
+    build = blueprint.builder(chosen, None, blueprint.vocabulary(chosen, None))
+    return fitted(METHODS[name], METHODS[name].kind(), build, "tiny")
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_closed_form_is_what_is_attached_or_the_plan_refuses(name, kind):
+    if (name, kind) in REFUSED:
+        with pytest.raises(UsageError, match=REFUSED[name, kind]):
+            fit(name, kind)
+        return
+    _, expected, model = fit(name, kind)  # raises where the two differ
+    assert expected.trainable == sum(one.numel() for one in model.parameters() if one.requires_grad) > 0
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return Workbench(tmp_path_factory.mktemp("cells"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_losses_gradients_texts_and_the_reloaded_adapter_are_those_of_transformers(bench, name):
+    cell = bench.cell("llama", name)
+    assert (cell.verdict, cell.words if cell.path == PACKED else "") == ("works", "")
+
+
+@pytest.mark.slow
+def test_every_method_passes_the_bench(tmp_path):
+    command = [sys.executable, "-m", "pytest", "bench/", "--preset", "smoke", "--method", "every", "-q"]
+    places = ["--store", str(tmp_path / "store"), "--report-dir", str(tmp_path / "report"), "-p", "no:cacheprovider"]
+    found = subprocess.run([*command, *places], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stdout[-3000:]
+    assert set(json.loads((tmp_path / "report" / "results.json").read_text())["methods"]) == set(METHODS)
+
+
+def test_every_method_is_a_row_of_the_documentation():
+    page = (ROOT / "docs" / "methods.md").read_text()
+    assert [name for name, entry in METHODS.items() if f"| `{name}` | `methods/{entry.file.name}` |" not in page] == []
