@@ -21,7 +21,7 @@ from bakeoff.config.schema import SECTIONS, Settings
 from bakeoff.core.errors import UsageError
 from bakeoff.data.readers import reader
 from bakeoff.methods.registry import TRAINING_KEYS, Entry, known_methods
-from bakeoff.report.tuning.record import Record, Trial, lowest
+from bakeoff.report.tuning.record import Record, Trial, kept, lowest
 from bakeoff.runs.records import RunResult, RunSpec
 from bakeoff.session import grid, plan, search, worker
 from bakeoff.session.grid import Axes
@@ -47,7 +47,7 @@ def tune(options: Namespace) -> tuple[str, int]:
     record, picture = Record(chosen), project.own("reports", "tune", f"{chosen.preset}.png")
     for path in (record.path, picture):
         if not writable(path.parent):
-            raise UsageError(f"{path}: can't be written; copy the preset to a folder that can, and name it by --preset")
+            raise UsageError(f"{path}: can't be written; type the command in a folder that can")
     undo = stop_on_sigterm()
     try:
         session = start(options, sys.stderr, sys.stderr.isatty(), lambda: None)
@@ -245,4 +245,5 @@ def report(
     except OSError as error:
         raise UsageError(f"{picture}: the plot can't be written: {error.strerror}") from None
     text = table.render(trials, rows, notes, settings.source)
-    return f"{text}\n\nrecord: {record}\nplot: {picture}"
+    beside = f"to keep the record with the preset, type: cp {record} {kept(settings)}"
+    return f"{text}\n\nrecord: {record}\nplot: {picture}\n{beside}"

@@ -213,8 +213,9 @@ def test_a_number_of_trials_is_a_whole_one(number, capsys):
 
 
 @pytest.fixture
-def mine(tmp_path):
+def mine(tmp_path, monkeypatch):
     """Settings of a preset of one's own, a file `mine.toml`."""
+    monkeypatch.setattr(project, "_root", tmp_path)
     path = tmp_path / "mine.toml"
     path.write_text("seeds = [1]\n")
     return load(str(path))
@@ -225,14 +226,16 @@ def test_a_record_keeps_each_setting_once_and_is_counted(mine, tmp_path):
     for asked, rate, loss in (("1", 1e-2, 3.0), ("2", 1e-3, 2.0), ("3", 1e-2, 4.0)):
         kept.keep(asked, Trial("lora", {"learning_rate": rate}, loss, {"1": [5.0, loss]}))
     Record(load(str(tmp_path / "mine.toml"), model="other.gguf")).keep("4", Trial("lora", {"learning_rate": 1.0}, 1.0))
-    rows = record.read(tmp_path / "mine.trials.json")
+    rows = record.read(kept.path)
     assert [(row["asked"], row["model"]) for row in rows] == [
         ("2", mine.model.name), ("3", mine.model.name), ("4", "other.gguf")
     ]  # fmt: skip
     other = Record(load(str(tmp_path / "mine.toml"), changes=["task.test=1", "training.epochs=9"]))
     other.keep("5", Trial("lora", {"learning_rate": 1e-2}, 2.0))
-    assert record.read(tmp_path / "mine.trials.json")[-2]["set"] == {"training.epochs": 9}, "another recipe"
-    assert record.counts(mine) == {"lora": 3} and Record(mine).known("1", {}) is None
+    assert record.read(kept.path)[-2]["set"] == {"training.epochs": 9}, "another recipe"
+    assert Record(mine).known("1", {}) is None and record.counts(mine) == {}
+    shutil.copy(other.path, record.kept(mine))
+    assert record.counts(mine) == {"lora": 3}, "of this model"
     assert Record(mine).known("3", {}) == Trial("lora", {}, 4.0, {"1": [5.0, 4.0]})
 
 
@@ -252,13 +255,16 @@ def test_a_damaged_trial_is_one_line(mine):
         Record(mine).known("1", {})
 
 
-def test_the_record_of_a_preset_that_ships_is_the_project_s(tmp_path, monkeypatch):
+def test_a_tuning_leaves_the_record_beside_the_preset_alone_and_goes_on_from_it(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "_root", tmp_path)
     quick = load("quick")
-    assert record.find(quick) == ROOT / "bench" / "presets" / "quick.trials.json"
+    committed = ROOT / "bench" / "presets" / "quick.trials.json"
+    before = committed.read_bytes()
+    assert record.find(quick) == committed
     Record(quick).keep("1", Trial("lora", {"learning_rate": 1.0}, 9.0))
-    assert record.find(quick) == tmp_path / "bench" / "presets" / "quick.trials.json"
-    assert record.counts(quick)["lora"] == 6, "the trials that ship are among them"
+    written = tmp_path / "reports" / "tune" / "quick.trials.json"
+    assert record.find(quick) == written and len(record.read(written)) == len(QUICK) + 1
+    assert committed.read_bytes() == before and record.counts(quick)["lora"] == 5
 
 
 def test_every_method_of_the_quick_preset_had_the_same_number_of_trials():
@@ -370,7 +376,7 @@ def test_a_tuning_stops_goes_on_and_repeats_nothing(command, tmp_path):
     shutil.rmtree(tmp_path / ".bakeoff" / "runs")  # the record is enough
     code, out, err, second = command()
     assert code == 0, err
-    rows = json.loads((tmp_path / "bench" / "presets" / "smoke.trials.json").read_text())["trials"]
+    rows = json.loads((tmp_path / "reports" / "tune" / "smoke.trials.json").read_text())["trials"]
     assert set(Counter(row["method"] for row in rows).values()) == {len(rows) // 2} and len(rows) >= 6
     assert len(first) + len(second) == len(rows) and [len(run.document_ids) for run in second] == [1] * len(second)
     assert "[methods.lora]" in out and "[methods.bitfit]" in out and preset.read_bytes() == before
@@ -384,7 +390,7 @@ def test_a_trial_that_diverges_is_recorded_and_stops_no_other(command, tmp_path)
     code, out, _, _ = command("--method", "full", "--grid", "methods.full.learning_rate=1e-3,1e3",
                               "--set", "methods.full.gradient_clip=0", "--set", "training.batch_size=2")  # fmt: skip
     assert code == 0
-    rows = json.loads((tmp_path / "bench" / "presets" / "smoke.trials.json").read_text())["trials"]
+    rows = json.loads((tmp_path / "reports" / "tune" / "smoke.trials.json").read_text())["trials"]
     ours = {row["settings"]["learning_rate"]: row for row in rows if row["method"] == "full"}
     assert ours[1e-3]["validation_loss"] > 0 and set(Counter(row["method"] for row in rows).values()) == {len(ours)}
     assert ours[1e3]["validation_loss"] is None and ours[1e3]["diverged"] and "diverged" in out

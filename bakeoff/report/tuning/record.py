@@ -1,4 +1,7 @@
-"""The record of trials beside a preset: which settings were tried on the validation split, and how each did."""
+"""The record of trials of a preset: which settings were tried on the validation split, and how each did.
+
+A command writes it below `reports/`; who puts its choice into the preset puts the record beside it.
+"""
 
 import json
 import math
@@ -110,15 +113,18 @@ class Record:
 
 
 def place(settings: Settings) -> Path:
-    """Where the record of a preset is written: beside it, or among the project's presets if the preset ships."""
-    beside = Path(settings.source).with_suffix(".trials.json")
-    return project.own("bench", "presets", beside.name) if project.ships(settings.source) else beside
+    """Where the record of a preset is written."""
+    return project.own("reports", "tune", f"{settings.preset}.trials.json")
+
+
+def kept(settings: Settings) -> Path:
+    """Where the record of the choices in a preset stands: beside it."""
+    return Path(settings.source).with_suffix(".trials.json")
 
 
 def find(settings: Settings) -> Path | None:
-    """The record of a preset: the project's, else the one beside the preset; None without one."""
-    places = (place(settings), Path(settings.source).with_suffix(".trials.json"))
-    return next((path for path in places if path.is_file()), None)
+    """The record with which a tuning goes on: the one that it wrote, else the one beside the preset; None without."""
+    return next((path for path in (place(settings), kept(settings)) if path.is_file()), None)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -140,11 +146,14 @@ def malformed(path: Path, what: str) -> UsageError:
 
 
 def counts(settings: Settings) -> dict[str, int]:
-    """How many settings were tried for each method on this model and task; {} without a record. Raises UsageError."""
+    """How many settings were tried for each method on this model and task before the preset got its own.
+
+    {} without a record beside the preset. Raises UsageError.
+    """
     found: dict[str, int] = {}
-    path = find(settings)
+    path = kept(settings)
     ours = {"model": settings.model.name, "task": settings.task.name}
-    for row in read(path) if path else []:
+    for row in read(path) if path.is_file() else []:
         if all(row.get(key, value) == value for key, value in ours.items()):
             found[row["method"]] = found.get(row["method"], 0) + 1
     return found
