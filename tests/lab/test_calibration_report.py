@@ -1,9 +1,14 @@
 """The calibration's own arithmetic, on seeds whose components are known."""
 
+import json
+
 import numpy as np
 import pytest
 
-from lab.calibration import simulation
+from bakeoff.config import presets
+from bakeoff.gate import seed_variance
+from bakeoff.metrics.rouge import METRICS
+from lab.calibration import seeds, simulation
 
 KNOWN = {"seeds": 10, "documents": 400, "document": 0.12, "residual": 0.06, "seed": 0.01}
 
@@ -38,3 +43,21 @@ def test_power_rises_with_documents_and_seeds():
 def test_a_rate_has_an_interval():
     low, high = simulation.Rate(10, 200).bounds
     assert low < 0.05 < high
+
+
+KEPT = sorted(path.name.removesuffix(".seeds.json") for path in seeds.BASELINES.glob("*.seeds.json"))
+
+
+@pytest.mark.parametrize("preset", KEPT)
+def test_the_calibration_of_a_preset_is_that_of_its_kept_seeds(preset):
+    content = json.loads(seeds.path_of(preset).read_text(encoding="utf-8"))
+    assert seeds.render(content) == seeds.path_of(preset).read_text(encoding="utf-8")
+    made = seeds.calibration(presets.load(preset), content)
+    assert made == seed_variance.path_of(preset, seeds.BASELINES).read_text(encoding="utf-8")
+
+
+def test_the_simulation_reads_the_kept_seeds():
+    content = json.loads(seeds.path_of(simulation.PRESET).read_text(encoding="utf-8"))
+    rows = content["methods"][simulation.METHOD]
+    assert {metric: len(rows[metric]) for metric in METRICS} == dict.fromkeys(METRICS, len(content["seeds"]))
+    assert simulation.fit(np.array(rows["rougeL"])).seed >= 0
