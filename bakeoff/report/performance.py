@@ -57,17 +57,17 @@ def caveat(comparison: Comparison, quote: Quote) -> list[str]:
         return ["One test document gives no interval, so no claim is made about which method is better."]
     single = [row for row in rows if len(row.runs) == 1]
     unknown = [quote(row.name) for row in single if not row.borrowed]
-    lent = [quote(row.name) for row in single if row.borrowed]
-    sources = dict.fromkeys(variance.source for row in single for variance in row.borrowed.values())
+    lent: dict[str, list[str]] = {}
+    for row in single:
+        for source in dict.fromkeys(variance.source for variance in row.borrowed.values()):
+            lent.setdefault(source, []).append(quote(row.name))
     said = []
     if unknown:
         claim = ", so no claim is made about which method is better" if len(rows) > 1 else ""
         said.append(f"{listing(unknown)} ran with one seed and the variance between seeds was not measured elsewhere: "
                     f"documents only{claim}. For more seeds, type --seeds 42,43,44.")  # fmt: skip
-    if lent:
-        said.append(
-            f"{listing(lent)} ran with one seed; the variance between seeds is that of the {listing(list(sources))}."
-        )
+    for source, names in lent.items():
+        said.append(f"{listing(names)} ran with one seed; the variance between seeds is that of the {source}.")
     if not single:
         said.append("The intervals and tests cover another draw of documents and of seeds.")
     return said
