@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         "tune",
         "try learning rates or other settings on the validation split",
         "Trains each method with each value, and says which has the lowest validation loss of any epoch. Finished "
-        "trials are kept beside the preset and not repeated.",
+        "trials are kept in reports/tune/ and not repeated.",
     )
     choosing(trials)
     trials.add_argument("--task", default="", metavar="NAME|FILE", help="documents instead of the preset's")
@@ -136,8 +136,9 @@ def choosing(command: argparse.ArgumentParser) -> None:
     add("--preset", default="quick", metavar="NAME|FILE.toml", help="named settings; default quick")
     add("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf", help="instead of the preset's")
     add(
-        "--method", action="append", default=[], metavar="NAME|FILE.py|all", help="with commas or repeated; default all"
-    )
+        "--method", action="append", default=[], metavar="NAME|FILE.py|GROUP",
+        help="with commas or repeated; NAME:KEY=VALUE is one row; groups: all (default), peft, every, reference",
+    )  # fmt: skip
     add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
         help="change a setting, e.g. methods.lora.rank=8; repeatable")  # fmt: skip
     add("--trust-remote-code", action="store_true", help="let a hub model run Python code of its own")

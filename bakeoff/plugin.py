@@ -16,9 +16,9 @@ def pytest_addoption(parser):
     """One group of options; none of them imports torch."""
     group = parser.getgroup("bakeoff", "Bakeoff: compare fine-tuning methods (pytest bench/)")
     add = group.addoption
-    add("--method", action="append", default=[], metavar="NAME|FILE.py|all",
-        help="methods to compare, with commas or repeated; 'reference' is last-layer,lora,soft-prompt; default all. "
-        "Controls ride along.")  # fmt: skip
+    add("--method", action="append", default=[], metavar="NAME|FILE.py|GROUP",
+        help="methods to compare, with commas or repeated; NAME:KEY=VALUE is a row of its own; groups: all (default), "
+        "peft, every, reference. Controls take part.")  # fmt: skip
     add("--preset", default="quick", metavar="NAME|FILE.toml", help="named settings; default quick")
     add("--model", default="", metavar="NAME|HUB-ID|FOLDER|FILE.gguf", help="base model instead of the preset's")
     add("--task", default="", metavar="NAME|FILE", help="documents instead of the preset's: a known task, a hub "

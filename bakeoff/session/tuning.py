@@ -245,5 +245,7 @@ def report(
     except OSError as error:
         raise UsageError(f"{picture}: the plot can't be written: {error.strerror}") from None
     text = table.render(trials, rows, notes, settings.source)
-    beside = f"to keep the record with the preset, type: cp {record} {kept(settings)}"
-    return f"{text}\n\nrecord: {record}\nplot: {picture}\n{beside}"
+    said = [f"record: {record}", f"plot: {picture}"]
+    if not project.ships(settings.source):  # else it stands in the installed package
+        said.append(f"to keep the record with the preset, type: cp {record} {kept(settings)}")
+    return "\n".join([text, "", *said])

@@ -1,1 +1,1 @@
-"""Trials of a tuning: their record beside the preset, their table and what it advises, and their plot."""
+"""Trials of a tuning: their record, their table, and what it advises."""
