@@ -58,6 +58,6 @@ def merged(model: Any) -> Any:
     if not hasattr(model, "merge_and_unload") or model.active_peft_config.is_prompt_learning:
         return None
     try:
-        return model.merge_and_unload(safe_merge=True)
-    except (NotImplementedError, AttributeError, ValueError, TypeError):
+        return model.merge_and_unload()
+    except (NotImplementedError, AttributeError, ValueError):  # PEFT's ways to say that this method can't be merged
         return None

@@ -5,11 +5,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from bakeoff.config.schema import ModelSettings
 from bakeoff.core.errors import UsageError
+from bakeoff.methods.parameters import shapes_of
 from bakeoff.methods.registry import known_methods
 from bakeoff.models import blueprint
+from bakeoff.runs import side_effects
 from bakeoff.runs.attaching import fitted
 from bakeoff.shipped import ROOT
 from lab.compatibility.cells import PACKED, Workbench
@@ -50,11 +53,15 @@ REFUSED = {
 """Where PEFT can't attach: the words with which a plan says so."""
 
 
-def fit(name, kind):
+def builder(kind):
+    """What builds a tiny model of an architecture."""
     values = {"model_type": kind, "vocab_size": 257, "bos_token_id": 1, "eos_token_id": 1, **SHAPES[kind]}
     chosen = ModelSettings(name="random", architecture=values)
-    build = blueprint.builder(chosen, None, blueprint.vocabulary(chosen, None))
-    return fitted(METHODS[name], METHODS[name].kind(), build, "tiny")
+    return blueprint.builder(chosen, None, blueprint.vocabulary(chosen, None))
+
+
+def fit(name, kind):
+    return fitted(METHODS[name], METHODS[name].kind(), builder(kind), "tiny")
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -78,6 +85,30 @@ def bench(tmp_path_factory):
 def test_losses_gradients_texts_and_the_reloaded_adapter_are_those_of_transformers(bench, name):
     cell = bench.cell("llama", name)
     assert (cell.verdict, cell.words if cell.path == PACKED else "") == ("works", "")
+
+
+WHOLE = ("adaption-prompt", "beft", "bitfit", "cartridge", "full", "last-blocks", "last-layer", "layer-norm", "lily",
+         "p-tuning", "prefix", "soft-prompt")  # fmt: skip
+"""What has no form in the base model's weights, or is one already."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_merged_model_says_what_the_one_with_an_adapter_says(name):
+    torch.manual_seed(0)
+    base = builder("llama")("cpu")
+    method = METHODS[name].kind()
+    method = method.for_model(shapes_of(base)) if hasattr(method, "for_model") else method
+    model, ids = method.attach(base, None).eval(), torch.arange(12)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        said = model(ids).logits
+        whole = side_effects.merged(model)
+        assert (whole is None) == (name in WHOLE) and not torch.allclose(said, before, atol=1e-6)
+        assert whole is None or torch.allclose(whole(ids).logits, said, atol=1e-5)
 
 
 @pytest.mark.slow
