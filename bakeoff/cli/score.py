@@ -1,0 +1,97 @@
+"""`bakeoff score`: saved predictions, scored again."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bakeoff.cli.options import command
+from bakeoff.config import project
+from bakeoff.config.presets import parse_change
+from bakeoff.config.schema import ScoringSettings
+from bakeoff.core.errors import UsageError, nearest, one_line
+from bakeoff.core.validation import build
+
+
+def add(commands: Any) -> None:
+    """Adds `score`."""
+    found = command(commands, "score", "score saved predictions again, without a model")
+    found.add_argument(
+        "run",
+        metavar="RUN|FILE",
+        help="a run's fingerprint or its first digits, its folder, or a .jsonl file with reference and summary",
+    )
+    found.add_argument("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
+    found.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help="scoring.tokenizer=unicode or scoring.references=mean; a run's own if not given",
+    )
+    found.add_argument("--json", action="store_true", help="per-document scores as JSON")
+    found.set_defaults(command=score)
+
+
+def score(options: argparse.Namespace) -> str:
+    """ROUGE of saved predictions, computed anew."""
+    from bakeoff.metrics.rouge import Scorer
+    from bakeoff.session.store import MANIFEST, SCHEMA, foreign_schema, intact, one_document_an_id, read_predictions
+
+    path = predictions_path(options.run, Path(options.store or project.own(".bakeoff")))
+    if (schema := foreign_schema(path.parent)) is not None:
+        raise UsageError(
+            f"score {options.run!r}: {path.parent} was stored with schema {str(schema)[:20]!r}, this Bakeoff reads "
+            f"schema {SCHEMA}; make the run again"
+        )
+    if (path.parent / MANIFEST).is_file() and not intact(path.parent):
+        raise UsageError(f"score {options.run!r}: a file in {path.parent} is not what was stored; make the run again")
+    predictions = one_document_an_id(path, read_predictions(path))
+    scorer = Scorer(scoring_of(path.parent, options.changes))
+    covered = scorer.coverage((one.id, one.references) for one in predictions)
+    if covered.refusal:
+        raise UsageError(f"score {options.run!r}: {covered.refusal}")
+    ids, scores = scorer.score(predictions)
+    notes = [covered.note] if covered.note else []
+    if options.json:
+        return json.dumps({"signature": scorer.signature(), "document_ids": ids, "scores": scores, "notes": notes})
+    documents = f"{len(ids)} document{'s' * (len(ids) != 1)}"
+    several = f", {len(predictions)} summaries" if len(predictions) > len(ids) else ""
+    means = [f"{metric:<10}{100 * sum(values) / len(values):6.2f}" for metric, values in scores.items()]
+    said = [f"note: {one_line(note)}" for note in notes]
+    return "\n".join([*said, f"{documents}{several}, F1 x 100", *means, scorer.signature()])
+
+
+def scoring_of(folder: Path, changes: list[str]) -> ScoringSettings:
+    """The settings of a stored run's scores (the defaults where `folder` holds none), changed by `--set scoring.*`."""
+    from bakeoff.session.store import read_result
+
+    file = folder / "result.json"
+    values = dict(read_result(file).spec.get("scoring", {})) if file.is_file() else {}
+    for text in changes:
+        key, value = parse_change(text)
+        if not key.startswith("scoring."):
+            known = [f"scoring.{name}" for name in ("tokenizer", "references")]
+            raise UsageError(f"--set {key}: not a setting of score; {nearest(key, known)}")
+        values[key.removeprefix("scoring.")] = value
+    found: ScoringSettings = build(ScoringSettings, values, "--set", "scoring.")
+    return found
+
+
+def predictions_path(name: str, store: Path) -> Path:
+    """The predictions file of a run by fingerprint, of a run's folder, or the file itself. Raises UsageError."""
+    path = Path(name)
+    if os.path.isdir(path):
+        return path / "predictions.jsonl"
+    if os.path.isfile(path):
+        return path
+    found = sorted((store / "runs").glob(f"{name}*")) if name.isalnum() else []
+    if len(found) != 1:
+        kind = "several runs" if found else "no file, no folder and no run in " + str(store)
+        raise UsageError(
+            f"score {name!r}: {kind}; give a run's fingerprint as reports/PRESET/results.json lists them, "
+            "or a .jsonl file"
+        )
+    return found[0] / "predictions.jsonl"
