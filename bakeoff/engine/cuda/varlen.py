@@ -23,6 +23,8 @@ from bakeoff.engine.shared_prefix import SharedPrefix
 WIDEST = 256
 """Largest width of a head that flash attention takes."""
 HALF = (torch.bfloat16, torch.float16)
+DEVICES = ("cuda", "meta")
+"""Where torch has it; without values on the device `meta`."""
 
 
 def varlen_attn(*given: Any, **named: Any) -> torch.Tensor:
@@ -47,11 +49,9 @@ def arguments() -> frozenset[str]:
 def takes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, variant: Variant, cached: bool = False) -> bool:
     """Whether flash attention computes this: tensors ... x width; `cached` for keys of which a part is in use."""
     width = query.shape[-1]
-    same = key.shape[-1] == value.shape[-1] == width and width <= WIDEST and width % 8 == 0
-    told = {"window_size", "scale", *(("seqused_k",) if cached else ())}
-    return (
-        query.dtype in HALF and same and not variant.softcap and not variant.dropout and told <= arguments()
-    )  # fmt: skip
+    able = query.device.type in DEVICES and query.dtype in HALF and width <= WIDEST and width % 8 == 0
+    able = able and key.shape[-1] == value.shape[-1] == width and not variant.softcap and not variant.dropout
+    return able and {"window_size", "scale", *(("seqused_k",) if cached else ())} <= arguments()
 
 
 def flash(
