@@ -18,6 +18,7 @@ from bakeoff.core.errors import UsageError, first_line, nearest
 from bakeoff.data.sources import package_folder
 from bakeoff.methods.parameters import Shapes, shapes_of
 from bakeoff.models.gguf import convert, converted
+from bakeoff.models.hashes import remembered, sha256_of
 from bakeoff.models.safety import check_folder, check_gguf, separate_head
 
 KNOWN = {  # name: package, file in it, sha256, note for the report
@@ -45,10 +46,11 @@ class Source:
     """What a report must say of the weights."""
 
 
-def locate(settings: ModelSettings, known: str = "") -> Source:
+def locate(settings: ModelSettings, known: str = "", cache: Path | None = None) -> Source:
     """The model's files, hashed. Raises UsageError for what is not installed, not there, not reachable or not safe.
 
     `known` is taken for the hash of a GGUF file, which is then not read: its conversion will be, or `prepare` reads it.
+    `cache` keeps the hashes of a folder's files.
     """
     name = settings.name
     if name == "random":
@@ -72,9 +74,9 @@ def locate(settings: ModelSettings, known: str = "") -> Source:
             raise UsageError(f"--model {name}: no such file")
         return Source("gguf", str(path.resolve()), known or sha256_of(path), f"weights dequantised from {path.name}")
     if os.path.isdir(path):
-        return folder_source(path, name)
+        return folder_source(path, name, cache=cache)
     if "/" in name and not name.startswith((".", "/", "~")):
-        return hub_source(settings)
+        return hub_source(settings, cache)
     raise UsageError(
         f"--model {name!r} is not known; {nearest(name, KNOWN)}; or give a hub id, a folder or a .gguf file"
     )
@@ -86,15 +88,15 @@ def named_folder(settings: ModelSettings) -> Path | None:
     return path if settings.name not in (*KNOWN, "random") and os.path.isdir(path) else None
 
 
-def folder_source(folder: Path, name: str, note: str = "") -> Source:
+def folder_source(folder: Path, name: str, note: str = "", cache: Path | None = None) -> Source:
     """A folder as `save_pretrained` writes it. Raises UsageError without a configuration or safetensors."""
     check_folder(folder, name)
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)})
-    digest = hashlib.sha256(json.dumps([[path.name, sha256_of(path)] for path in files]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([[path.name, remembered(path, cache)] for path in files]).encode()).hexdigest()
     return Source("folder", str(folder.resolve()), digest, note)
 
 
-def hub_source(settings: ModelSettings) -> Source:
+def hub_source(settings: ModelSettings, cache: Path | None = None) -> Source:
     """A hub model's safetensors, downloaded into the hub's own cache. Raises UsageError."""
     from huggingface_hub import snapshot_download
 
@@ -106,13 +108,7 @@ def hub_source(settings: ModelSettings) -> Source:
             f"--model {settings.name}: can't be loaded from the hub ({type(error).__name__}); "
             "check the name and the network, or give a folder or a .gguf file"
         ) from None
-    return folder_source(Path(folder), settings.name, f"hub revision {Path(folder).name}")
-
-
-def sha256_of(path: Path) -> str:
-    """Of the file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return folder_source(Path(folder), settings.name, f"hub revision {Path(folder).name}", cache)
 
 
 def prepare(source: Source, cache: Path, planned: bool = False) -> Path | None:

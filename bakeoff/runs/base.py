@@ -21,7 +21,7 @@ class Base:
         self.tokenizer, self.words = None, 0
         self.own: set[int] = set()
         engine.open_kernels(where, cache.parent / engine.KERNELS)
-        self.source = loading.locate(settings, known)
+        self.source = loading.locate(settings, known, cache)
         self.folder = loading.prepare(self.source, cache, planned=bool(known))
         self.ends = loading.end_tokens(self.folder)
 

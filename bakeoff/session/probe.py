@@ -46,7 +46,7 @@ def probe(
     documents = build(TaskSettings, asked["task"], "run")
     loaded, notes = loaded_task(documents, build(ScoringSettings, asked["scoring"], "run"))
     texts = other_text.load(build(MeasureSettings, asked["measure"], "run"))
-    source = loading.locate(settings)
+    source = loading.locate(settings, cache=Path(cache))
     store = Path(cache).parent
     with ThreadPoolExecutor(1) as beside:
         # The C compiler works while Python converts a model.

@@ -29,17 +29,6 @@ def text(found: dict[str, Any]) -> str:
 ABOUT = """Models have random weights of known shapes, and documents random tokens of random lengths. All arms train a
 LoRA for one epoch with the same batches, and write the same number of tokens after the same prompts. "x" is tokens a
 second divided by those of Trainer or `generate`. A dash means that the figure was not measured."""
-COLUMNS)]
-    parts += [f"- {sentence}" for sentence in aims(found["rows"])]
-    if reasons := sorted({row["reason"] for row in found["rows"] if row.get("reason") and row["arm"] == "Bakeoff"}):
-        parts.append("Not faster because: " + "; ".join(reasons) + ".")
-    environment = [(name, str(value)) for name, value in sorted(found["environment"].items())]
-    return "\n\n".join([*parts, "## Environment", table(environment, ("name", "value"))]) + "\n"
-
-
-ABOUT = """Models have random weights of known shapes, and documents random tokens of random lengths. All arms train a
-LoRA for one epoch with the same batches, and write the same number of tokens after the same prompts. "x" is tokens a second
-divided by those of Trainer or `generate`. A dash means that the figure was not measured."""
 COLUMNS = ("shape", "arm", "training, tokens/s", "x", "writing, tokens/s", "x", "training, peak GB", "writing, peak GB")
 
 
