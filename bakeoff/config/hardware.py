@@ -45,11 +45,13 @@ def resolve(asked: MachineSettings, ways: EngineSettings) -> Computation:
     if attention == "auto":
         attention = "sdpa" if device == "cuda" else "eager"
     packing = ways.packing and engine != "plain"
-    rows = packing and engine == "cpu"
+    # The cpu engine's own layers keep what their gradients need.
+    rows = packing and engine == "cpu" and not asked.checkpoint_activations
     return Computation(
         device=device,
         precision=precision,
         threads=asked.threads or available_threads(),
+        checkpoint_activations=asked.checkpoint_activations,
         engine=engine,
         attention=attention,
         packing=packing,

@@ -35,6 +35,10 @@ class ModelSettings:
     architecture: Mapping[str, Any] = setting({})
     """A transformers configuration (`model_type` and its keys). Parameters are counted from it without weights, and the
     model `random` is built from it."""
+    quantisation: str = setting("", choices=("", "nf4", "int8"))
+    """Whether the base model's linear layers are held in four bits (`nf4`) or eight (`int8`), by bitsandbytes on a GPU.
+    The output head stays as it is. What a method adds is trained in fp32 beside them, and counts are those of the model
+    in full. Empty means that nothing is quantised."""
     trust_remote_code: bool = False
     """Whether a hub model may run Python code of its own. Only the option `--trust-remote-code` can set it, no file."""
 
@@ -112,6 +116,8 @@ class TrainingSettings:
     """Share of the steps during which the learning rate rises linearly from 0; 0 means no warm-up."""
     gradient_clip: float = setting(1.0, minimum=0.0)
     """Largest global norm of the gradient; 0 switches clipping off."""
+    optimizer: str = setting("adamw", choices=("adamw", "adamw8bit"))
+    """`adamw8bit` holds AdamW's two moments in eight bits, by bitsandbytes on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,9 @@ class MachineSettings:
     processor multiplies it in hardware."""
     threads: int = setting(0, minimum=0, maximum=1024)
     """CPU threads of a run; 0 means as many as the process may use."""
+    checkpoint_activations: bool = False
+    """Whether a decoder layer's activations are computed again in the backward pass instead of kept: far less memory,
+    for a third more computation."""
     engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
     """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
     on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of

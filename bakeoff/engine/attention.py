@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -224,8 +225,7 @@ def forward(
 ) -> torch.Tensor:  # fmt: skip
     """The model's logits of one row: kept x vocabulary. `position_ids` are others than 0, 1, 2, ..."""
     config = (model.get_base_model() if hasattr(model, "get_base_model") else model).config
-    before, config._attn_implementation = config._attn_implementation, PACKED
-    try:
+    with attention_of(config, PACKED):
         [tensor] = inputs.values()
         where = positions(lengths, tensor.device) if position_ids is None else position_ids
         if isinstance(keep, torch.Tensor):
@@ -233,9 +233,30 @@ def forward(
             if segments.indexed or keep.device != tensor.device:
                 keep = segments.wanted
         logits = model(**inputs, position_ids=where, logits_to_keep=keep, use_cache=False, segments=segments).logits
+    return logits.flatten(0, -2)
+
+
+@contextmanager
+def attention_of(config: Any, name: str) -> Iterator[None]:
+    """Inside, a model of `config` computes its attention as transformers knows by `name`."""
+    before, config._attn_implementation = config._attn_implementation, name
+    try:
+        yield
     finally:
         config._attn_implementation = before
-    return logits.flatten(0, -2)
+
+
+def compute_again(model: Any) -> None:
+    """Has decoder layers compute their activations again in the backward pass (Chen et al. 2016, arXiv:1604.06174).
+
+    They do so by the attention with which they were computed first: packed rows switch it for a forward pass alone.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def contexts() -> tuple[Any, Any]:
+        return nullcontext(), attention_of(inner.config, inner.config._attn_implementation)
+
+    inner.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
 
 
 class Documents:

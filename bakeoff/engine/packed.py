@@ -12,7 +12,7 @@ from bakeoff.engine import layout
 from bakeoff.engine.attention import Segments, documents, row_logits
 from bakeoff.engine.batches import Batch, by_tokens, collate
 from bakeoff.engine.decoding import decode
-from bakeoff.engine.plain import Plain, highest, unwritable
+from bakeoff.engine.plain import Plain, castable, highest, unwritable
 from bakeoff.engine.shared_prefix import sharing
 
 REFILL = 4
@@ -76,7 +76,11 @@ class Packed(Plain):
 def in_precision(model: Any, precision: str) -> Iterator[None]:
     """Every weight in the run's precision, once, instead of a cast at each product; fp32 again afterwards."""
     lower = torch.bfloat16 if precision == "bf16" else torch.float32
-    changed = {parameter: parameter.data for parameter in model.parameters() if parameter.dtype != lower}
+    changed = {
+        parameter: parameter.data
+        for parameter in model.parameters()
+        if parameter.dtype != lower and castable(parameter)
+    }
     try:
         for parameter, value in changed.items():
             parameter.data = value.to(lower)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from bakeoff.config.schema import Computation
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
+from bakeoff.engine.attention import compute_again
 from bakeoff.engine.batches import Batch, by_size, collate, to_device
 from bakeoff.engine.cached_features import CachedFeatures, Features, head_alone
 from bakeoff.engine.linear import passed_by
@@ -38,11 +39,17 @@ class Plain:
 
     def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
         """`model` as `prepared` gives it, with nothing patched."""
-        model.to(self.where.device)
-        layout.settle(model, added, self.where.packing, known)
+        move(model, self.where.device)
+        # A model that was read in bf16 with fp32 beside it computes as it will while it is trained.
+        mixed = any(parameter.dtype != torch.float32 for parameter in model.parameters())
+        with self.products() if mixed else nullcontext():
+            layout.settle(model, added, self.where.packing, known)
         frozen = torch.bfloat16 if self.where.precision == "bf16" else torch.float32
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+            if castable(parameter):
+                parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+        if self.where.checkpoint_activations:
+            compute_again(model)
         return model
 
     def answers(self, model: Any) -> dict[str, str]:
@@ -169,6 +176,21 @@ class Plain:
 
     def release(self, model: Any) -> None:
         """Nothing is derived from weights."""
+
+
+def castable(parameter: torch.Tensor) -> bool:
+    """Whether a parameter means the same in another floating type: not if it is quantised."""
+    return parameter.is_floating_point() and parameter.itemsize > 1
+
+
+def move(model: Any, device: str) -> None:
+    """Puts on `device` what is not there; quantised weights are, and bitsandbytes would pack others again."""
+    if all(castable(parameter) for parameter in model.parameters()):
+        model.to(device)
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type != torch.device(device).type:
+            tensor.data = tensor.data.to(device)
 
 
 def highest(logits: torch.Tensor, barred: torch.Tensor | None = None) -> list[int]:

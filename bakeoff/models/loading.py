@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config.schema import ModelSettings, plain
+from bakeoff.config.schema import Computation, ModelSettings, plain
 from bakeoff.core.errors import UsageError, first_line, nearest
 from bakeoff.data.sources import package_folder
 from bakeoff.methods.parameters import Shapes, shapes_of
+from bakeoff.models import quantise
 from bakeoff.models.gguf import convert, converted
 from bakeoff.models.hashes import remembered, sha256_of
 from bakeoff.models.safety import check_folder, check_gguf, separate_head
@@ -130,11 +131,13 @@ def prepare(source: Source, cache: Path, planned: bool = False) -> Path | None:
 
 
 def load(
-    settings: ModelSettings, source: Source, folder: Path | None, attention: str | None, tokenizer: Any = None
-) -> tuple[Any, Any]:
-    """Model in fp32 on the CPU and tokenizer, with the preset's special tokens added. Raises UsageError.
+    settings: ModelSettings, source: Source, folder: Path | None, attention: str | None, tokenizer: Any = None,
+    where: Computation | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Model and tokenizer, with the preset's special tokens added: in fp32 on the CPU, or as
+    `quantise.placed` says.
 
-    A `tokenizer` that was loaded before is not loaded again.
+    A `tokenizer` that was loaded before is not loaded again. Raises UsageError.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -146,26 +149,29 @@ def load(
         model = AutoModelForCausalLM.from_config(configuration(settings, len(tokenizer)), attn_implementation=attention)
         torch.random.set_rng_state(state)
     else:
-        model = from_files(settings, str(folder), attention)
+        options = quantise.placed(settings, lambda: read_configuration(settings, folder), where)
+        model = from_files(settings, str(folder), attention, **options)
     grow(model, len(tokenizer))
     return model, tokenizer
 
 
 def from_files(settings: ModelSettings, folder: str, attention: str | None, **options: Any) -> Any:
-    """The model of a folder, in fp32; an output head that its files hold apart stays apart, whatever its configuration
-    says. Raises UsageError for what transformers can't load, or would draw at random."""
+    """The model of a folder, in fp32 unless `options` say otherwise.
+
+    An output head that its files hold apart stays apart, whatever its configuration says. Raises UsageError for what
+    transformers can't load, or would draw at random.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     with loading(settings, "its weights"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=settings.trust_remote_code,
             attn_implementation=attention,
             output_loading_info=True,
-            **options,
+            **{"dtype": torch.float32, **options},
         )
     model, found = loaded
     if missing := sorted(found["missing_keys"]):

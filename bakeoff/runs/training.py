@@ -83,9 +83,7 @@ class Loop:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = self.trained[0].device.type
         self.curves = Curves()
-        self.optimizer = torch.optim.AdamW(
-            hooks.parameter_groups(recipe), betas=(recipe.beta1, recipe.beta2), fused=True
-        )
+        self.optimizer = optimizer(hooks.parameter_groups(recipe), recipe)
         held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.curves.optimizer_parameters = sum(parameter.numel() for parameter in held)
         self.total = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
@@ -195,6 +193,18 @@ class Loop:
         for row in self.curves.epochs[1:]:
             row["best"] = int(row["validation_loss"] == self.state.best)
         self.engine.release(self.model)
+
+
+def optimizer(groups: list[dict[str, Any]], recipe: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), or with moments in eight bits (Dettmers et al. 2022,
+    arXiv:2110.02861)."""
+    betas = recipe.beta1, recipe.beta2
+    if recipe.optimizer == "adamw8bit":
+        import bitsandbytes
+
+        found: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, betas=betas)
+        return found
+    return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 
 def learning_rate_factor(step: int, total: int, recipe: TrainingSettings) -> float:
