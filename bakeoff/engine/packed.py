@@ -31,8 +31,12 @@ class Packed(Plain):
     def micro_batches(self, model: Any, examples: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
         """See Engine: by `engine.micro_batch_tokens` where it is set and documents share a row."""
         if self.where.micro_batch_tokens and self.packs(model):
-            return by_tokens(examples, self.where.micro_batch_tokens)
+            return by_tokens(examples, self.row(model))
         return super().micro_batches(model, examples, size)
+
+    def row(self, model: Any) -> int:
+        """Tokens of a micro-batch."""
+        return self.where.micro_batch_tokens
 
     def batches(self, model: Any, examples: Sequence[Encoded]) -> list[Batch]:
         """`examples` in one row where `model` may read them so, else as `plain` has them."""

@@ -12,7 +12,10 @@ from bakeoff.engine.attention import Segments
 from bakeoff.engine.cuda.decoding import READ, ROUND, Rows, capacity_for, write
 from bakeoff.engine.cuda.varlen import FixedCache, FixedPrefill, FixedStep, Varlen, arguments
 from bakeoff.engine.packed import Packed, in_precision
+from bakeoff.models.memory import fitting
 
+FITTING = "_bakeoff_fitting"
+"""The attribute of a model that holds how many tokens the GPU's memory has room for."""
 ROWS = "_bakeoff_rows"
 """The attribute of a model, while it writes: the rows that it writes in."""
 
@@ -34,6 +37,17 @@ class Cuda(Packed):
                     layout.answer(model, "captured", self.replays)
                 model.train(training)
         return model
+
+    def row(self, model: Any) -> int:
+        """Tokens of a micro-batch: those of the settings, or as many as the GPU's memory holds."""
+        if self.where.device != "cuda":
+            return super().row(model)
+        if FITTING not in vars(model):
+            total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            vars(model)[FITTING] = fitting(
+                model, total, precision=self.where.precision, again=self.where.checkpoint_activations
+            )
+        return min(super().row(model), vars(model)[FITTING])
 
     @property
     def kind(self) -> torch.dtype:
