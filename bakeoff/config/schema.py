@@ -190,9 +190,9 @@ class EngineSettings:
     """Whether the documents of a micro-batch stand in one row without padding. A test on the model with its method
     attached must show that documents see nothing of each other. If false, documents are padded."""
     micro_batch_tokens: int = setting(0, minimum=0)
-    """Tokens per forward pass of training if documents are packed; they replace `training.micro_batch_size`. 0 means
-    16,384 on a GPU, or fewer if these would not fit its memory, and no limit but `training.micro_batch_size` on a
-    CPU. The limit changes memory and speed, not the optimizer step."""
+    """Most tokens per forward pass of training if documents are packed; it replaces `training.micro_batch_size`. A GPU
+    takes fewer if its memory has no room for them. 0 means 16,384 on a GPU; on a CPU it means that
+    `training.micro_batch_size` decides. It changes memory and speed, not the optimizer step."""
     captured: bool = True
     """Whether the steps of writing are captured once as a CUDA graph and replayed for each token, if documents are
     packed on a GPU. If false, Python starts every kernel of every step."""

@@ -10,7 +10,10 @@ import torch
 
 from bakeoff import engine
 from bakeoff.config.hardware import repeatable
-from bakeoff.config.schema import Computation, DurabilitySettings, TrainingSettings
+from bakeoff.config.schema import Computation, DurabilitySettings, ModelSettings, TrainingSettings
+from bakeoff.methods.parameters import count, shapes_of
+from bakeoff.models import loading
+from bakeoff.runs import adapters
 from bakeoff.runs.base import seed_everything
 from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.resources import Clock
@@ -104,6 +107,32 @@ def resumes(shape: Shape, where: Computation) -> str:
     assert whole["losses"] == again["losses"], f"losses {whole['losses']} and {again['losses']}"
     assert torch.equal(whole["weights"], again["weights"]), "the weights differ"
     return "a training that was ended after step 3 and resumed has the same losses and weights to the bit"
+
+
+def quantised(shape: Shape, where: Computation) -> str:
+    """A LoRA beside the model in NF4: counted in full, frozen to the bit, trained. Raises AssertionError."""
+    with tempfile.TemporaryDirectory() as folder:
+        shapes.base(shape, where).save_pretrained(folder)
+        loading.byte_tokenizer().save_pretrained(folder)
+        settings = ModelSettings(name=folder, quantisation="nf4")
+        source = loading.locate(settings)
+        model, _ = loading.load(settings, source, Path(folder), "sdpa", where=where)
+    base = shapes_of(model)
+    model, added = shapes.with_lora(model)
+    made = engine.make(where, 0)
+    with made.prepared(model, added) as model:
+        before = adapters.frozen_digests(model)
+        examples = shapes.documents(shape, 12)
+        steps = fine_tune(made, model, examples[:8], examples[8:], RECIPE, seed=0, clock=Clock()).steps
+        after, found = adapters.frozen_digests(model), count(model, base)
+        bits = (
+            8
+            * sum(p.nbytes for p in model.parameters() if p.dtype == torch.uint8)
+            / sum(base.size(f"{name}.weight") for name in base.linear if name != base.head)
+        )
+    assert before == after, "a quantised weight was changed"
+    assert found.total - found.added == base.total, f"{found.total - found.added} parameters, expected {base.total}"
+    return f"{bits:.2f} bits a weight without its scales; {len(steps)} steps, the last loss {steps[-1]['loss']:.3f}"
 
 
 def outcome(check: Callable[..., str], *given: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,13 +19,18 @@ BUDGET = 480.0
 """Seconds after which no further shape is begun."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    found = argparse.ArgumentParser(prog="python -m lab.gpu", description=__doc__)
+    found.add_argument("--device", default="cuda", choices=("cuda", "cpu"),
+                       help="cpu rehearses the same code on tiny shapes in under a minute")  # fmt: skip
+    found.add_argument("--shapes", default="", help="names of shapes, as 135M,7B; by default all")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and writes; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lab.gpu", description=__doc__)
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"),
-                        help="cpu rehearses the same code on tiny shapes in under a minute")  # fmt: skip
-    parser.add_argument("--shapes", default="", help="names of shapes, as 135M,7B; by default all")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         places = {precision: computation(options.device, precision) for precision in ("fp32", "bf16")}
     except UsageError as error:
@@ -72,6 +78,10 @@ def measured(sizes: dict[str, shapes.Shape], places: dict[str, Computation], dev
                 shapes.free(device)
     rows = []
     where = places["bf16"]
+    if find_spec("bitsandbytes"):
+        print("a quantised base", flush=True)
+        done.append({"name": "a quantised base", **checks.outcome(checks.quantised, first, where)})
+        shapes.free(device)
     for name, shape in sizes.items():
         for arm, how, place in (
             ("Bakeoff", speed.ours, where),

@@ -9,7 +9,8 @@ import torch
 
 from bakeoff import engine
 from bakeoff.config.schema import Computation, TrainingSettings
-from bakeoff.models import loading
+from bakeoff.methods.parameters import shapes_of
+from bakeoff.models import loading, memory
 from bakeoff.runs.base import seed_everything
 from bakeoff.runs.resources import Clock, synchronise
 from bakeoff.runs.training import fine_tune
@@ -43,10 +44,16 @@ def ours(shape: Shape, where: Computation) -> dict[str, Any]:
     seed_everything(0, where)
     shapes.free(where.device)
     examples, prompts = shapes.documents(shape, shape.documents + 1), prompts_of(shape)
-    model, added = shapes.with_lora(shapes.base(shape, where))
+    model = shapes.base(shape, where)
+    sizes = shapes_of(model)
+    model, added = shapes.with_lora(model)
     made = engine.make(where, 0)
     with made.prepared(model, added) as model:
         reason = made.reason(model)
+        tokens = max(sum(len(one.ids) for one in micro)
+                     for micro in made.micro_batches(model, examples[: shape.batch], shape.trainer_size))  # fmt: skip
+        work = memory.Work(tokens, tokens * shape.labels // (2 * shape.tokens // 3), shape.rows, shape.tokens)
+        needed = memory.estimate(model, sizes, work, precision=where.precision)
         fine_tune(made, model, examples[: shape.batch], examples[-1:], recipe_of(shape), seed=0, clock=Clock())
         synchronise()
         start = time.perf_counter()
@@ -68,8 +75,9 @@ def ours(shape: Shape, where: Computation) -> dict[str, Any]:
             ]
             synchronise()
             wrote = time.perf_counter() - start
-    tokens = curves.tokens, sum(map(len, texts))
-    return {**rates((seconds, wrote), tokens, (trained, shapes.peak(where.device))), "reason": reason}
+    done = curves.tokens, sum(map(len, texts))
+    found = rates((seconds, wrote), done, (trained, shapes.peak(where.device)))
+    return {**found, "reason": reason, "estimated bytes": needed.training}
 
 
 def theirs(shape: Shape, where: Computation) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_an_arm_that_failed_has_dashes_and_no_ratio():
     rows = [{"shape": "7B", "arm": "Bakeoff", **FULL},
             {"shape": "7B", "arm": report.OPPONENT, "failed": "CUDA out of memory"}]  # fmt: skip
     assert report.ratio(rows[0], rows, "training") is None and report.aims(rows) == []
-    assert report.line(rows[1], rows) == ("7B", report.OPPONENT, "CUDA out of memory", *("–",) * 5)
+    assert report.line(rows[1], rows) == ("7B", report.OPPONENT, "CUDA out of memory", *("–",) * 6)
 
 
 def test_a_machine_without_a_gpu_is_refused_in_one_line(monkeypatch, capsys):
@@ -50,6 +50,6 @@ def test_a_rehearsal_holds_every_check_and_measures_every_arm(tmp_path, monkeypa
     monkeypatch.setattr(project, "_root", tmp_path)
     assert measure.main(["--device", "cpu"]) == 0
     made = json.loads((tmp_path / "reports" / "gpu" / "rehearsal.json").read_text())
-    assert [row["holds"] for row in made["checks"]] == [True] * 4
+    assert [row["holds"] for row in made["checks"]] == [True] * 5
     assert all(row["training"] > 0 and row["writing"] > 0 for row in made["rows"]) and len(made["rows"]) == 3
     assert not (tmp_path / "reports" / "gpu" / "report.md").exists()
