@@ -50,8 +50,8 @@ def collate(
 
 
 def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """A tensor made on the CPU, on `device`; nobody waits for the transfer to a GPU."""
-    pinned = str(device).startswith("cuda")
+    """A tensor on `device`; nobody waits for the transfer of one that was made on the CPU to a GPU."""
+    pinned = str(device).startswith("cuda") and tensor.device.type == "cpu"
     return tensor.pin_memory().to(device, non_blocking=True) if pinned else tensor.to(device)
 
 

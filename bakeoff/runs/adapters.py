@@ -91,4 +91,5 @@ def digests(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
 
 def digest(tensor: torch.Tensor) -> str:
     """XXH3 of a tensor's bytes, 128 bits: it notices every accident, at the speed of memory."""
-    return xxh3_128(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+    plain = tensor.detach().as_subclass(torch.Tensor)  # bitsandbytes' own kind moves its scales along
+    return xxh3_128(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()

@@ -261,6 +261,7 @@ def places(seed):
 def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for():
     class Tensor:
         told = ()
+        device = torch.device("cpu")
 
         def pin_memory(self):
             self.told += ("pinned",)
@@ -271,6 +272,9 @@ def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for():
 
     assert batches.to_device(Tensor(), "cuda") == ("pinned", "cuda", {"non_blocking": True})
     assert batches.to_device(Tensor(), "cpu") == ("cpu", {})
+    there = Tensor()
+    there.device = torch.device("cuda")
+    assert batches.to_device(there, "cuda") == ("cuda", {})  # what is there can't be pinned
 
 
 # Memory

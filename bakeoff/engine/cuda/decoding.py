@@ -24,9 +24,12 @@ ROUND = 256
 class Rows:
     """The rows that a model writes in: their cache, and the tensors that a step reads and changes in place."""
 
-    def __init__(self, model: Any, rows: int, capacity: int, barred: torch.Tensor | None, device: str) -> None:
-        """`barred` are rows of the output head that are no tokens."""
-        self.model, self.device, self.rows, self.barred = model, device, rows, None
+    def __init__(
+        self, model: Any, rows: int, capacity: int, barred: torch.Tensor | None, device: str, by_flash: bool = True
+    ) -> None:  # fmt: skip
+        """`barred` are rows of the output head that are no tokens; `by_flash` as for FixedStep."""
+        self.model, self.device, self.rows, self.by_flash = model, device, rows, by_flash
+        self.barred: torch.Tensor | None = None
         if barred is not None:
             self.barred = torch.zeros(len(model.get_output_embeddings().weight), dtype=torch.bool, device=device)
             self.barred[barred] = True
@@ -41,7 +44,7 @@ class Rows:
     @torch.no_grad()
     def compute(self) -> None:
         """Reads the newest token of every row and puts the one that follows in its place."""
-        logits = forward(self.inner, FixedStep(self.cache, self.at), (), 0, self.at, input_ids=self.ids)
+        logits = forward(self.inner, FixedStep(self.cache, self.at, self.by_flash), (), 0, self.at, input_ids=self.ids)
         self.ids.copy_(self.highest(logits)[None])
         # An ended row writes over its last place again and again: positions beyond it may not exist.
         self.at.copy_(torch.minimum(self.at + 1, self.last))

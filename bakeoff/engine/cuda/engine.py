@@ -30,7 +30,8 @@ class Cuda(Packed):
         model = super().prepare(model, added, known)
         if self.packs(model):
             with self.products():
-                layout.answer(model, "varlen", self.joins)
+                if not layout.answer(model, "varlen", partial(self.joins, by_flash=False)):
+                    layout.answer(model, "cached attention", partial(self.joins, by_flash=True))
             if self.where.captured and not layout.answers(model)["varlen"]:
                 training = model.training
                 with self.writing(model):
@@ -54,24 +55,32 @@ class Cuda(Packed):
         """The type of products and of attention."""
         return torch.bfloat16 if self.where.precision == "bf16" else torch.float32
 
-    def joins(self, model: Any) -> str:
-        """Why documents can't be read and written by this engine's attention, which is held against each by itself."""
+    def joins(self, model: Any, by_flash: bool) -> str:
+        """Why documents can't be read and written by this engine's attention, which is held against each by itself.
+
+        `by_flash`: see FixedStep.
+        """
         device, kind, count = self.where.device, self.kind, len(layout.LENGTHS)
         cache = FixedCache(count, ROUND)
         return layout.together(
             model,
             partial(Varlen, device=device, kind=kind),
             lambda longer: FixedPrefill(longer, device, kind, cache, range(count)),
-            lambda before: FixedStep(cache, torch.tensor([before], device=device)),
+            lambda before: FixedStep(cache, torch.tensor([before], device=device), by_flash),
         )
 
     def replays(self, model: Any) -> str:
         """Why the steps of writing can't be captured, or what a replayed graph writes otherwise."""
         found = []
         for captured in (False, True):
-            rows = Rows(model, len(layout.LENGTHS), ROUND, None, self.where.device)
+            rows = self.rows(model, len(layout.LENGTHS), ROUND, None)
             found.append(write(rows, layout.documents(model), READ, (), self.kind, captured))
         return "" if found[0] == found[1] else "a captured step does not write the tokens of one that is not"
+
+    def rows(self, model: Any, count: int, capacity: int, barred: torch.Tensor | None) -> Rows:
+        """Rows in which `model` writes."""
+        by_flash = not layout.answers(model).get("cached attention")
+        return Rows(model, count, capacity, barred, self.where.device, by_flash)
 
     def reason(self, model: Any) -> str:
         """See Engine."""
@@ -86,6 +95,8 @@ class Cuda(Packed):
             return "flash attention computes in bf16, and the run is in fp32"
         if "window_size" not in arguments():
             return "this torch has no flash attention over packed rows; install torch 2.11 or newer"
+        if why := found["cached attention"]:
+            return f"flash attention does not read a cache here: {why}"
         return found["captured"] if self.where.captured else "engine.captured is off"
 
     def segments(self, model: Any) -> Callable[[Sequence[int]], Segments]:
@@ -122,5 +133,5 @@ class Cuda(Packed):
         held = vars(model).get(ROWS)
         if held is None or held[0] != key:
             vars(model).pop(ROWS, None)  # before another is allocated
-            held = vars(model)[ROWS] = key, Rows(model, *key[:2], barred, self.where.device)
+            held = vars(model)[ROWS] = key, self.rows(model, *key[:2], barred)
         return write(held[1], prompts, limit, ends, self.kind, found.get("captured") == "")

@@ -171,9 +171,12 @@ class FixedStep:
     wanted: torch.Tensor | None = None
     shared: SharedPrefix | None = None
 
-    def __init__(self, cache: FixedCache, at: torch.Tensor) -> None:
-        """`at` (1 x rows, int64) are tokens of each row in the cache before this step: where the new one is put."""
-        self.cache = cache
+    def __init__(self, cache: FixedCache, at: torch.Tensor, by_flash: bool = True) -> None:
+        """`at` (1 x rows, int64) are tokens of each row in the cache before this step: where the new one is put.
+
+        `by_flash`: by flash attention, which reads what is in use of the cache, else by a mask over all of it.
+        """
+        self.cache, self.by_flash = cache, by_flash
         device, rows = at.device, torch.arange(cache.rows + 1, device=at.device, dtype=torch.int32)
         self.places = (rows[:-1] * cache.capacity + at[0]).long()
         self.of_queries, self.of_keys = rows, rows * cache.capacity
@@ -188,7 +191,7 @@ class FixedStep:
         query, key, value = (part.transpose(0, 1) for part in (query, key, value))  # rows x heads x width
         keys, values = self.cache.write(layer, self.places, key, value)
         query = query.to(keys.dtype)
-        if takes(query, keys, values, variant, cached=True):
+        if self.by_flash and takes(query, keys, values, variant, cached=True):
             return flash(
                 query, keys.flatten(0, 1), values.flatten(0, 1), self.of_queries, self.of_keys,
                 (1, self.cache.capacity), scaling, variant.window, self.used,
