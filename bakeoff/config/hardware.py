@@ -19,10 +19,10 @@ CARDS = (DRIVER, Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """Files of which one is there where a GPU is: NVIDIA's, AMD's, and those of Windows' own Linux."""
 
 
-def resolve(asked: MachineSettings, ways: EngineSettings) -> Computation:
+def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> Computation:
     """Both with every `auto` decided but that of attention, which depends on the model.
 
-    Raises UsageError for what this machine doesn't have.
+    `parallel` runs share the processor's threads. Raises UsageError for what this machine doesn't have.
     """
     import torch
 
@@ -44,7 +44,7 @@ def resolve(asked: MachineSettings, ways: EngineSettings) -> Computation:
     return Computation(
         device=device,
         precision=precision,
-        threads=asked.threads or available_threads(),
+        threads=asked.threads or max(1, available_threads() // (parallel if device == "cpu" else 1)),
         engine=engine,
         attention=attention,
         packing=packing,
@@ -121,6 +121,23 @@ def card(device: str) -> dict[str, str]:
         "cuda": str(torch.version.cuda or f"ROCm {torch.version.hip}"),
         "cudnn": str(torch.backends.cudnn.version()),
     }
+
+
+def cards(device: str) -> list[str]:
+    """The visible GPUs that are of the first one's kind, as CUDA_VISIBLE_DEVICES names them; [] on a CPU.
+
+    A run's fingerprint names its card's kind, so that a run on another kind would not be the one that was planned.
+    """
+    if device != "cuda":
+        return []
+    import torch
+
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    names = names[:count] if len(names) >= count else [str(number) for number in range(count)]
+    kinds = [torch.cuda.get_device_properties(number) for number in range(count)]
+    same = [(kind.name, kind.total_memory) == (kinds[0].name, kinds[0].total_memory) for kind in kinds]
+    return [name for name, alike in zip(names, same, strict=True) if alike]
 
 
 def expects_card(device: str) -> bool:
