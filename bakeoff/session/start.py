@@ -71,13 +71,14 @@ def start(
     loans, others = Loans.read(chosen), published.beside(chosen)
     store = Store(Path(options.store))
     plan.configured(chosen, options.method or ["all"])  # what it refuses needs no second of waiting
-    executors.named(options.executor, options.parallel)
+    where, parallel = getattr(options, "executor", "local"), getattr(options, "parallel", 0)
+    executors.named(where, parallel)
     worker.start_server(offline=not plan.on_hub(chosen))
     beside = threading.Thread(target=ahead, args=(chosen, store, known["found"] is None), daemon=True)
     beside.start()
     try:
-        planned = plan.make(chosen, options.method or ["all"], store, known["found"], options.parallel)
-        executor = executors.choose(options.executor, options.parallel, store, planned.found)
+        planned = plan.make(chosen, options.method or ["all"], store, known["found"], parallel)
+        executor = executors.choose(where, parallel, store, planned.found)
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
     finally:
