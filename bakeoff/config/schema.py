@@ -163,9 +163,10 @@ class MachineSettings:
     processor multiplies it in hardware."""
     threads: int = setting(0, minimum=0, maximum=1024)
     """CPU threads of a run; 0 means as many as the process may use."""
-    engine: str = setting("auto", choices=("auto", "plain", "cpu"))
-    """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor, as far as a
-    model allows. `auto` takes `cpu` on a processor and `plain` on a GPU. `[engine]` switches off parts of `cpu`."""
+    engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
+    """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
+    on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of
+    them."""
 
 
 @dataclass(frozen=True)
@@ -177,19 +178,27 @@ class EngineSettings:
     documents it applies only to passes without a gradient. `auto` takes sdpa on a GPU. On a CPU it takes eager, or, for
     packed documents in bf16, the faster of sdpa and eager, timed once a machine."""
     packing: bool = True
-    """Whether the documents of a micro-batch stand in one row without padding. It needs a CPU, and a test on the model
-    with its method attached that shows that documents see nothing of each other. If false, documents are padded."""
+    """Whether the documents of a micro-batch stand in one row without padding. A test on the model with its method
+    attached must show that documents see nothing of each other. If false, documents are padded."""
+    micro_batch_tokens: int = setting(0, minimum=0)
+    """Tokens per forward pass of training if documents are packed; they replace `training.micro_batch_size`. 0 means
+    16,384 on a GPU, or fewer if these would not fit its memory, and no limit but `training.micro_batch_size` on a
+    CPU. The limit changes memory and speed, not the optimizer step."""
+    captured: bool = True
+    """Whether the steps of writing are captured once as a CUDA graph and replayed for each token, if documents are
+    packed on a GPU. If false, Python starts every kernel of every step."""
     labels_only: bool = True
     """Whether logits are computed only for positions that predict a label token. If false, they are computed for every
     position, as transformers does."""
     fused: bool = True
-    """Whether Llama-like layers are computed in fewer passes over memory, if documents are packed. If false,
+    """Whether Llama-like layers are computed in fewer passes over memory, if documents are packed on a CPU. If false,
     transformers' own layers are used."""
     compiled: bool = True
     """Whether fused layers use C kernels, which the machine's GCC compiles once. If false, torch operators are used."""
     shared_prefix: bool = True
-    """Whether a prefix that all documents of a micro-batch share is computed once, if documents are packed and enough
-    tokens are saved to pay for it (2 % of all; in bf16 with AMX 30 %). If false, it is computed for each document."""
+    """Whether a prefix that all documents of a micro-batch share is computed once, if documents are packed on a CPU and
+    enough tokens are saved to pay for it (2 % of all; in bf16 with AMX 30 %). If false, it is computed for each
+    document."""
     cached_features: bool = True
     """Whether the frozen layers below an output head are computed once per document, if only an untied head is trained.
     If false, they are computed in every epoch."""

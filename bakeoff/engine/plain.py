@@ -11,7 +11,7 @@ from torch.nn import functional
 from bakeoff.config.schema import Computation
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
-from bakeoff.engine.batches import Batch, collate, to_device
+from bakeoff.engine.batches import Batch, by_size, collate, to_device
 from bakeoff.engine.cached_features import CachedFeatures, Features, head_alone
 from bakeoff.engine.linear import passed_by
 from bakeoff.engine.padded import label_logits, write
@@ -56,6 +56,10 @@ class Plain:
     def documents(self, model: Any) -> str:
         """See Engine."""
         return layout.summary(layout.answers(model), self.where.packing)
+
+    def micro_batches(self, model: Any, examples: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
+        """See Engine: `size` documents at a time."""
+        return by_size(examples, size)
 
     def loss(self, model: Any, examples: Sequence[Encoded]) -> torch.Tensor:
         """See Engine."""
@@ -108,7 +112,9 @@ class Plain:
         keep = batch.predicts if self.where.labels_only else torch.ones_like(batch.predicts)
         with self.products(), head or nullcontext():
             logits = self.read(model, batch, keep)
-        return logits if self.where.labels_only else logits[batch.predicts.flatten()]
+        if self.where.labels_only:
+            return logits
+        return logits[to_device(batch.predicts.flatten().nonzero().flatten(), logits.device)]
 
     def read(self, model: Any, batch: Batch, keep: torch.Tensor) -> torch.Tensor:
         """kept x vocabulary: logits where `keep` (batch x length, bool) is True."""

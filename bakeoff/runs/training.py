@@ -120,7 +120,7 @@ class Loop:
         """One optimizer step on an effective batch. Raises Diverged."""
         labels = sum(len(example.ids) - example.prompt for example in examples)
         total_loss = zero(self.model)
-        for micro in micro_batches(examples, self.recipe.micro_batch_size):
+        for micro in self.engine.micro_batches(self.model, examples, self.recipe.micro_batch_size):
             part = self.engine.loss(self.model, micro) / labels
             with repeatable(self.device):
                 part.backward()
@@ -214,7 +214,7 @@ def mean_loss(engine: Engine, model: torch.nn.Module, examples: Sequence[Encoded
         return math.nan
     model.eval()
     total = zero(model)
-    for micro in micro_batches(examples, size):
+    for micro in engine.micro_batches(model, examples, size):
         total += engine.loss(model, micro)
     return total.item() / sum(len(example.ids) - example.prompt for example in examples)
 
@@ -229,10 +229,3 @@ def windows(count: int, size: int, order: torch.Generator | None = None) -> Iter
     indices = torch.randperm(count, generator=order).tolist() if order is not None else list(range(count))
     for start in range(0, count, size):
         yield indices[start : start + size]
-
-
-def micro_batches(window: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
-    """The sequences of one effective batch by length, `size` at a time: almost no padding, the same gradient."""
-    by_length = sorted(window, key=lambda example: len(example.ids))
-    for start in range(0, len(by_length), size):
-        yield by_length[start : start + size]

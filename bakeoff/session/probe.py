@@ -99,6 +99,7 @@ def attention(settings: ModelSettings, folder: Path | None, where: Computation, 
     if (
         not forced
         and where.packing
+        and where.device == "cpu"
         and where.precision == "bf16"
         and engine.replaceable_attention(loading.meta_model(settings, folder))
     ):

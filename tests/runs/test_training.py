@@ -10,9 +10,8 @@ from computing import fine_tune, loss_sum, mean_loss
 
 from bakeoff.config.schema import TrainingSettings
 from bakeoff.core.errors import Diverged
-from bakeoff.engine.batches import collate
+from bakeoff.engine.batches import by_size, collate
 from bakeoff.methods.selection import select
-from bakeoff.runs import training
 from bakeoff.runs.resources import Clock
 from bakeoff.runs.training import learning_rate_factor
 
@@ -37,7 +36,7 @@ def weights(model):
 def gradient(model, encoded, fp32, size):
     model.zero_grad()
     labels = sum(len(example.ids) - example.prompt for example in encoded)
-    for micro in training.micro_batches(encoded, size):
+    for micro in by_size(encoded, size):
         (loss_sum(model, collate(micro, 256), fp32) / labels).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
