@@ -38,6 +38,9 @@ def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> 
     precision = asked.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
+    if device == "cuda" and asked.ranks > (count := torch.cuda.device_count()):
+        raise UsageError(f"machine.ranks = {asked.ranks}: each needs a GPU, and {count} are visible; "
+                         f"type --set machine.ranks={count}")  # fmt: skip
     if asked.engine in ("cpu", "cuda") and device != asked.engine:
         raise UsageError(f"machine.engine = {asked.engine!r}: the run is on {device}; type --set machine.engine=auto")
     engine = device if asked.engine == "auto" else asked.engine
@@ -50,6 +53,7 @@ def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> 
         device=device,
         precision=precision,
         threads=asked.threads or max(1, available_threads() // (parallel if device == "cpu" else 1)),
+        ranks=asked.ranks,
         engine=engine,
         attention=attention,
         packing=packing,

@@ -163,6 +163,9 @@ class MachineSettings:
     processor multiplies it in hardware."""
     threads: int = setting(0, minimum=0, maximum=1024)
     """CPU threads of a run; 0 means as many as the process may use."""
+    ranks: int = setting(1, minimum=1, maximum=1024)
+    """Processes that train one run together, each with its share of the micro-batches: on as many GPUs, or with as many
+    shares of `threads`. The optimizer step is the same within rounding."""
     engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
     """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
     on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of

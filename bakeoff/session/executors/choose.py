@@ -38,8 +38,10 @@ def choose(text: str, parallel: int, store: Store, found: Mapping[str, Any]) -> 
         return slurm.Slurm(store, parallel, machine)
     if machine["device"] != "cuda":
         return local.shares(store, parallel or 1)
-    visible = found["cards"]
-    if parallel > len(visible):
-        raise UsageError(f"--parallel {parallel}: a card makes one run at a time, and {len(visible)} are visible; "
-                         f"type --parallel {len(visible)}")  # fmt: skip
-    return local.cards(store, visible[: parallel or None])
+    visible, ranks = found["cards"], machine["ranks"]
+    most = len(visible) // ranks
+    if parallel > most:
+        each = "a card makes one run" if ranks == 1 else f"{ranks} cards make one run"
+        raise UsageError(f"--parallel {parallel}: {each} at a time, and {len(visible)} are visible; "
+                         f"type --parallel {most}")  # fmt: skip
+    return local.cards(store, visible[: (parallel or most) * ranks], ranks)

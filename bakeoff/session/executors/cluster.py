@@ -56,11 +56,12 @@ class Cluster:
         self.address = text if "://" in text else None
         self.begin()
         card = machine["device"] == "cuda"
-        self.needs = {"num_gpus": 1, "num_cpus": 1} if card else {"num_cpus": machine["threads"]}
+        ranks = machine["ranks"]
+        self.needs = {"num_gpus": ranks, "num_cpus": ranks} if card else {"num_cpus": machine["threads"]}
         have = self.ray.cluster_resources()
-        fits = int(have.get("GPU", 0)) if card else int(have.get("CPU", 0) // machine["threads"])
+        fits = int(have.get("GPU", 0) // ranks) if card else int(have.get("CPU", 0) // machine["threads"])
         if not fits:
-            needed = "a GPU" if card else f"{machine['threads']} processors"
+            needed = f"{ranks} GPU{'s' * (ranks > 1)}" if card else f"{machine['threads']} processors"
             raise UsageError(
                 f"--executor {text}: a run needs {needed}, and the cluster has {have.get('GPU', 0):g} GPUs and "
                 f"{have.get('CPU', 0):g} processors{'' if card else '; type --set machine.threads=1'}"

@@ -21,8 +21,8 @@ class Place:
 
     name: str
     """Of the slot: no two have the same."""
-    device: str = PROCESSOR
-    """What is locked while a run computes here: PROCESSOR, which its shares lock together, or a card."""
+    devices: tuple[str, ...] = (PROCESSOR,)
+    """What is locked while a run computes here: PROCESSOR, which its shares lock together, or cards."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of a process that computes here."""
 
@@ -43,7 +43,7 @@ class Local:
         """`words` say what the places are, where there are several."""
         self.count, self.places = len(places), words
         self.stopped = False
-        self.locks = {place.device: Shared(store, place.device) for place in places}
+        self.locks = {device: Shared(store, device) for place in places for device in place.devices}
         self.free: queue.SimpleQueue[Place] = queue.SimpleQueue()
         for place in places:
             self.free.put(place)
@@ -53,7 +53,9 @@ class Local:
         """See Executor. Raises Stopped once `stop` was called."""
         place = self.free.get()
         try:
-            with self.locks[place.device].held(waiting):
+            with ExitStack() as locks:
+                for device in place.devices:  # in the same order everywhere: nobody waits for one who waits for him
+                    locks.enter_context(self.locks[device].held(waiting))
                 if self.stopped:
                     raise worker.Stopped
                 yield place
@@ -95,7 +97,10 @@ def shares(store: Store, count: int) -> Local:
     return Local(store, places, f"{count} at a time on one processor") if count > 1 else Local(store)
 
 
-def cards(store: Store, visible: Sequence[str]) -> Local:
-    """A run at a time on each of the cards, named as CUDA_VISIBLE_DEVICES names them."""
-    places = [Place(f"card {name}", f"cuda-{name}", {"CUDA_VISIBLE_DEVICES": name}) for name in visible]
-    return Local(store, places, f"one at a time on each of {len(visible)} cards" if len(visible) > 1 else "")
+def cards(store: Store, visible: Sequence[str], ranks: int = 1) -> Local:
+    """A run at a time on each of the cards, or on each group of `ranks` cards, as CUDA_VISIBLE_DEVICES names them."""
+    groups = [visible[start : start + ranks] for start in range(0, len(visible) - ranks + 1, ranks)]
+    places = [Place(f"card {','.join(group)}", tuple(f"cuda-{name}" for name in group),
+                    {"CUDA_VISIBLE_DEVICES": ",".join(group)}) for group in groups]  # fmt: skip
+    each = f"{ranks} of {len(visible)} cards" if ranks > 1 else f"{len(visible)} cards"
+    return Local(store, places, f"one at a time on each of {each}" if len(places) > 1 else "")

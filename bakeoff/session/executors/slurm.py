@@ -58,7 +58,7 @@ class Slurm:
             self.executor = submitit.AutoExecutor(folder=store.root / "slurm", cluster=cluster)
         except Exception as error:  # submitit's own, where no Slurm is
             raise UsageError(f"--executor slurm: {first_line(error)}; type it on a machine that submits jobs") from None
-        card = {"gpus_per_node": 1} if machine["device"] == "cuda" else {}
+        card = {"gpus_per_node": machine["ranks"]} if machine["device"] == "cuda" else {}
         self.executor.update_parameters(name="bakeoff", cpus_per_task=machine["threads"], timeout_min=24 * 60, **card)
         self.submitting, self.waiting = threading.Lock(), threading.Semaphore(self.count)
         self.jobs: set[Any] = set()

@@ -136,7 +136,7 @@ def test_what_no_machine_can_do_is_one_line(text, parallel, expected):
 
 
 def test_more_runs_than_cards_are_refused_and_all_cards_are_used(store):
-    found = {"machine": {"device": "cuda"}, "cards": ["0", "1"]}
+    found = {"machine": {"device": "cuda", "ranks": 1}, "cards": ["0", "1"]}
     assert executors.choose("local", 0, store, found).count == 2
     assert executors.choose("local", 1, store, found).count == 1
     with pytest.raises(UsageError, match="--parallel 3: a card makes one run at a time, and 2 are visible"):

@@ -181,4 +181,4 @@ def test_a_cluster_without_what_a_run_needs_is_one_line(nodes):
     nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
     with pytest.raises(UsageError, match="a run needs 3 processors, and the cluster has 0 GPUs and 1 processors"):
-        cluster.Cluster("ray", 0, {"device": "cpu", "threads": 3})
+        cluster.Cluster("ray", 0, {"device": "cpu", "threads": 3, "ranks": 1})
