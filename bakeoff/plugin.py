@@ -31,6 +31,10 @@ def pytest_addoption(parser):
     add("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
     add("--run-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="end a run that takes longer; "
         "its stack is in the report, what it finished is kept; default 0: never")  # fmt: skip
+    add("--executor", default="local", metavar="NAME", help="where runs are made: local (default), ray, "
+        "ray://HOST:PORT or slurm")  # fmt: skip
+    add("--parallel", type=_count, default=0, metavar="N", help="runs at a time; default: one on each visible GPU, "
+        "one on a CPU, where N share its processors")  # fmt: skip
     add("--report-dir", default="", metavar="FOLDER", help="where the report goes; default reports/PRESET")
     add("--gate", action="store_true", help="fail where a method got worse than its baseline")
     add("--gate-strict", action="store_true", help="--gate, and fail where that can't be told")
@@ -45,6 +49,13 @@ def _seconds(text):
     if not 0 <= value < 1e9:
         raise ValueError
     return value
+
+
+def _count(text):
+    """A whole number from 1 on."""
+    if not text.isdecimal() or not 0 < int(text) < 1e5:
+        raise ValueError
+    return int(text)
 
 
 def pytest_configure(config):
@@ -127,6 +138,12 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(fixture, names, indirect=True, scope="session")
 
 
+def _asked_by(item) -> list[str]:
+    """The methods and controls whose runs a test asks for by name."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return [params[name] for name in ("runs", "control_run") if isinstance(params.get(name), str)]
+
+
 def pytest_collection_modifyitems(config, items):
     """Without --gate there is no verdict to test; where bench/ was not named, no run."""
     asking = [item for item in items if _asks(getattr(item, "fixturenames", ()))]
@@ -136,6 +153,13 @@ def pytest_collection_modifyitems(config, items):
     if gone := set(asking):
         items[:] = [item for item in items if item not in gone]
         config.hook.pytest_deselected(items=asking)
+
+
+def pytest_collection_finish(session):
+    """Says which runs will be asked for, so that several can be made at once."""
+    bakeoff = getattr(session.config, "bakeoff", None)
+    if bakeoff is not None:
+        bakeoff.expected = list(dict.fromkeys(name for item in session.items for name in _asked_by(item)))
 
 
 @pytest.fixture(scope="session")

@@ -172,6 +172,9 @@ class MachineSettings:
     checkpoint_activations: bool = False
     """Whether a decoder layer's activations are computed again in the backward pass instead of kept: far less memory,
     for a third more computation."""
+    ranks: int = setting(1, minimum=1, maximum=1024)
+    """Processes that train one run together, each on its share of every batch: on as many GPUs, or with as many shares
+    of `threads`. The optimizer step is the same within rounding."""
     engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
     """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
     on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of

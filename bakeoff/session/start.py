@@ -22,7 +22,7 @@ from bakeoff.gate import baseline
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.report import published
 from bakeoff.report.tuning import record
-from bakeoff.session import plan, worker
+from bakeoff.session import executors, plan, worker
 from bakeoff.session.gatekeeper import Gatekeeper
 from bakeoff.session.ledger import Ledger
 from bakeoff.session.progress import Progress
@@ -71,11 +71,14 @@ def start(
     loans, others = Loans.read(chosen), published.beside(chosen)
     store = Store(Path(options.store))
     plan.configured(chosen, options.method or ["all"])  # what it refuses needs no second of waiting
+    where, parallel = getattr(options, "executor", "local"), getattr(options, "parallel", 0)
+    executors.named(where, parallel)
     worker.start_server(offline=not plan.on_hub(chosen))
     beside = threading.Thread(target=ahead, args=(chosen, store, known["found"] is None), daemon=True)
     beside.start()
     try:
-        planned = plan.make(chosen, options.method or ["all"], store, known["found"])
+        planned = plan.make(chosen, options.method or ["all"], store, known["found"], parallel)
+        executor = executors.choose(where, parallel, store, planned.found)
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
     finally:
@@ -86,7 +89,7 @@ def start(
     for note in planned.found["notes"]:
         progress.note(note)
     return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
-                   loans=loans, published=others, run_timeout=options.run_timeout)  # fmt: skip
+                   loans=loans, published=others, run_timeout=options.run_timeout, executor=executor)  # fmt: skip
 
 
 def ahead(chosen: schema.Settings, store: Store, new: bool) -> None:
