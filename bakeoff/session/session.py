@@ -10,6 +10,7 @@ from bakeoff.core.events import Emit, News
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.gate.verdicts import Gate
 from bakeoff.metrics.rouge import Prediction
+from bakeoff.report.comparison import Comparison
 from bakeoff.report.published import Published
 from bakeoff.report.tuning import record
 from bakeoff.runs.records import Death, RunResult, RunSpec
@@ -141,7 +142,21 @@ class Session:
         )  # fmt: skip
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder, gate)
-        return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}"
+        said = [report.terminal(compared, gate), "", self.summary(), f"report: {path}"]
+        return "\n".join([*said, *self.remember(compared, folder, gate)])
+
+    def remember(self, compared: Comparison, folder: Path, gate: Gate | None) -> list[str]:
+        """Appends the bake-off to its preset's history, beside the report's `folder`; what went wrong, in a line."""
+        from bakeoff.report.exports import history
+
+        if not self.plan.settings.report.history or not compared.methods:
+            return []
+        path = history.path_of(folder, self.plan.settings.preset)
+        try:
+            history.append(path, history.line(compared, gate), made=self.ledger.count("made") > 0)
+        except OSError as error:
+            return [f"note: {path}: nothing could be appended: {error.strerror}; --set report.history=false asks for none"]
+        return []
 
     def summary(self) -> str:
         """How many runs were made and how many were there already."""
