@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     found.add_argument("--format", required=True, choices=FORMATS, help="what to write")
     found.add_argument("--output", default="", metavar="FILE", help="where to; default: print it")
     found.add_argument("--metric", action="append", default=[], metavar="NAME",
-                       help="a column of the LaTeX table, repeatable; default ROUGE-1, ROUGE-2 and ROUGE-L")  # fmt: skip
+                       help="a column of the LaTeX table, repeatable; default rouge1, rouge2 and rougeL")  # fmt: skip
     found.set_defaults(command=export)
 
 
@@ -32,7 +32,7 @@ def export(options: argparse.Namespace) -> str:
     if options.format == "parquet" and not options.output:
         raise UsageError("export --format parquet writes a binary file; add --output FILE.parquet")
     if options.metric and options.format != "latex":
-        raise UsageError(f"--metric chooses columns of the LaTeX table; leave it out, {options.format} has every metric")
+        raise UsageError(f"--metric chooses columns of LaTeX; leave it out, {options.format} has every metric")
     from bakeoff.report.exports import latex, results, scores
 
     found = results.read(results.locate(options.report))
@@ -40,7 +40,7 @@ def export(options: argparse.Namespace) -> str:
     if options.format == "latex":
         made = latex.render(found, options.metric)
     else:
-        made = {"csv": scores.csv, "json": scores.json, "parquet": scores.parquet}[options.format](found)
+        made = scores.parquet(found) if options.format == "parquet" else getattr(scores, options.format)(found)
     if options.output:
         return written(Path(options.output), made.encode() if isinstance(made, str) else made)
     return str(made).removesuffix("\n")

@@ -23,8 +23,8 @@ def add(commands: Any) -> None:
 
 def history(options: argparse.Namespace) -> str:
     """A table a preset."""
-    from bakeoff.report.exports import history_table
     from bakeoff.report.exports import history as kept
+    from bakeoff.report.exports import history_table
 
     parts, notes = [], []
     for path in kept.files(options.preset):

@@ -19,6 +19,8 @@ from bakeoff.session.ledger import Ledger, Outcome
 from bakeoff.session.plan import Plan
 from bakeoff.session.progress import Progress, title
 from bakeoff.session.store import Store
+from bakeoff.session.tracking import Tracking
+from bakeoff.session.tracking.figures import compared as scores_of
 
 
 class Session:
@@ -27,11 +29,13 @@ class Session:
     def __init__(
         self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, ledger: Ledger | None = None,
         loans: Loans | None = None, published: Sequence[Published] = (), run_timeout: float = 0.0,
+        tracking: Tracking | None = None,
     ) -> None:  # fmt: skip
         self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
         self.ledger = ledger or Ledger()
         self.loans, self.published = loans, published
         self.run_timeout = run_timeout
+        self.tracking = tracking or Tracking()
         self.unfinished: dict[str, str] = {}
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
@@ -69,8 +73,10 @@ class Session:
             except worker.Died as died:
                 self.ledger.note(spec.fingerprint, Outcome("dead", died.phase, died.cause, died.stack))
                 self.progress.dead(spec, died)
+                self.tracking.died(spec)
                 raise
             self.ledger.note(spec.fingerprint, Outcome("made"))
+            self.tracking.finished(spec, finished)
             return finished
 
     def bury(self, spec: RunSpec, died: worker.Died) -> None:
@@ -96,6 +102,8 @@ class Session:
         if self.fresh:
             self.store.forget_partial(spec.fingerprint)
         try:
+            self.tracking.wait()
+            self.tracking.begun(spec)
             log.unlink(missing_ok=True)
             with self.store.staging(spec.fingerprint) as staging, self.progress.run(spec) as emit:
                 partial, durability = self.store.partial(spec.fingerprint), asdict(self.plan.settings.durability)
@@ -119,6 +127,9 @@ class Session:
             self.progress.say(spec, news["resumed"])
         else:
             emit(news)
+        self.tracking.told(spec, news)
+        for complaint in self.tracking.complained():
+            self.progress.note(complaint)
 
     def interrupted(self) -> str:
         """What is kept of a bake-off that was stopped, and how to go on."""
@@ -143,7 +154,10 @@ class Session:
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder, gate)
         said = [report.terminal(compared, gate), "", self.summary(), f"report: {path}"]
-        return "\n".join([*said, *self.remember(compared, folder, gate)])
+        self.tracking.wait()
+        self.tracking.reported(scores_of({row.name: row.rouge for row in compared.rows}), named(compared), folder)
+        self.tracking.close()
+        return "\n".join([*said, *self.remember(compared, folder, gate), *self.tracking.complained()])
 
     def remember(self, compared: Comparison, folder: Path, gate: Gate | None) -> list[str]:
         """Appends the bake-off to its preset's history, beside the report's `folder`; what went wrong, in a line."""
@@ -155,10 +169,19 @@ class Session:
         try:
             history.append(path, history.line(compared, gate), made=self.ledger.count("made") > 0)
         except OSError as error:
-            return [f"note: {path}: nothing could be appended: {error.strerror}; --set report.history=false asks for none"]
+            return [
+                f"note: {path}: nothing could be appended: {error.strerror}; --set report.history=false asks for none"
+            ]
         return []
 
     def summary(self) -> str:
         """How many runs were made and how many were there already."""
         made, reused = self.ledger.count("made"), self.ledger.count("reused")
         return f"runs: {made} made, {reused} reused from {self.store.root}, {len(self.deaths)} dead"
+
+
+def named(compared: Comparison) -> dict[str, str]:
+    """What a bake-off is, for those who keep its figures."""
+    settings = compared.settings
+    found = {"preset": settings.preset, "model": settings.model.name, "task": settings.task.name}
+    return {**found, "signature": compared.signature}

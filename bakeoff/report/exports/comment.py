@@ -52,7 +52,10 @@ def whole(
 ) -> str:
     """The comment with at most so many rows of the table, sentences below it and characters of a text."""
     order = sorted(gate.verdicts, key=lambda one: (FIRST.index(one.word), one.contrast.difference))
-    parts = [f"{marker(preset)}\n## {headline(gate, strict)}", f"Preset {cut(preset, 80)}, against {cut(gate.baseline, 200)}."]
+    parts = [
+        f"{marker(preset)}\n## {headline(gate, strict)}",
+        f"Preset {cut(preset, 80)}, against {cut(gate.baseline, 200)}.",
+    ]
     if order[:rows]:
         shown = replace(gate, verdicts=tuple(order[:rows]))
         parts.append(table.to_markdown(gates.frame(shown, lambda text: cut(text, max(characters, 40))), "method"))
@@ -138,4 +141,6 @@ def link_here() -> str:
     """The address of the artifacts of this GitHub Actions run; empty elsewhere."""
     server, repository, run = (os.environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
     address = f"{server}/{repository}/actions/runs/{run}#artifacts"
-    return address if run and re.fullmatch(r"https://[\w.:-]+/[\w.-]+/[\w.-]+/actions/runs/\d+#artifacts", address) else ""
+    return (
+        address if run and re.fullmatch(r"https://[\w.:-]+/[\w.-]+/[\w.-]+/actions/runs/\d+#artifacts", address) else ""
+    )

@@ -65,7 +65,9 @@ def render(results: Results, metrics: Sequence[str] = ()) -> str:
         blocks.append("".join(line(row) for row in cells))
     head = HEAD.format(
         caption=caption(results, any(shared.values())),
-        label="".join(character if character.isascii() and character.isalnum() else "-" for character in results.preset),
+        label="".join(
+            character if character.isascii() and character.isalnum() else "-" for character in results.preset
+        ),
         columns="l" + "r" * (len(header) - 1),
     )
     return head + "\\midrule\n".join([line([escape(name) for name in header]), *blocks]) + FOOT

@@ -98,7 +98,9 @@ def read(path: Path) -> Results:
         **{key: reader.text(table[key], key) for key in ("preset", "model", "task", "signature")},
         documents=ids,
         rows=tuple(rows),
-        pairs=tuple(compared(reader, f"pairs.{place}", one) for place, one in enumerate(listed(reader, table, "pairs"))),
+        pairs=tuple(
+            compared(reader, f"pairs.{place}", one) for place, one in enumerate(listed(reader, table, "pairs"))
+        ),
     )
 
 
