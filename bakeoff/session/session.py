@@ -169,9 +169,7 @@ class Session:
         try:
             history.append(path, history.line(compared, gate), made=self.ledger.count("made") > 0)
         except OSError as error:
-            return [
-                f"note: {path}: nothing could be appended: {error.strerror}; --set report.history=false asks for none"
-            ]
+            return [f"note: {path}: can't be appended to: {error.strerror}; or type --set report.history=false"]
         return []
 
     def summary(self) -> str:

@@ -111,7 +111,7 @@ def same(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The lines of a history, and a note for each that is not one; both empty where there is no file. Raises OSError."""
+    """The lines of a history, and a note for each that is not one; without a file there are none. Raises OSError."""
     try:
         text = path.read_bytes().decode(errors="replace")
     except FileNotFoundError:

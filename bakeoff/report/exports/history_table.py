@@ -58,15 +58,15 @@ def score(found: Mapping[str, Any], metric: str) -> str:
     if not isinstance(one, dict) or not number(one.get("mean")):
         return MISSING
     show = points if metric in figures.SHOWN else (lambda value: f"{value:.3f}")
-    bounds = [one.get("low"), one.get("high")]
-    return show(one["mean"]) + (f" [{show(bounds[0])}, {show(bounds[1])}]" if all(map(number, bounds)) else "")
+    low, high = one.get("low"), one.get("high")
+    return show(one["mean"]) + (f" [{show(low)}, {show(high)}]" if number(low) and number(high) else "")
 
 
 def seconds(method: Mapping[str, Any]) -> str:
     """Of a whole run."""
     found = method.get("seconds")
     value = found.get("total") if isinstance(found, dict) else None
-    return figures.cell(value if number(value) else None, figures.seconds)
+    return figures.seconds(value) if number(value) else MISSING
 
 
 def verdict(gate: Any, method: str) -> str:

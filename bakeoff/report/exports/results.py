@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from bakeoff.config import project
 from bakeoff.core.errors import UsageError, nearest
@@ -130,7 +130,7 @@ def row(reader: Reader, key: str, name: str, control: bool, value: Any, document
     for metric, one in means.items():
         bounds = [one.get(part) for part in ("mean", "low", "high")] if isinstance(one, dict) else [None]
         if number(bounds[0]) and all(bound is None or number(bound) for bound in bounds):
-            found[metric] = Interval(*bounds)  # type: ignore[arg-type]
+            found[metric] = Interval(*bounds)
     return Row(name, control, tuple(seeds), scores, found, table)
 
 
@@ -142,6 +142,6 @@ def compared(reader: Reader, key: str, value: Any) -> Compared:
     return Compared(names[0], names[1], names[2], tested, tested and table.get("higher") is not None)
 
 
-def number(value: Any) -> bool:
+def number(value: Any) -> TypeGuard[float]:
     """Whether `value` is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -5,12 +5,15 @@ What a tracker writes without a server stands in a folder beside the reports. No
 their telemetry is switched off, and a server is one that the environment names.
 """
 
+import contextlib
 import logging
 import os
 import re
 import time
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 PROJECT = "bakeoff"
 """The name of the project or experiment, where the environment names none."""
@@ -41,16 +44,20 @@ class MLflow:
             logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
-        self.group, self.runs = group, {}
+        self.group = group
+        self.runs: dict[str, str] = {}
         address, artifacts = os.environ.get("MLFLOW_TRACKING_URI", ""), None
         if not address:
             place = place.resolve() / "mlflow"
             place.mkdir(parents=True, exist_ok=True)
             address, artifacts = f"sqlite:///{(place / 'mlflow.db').as_posix()}", (place / "artifacts").as_uri()
-        self.client = MlflowClient(tracking_uri=address)
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        known = self.client.get_experiment_by_name(name)
-        self.experiment = known.experiment_id if known else self.client.create_experiment(name, artifacts)
+        with (
+            FileLock(place / "opening.lock") if artifacts else contextlib.nullcontext()
+        ):  # one process makes its tables
+            self.client = MlflowClient(tracking_uri=address)
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+            known = self.client.get_experiment_by_name(name)
+            self.experiment = known.experiment_id if known else self.client.create_experiment(name, artifacts)
 
     def begin(self, run: str, config: dict[str, str]) -> None:
         """Starts a run."""
