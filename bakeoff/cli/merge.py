@@ -26,11 +26,19 @@ def add(commands: Any) -> None:
 
 def merge(options: argparse.Namespace) -> str:
     """Where the model is, and what the check found."""
+    import os
+    import warnings
+
+    from bakeoff.session.worker import waiting
+
+    os.environ.update(waiting())  # read when torch is loaded
+
     from transformers.utils import logging
 
     from bakeoff.sharing import card, stored
     from bakeoff.sharing.merge import merge
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     store, out = Path(options.store or project.own(".bakeoff")), Path(options.out)

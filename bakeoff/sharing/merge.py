@@ -15,7 +15,7 @@ from bakeoff.config.schema import Computation, GenerationSettings, ModelSettings
 from bakeoff.core.errors import UsageError, first_line
 from bakeoff.core.validation import build
 from bakeoff.data import tasks
-from bakeoff.data.encoding import Encoded, Encoder, template_of
+from bakeoff.data.encoding import Encoder, template_of
 from bakeoff.methods.registry import Entry, load_file
 from bakeoff.metrics.rouge import Scorer
 from bakeoff.runs import adapters, side_effects
@@ -60,15 +60,13 @@ def merge(run: Stored, out: Path, cache: Path) -> Merged:
     if os.path.lexists(out):
         raise UsageError(f"merge: {out} exists; name a folder that does not")
     maker = Maker(run, cache)
-    attached = maker.attached()
-    said = maker.say(attached)
-    del attached
     whole = maker.whole()
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
         maker.save(whole, aside)
         del whole
+        said = maker.say(maker.attached())
         found = compare(said, maker.say(maker.loaded(aside), said.texts))
         if found.difference > ROUNDING:
             raise UsageError(
@@ -101,12 +99,7 @@ class Maker:
                 f"merge {run.name}: the base model {spec['model']['name']} is not that of the run any more"
             )
         seed_everything(spec["seed"], where)
-        loaded = tasks.load(self.task, Scorer(build(ScoringSettings, spec["scoring"], "run")))
-        self.documents = loaded.examples.test[:CHECKED]
-        _, tokenizer = self.base.load()
-        self.method.attach(*self.base.load())  # a method may give the tokenizer words
-        self.encoder = Encoder(tokenizer, loaded, self.task, self.base.ends, template_of(self.method, self.task))
-        self.prompts = [self.encoder.asked(example)[0] for example in self.documents]
+        self.documents = tasks.load(self.task, Scorer(build(ScoringSettings, spec["scoring"], "run")))
 
     def attached(self) -> Any:
         """The base model with the method attached, and what was trained in it."""
@@ -163,22 +156,24 @@ class Maker:
     def say(self, model: Any, texts: Sequence[str] | None = None) -> Said:
         """What `model` writes of the checked documents, and its logits over `texts`, or over its own."""
         engine, tokenizer = self.base.engine, self.base.tokenizer
+        encoder = Encoder(tokenizer, self.documents, self.task, self.base.ends, template_of(self.method, self.task))
+        prompts = [encoder.asked(example)[0] for example in self.documents.examples.test[:CHECKED]]
         with torch.no_grad(), self.base.prepared(model) as ready:
             found, _ = summarise(
-                engine, ready, tokenizer, self.prompts, self.task.max_target_tokens,
+                engine, ready, tokenizer, prompts, self.task.max_target_tokens,
                 build(GenerationSettings, self.spec["generation"], "run"), ends=self.base.ends,
             )  # fmt: skip
-            own = [found[number] for number in range(len(self.prompts))]
+            own = [found[number] for number in range(len(prompts))]
             logits = [
-                engine.logits(ready, self.sequence(prompt, text))
-                for prompt, text in zip(self.prompts, own if texts is None else texts, strict=True)
+                engine.logits(ready, encoder.every_token([*prompt, *ids_of(tokenizer, text)]))
+                for prompt, text in zip(prompts, own if texts is None else texts, strict=True)
             ]
         return Said(own, logits)
 
-    def sequence(self, prompt: Sequence[int], text: str) -> Encoded:
-        """A prompt with a text behind it."""
-        assert self.base.tokenizer is not None
-        return self.encoder.every_token([*prompt, *self.base.tokenizer(text, add_special_tokens=False)["input_ids"]])
+
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text, nothing around them."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def compare(attached: Said, merged: Said) -> Merged:
