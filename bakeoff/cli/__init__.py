@@ -1,4 +1,4 @@
-"""The commands that need no pytest, one file a command: init, assets, parameters, tune, score and compare"""
+"""The commands that need no pytest, one file a command, as tune, export or merge"""
 
 import argparse
 import os

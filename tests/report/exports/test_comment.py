@@ -12,7 +12,7 @@ from bakeoff.metrics.rouge import METRICS
 from bakeoff.report.exports import comment
 
 FIVE = (1, 2, 3, 4, 5)
-EVIL = '</td><script>alert(1)</script> ![x](http://evil/x.png) [y](javascript:z) @octocat #1 `a` | <!-- --> \u202e'
+EVIL = "</td><script>alert(1)</script> ![x](http://evil/x.png) [y](javascript:z) @octocat #1 `a` | <!-- --> \u202e"
 
 
 def scores(drops, documents=12):
@@ -39,7 +39,7 @@ def test_the_three_documents_that_lost_most_are_named_worst_first():
 
 
 def test_the_first_line_is_a_marker_that_no_preset_can_break_and_the_second_the_verdict():
-    gate, *_ = sides({n: 0.3 for n in range(11)})
+    gate, *_ = sides(dict.fromkeys(range(11), 0.3))
     first, second, *_ = comment.render("a--> <b>", gate, False, []).splitlines()
     assert re.fullmatch(r"<!-- bakeoff gate: [\w.]+ -->", first) and second.startswith("## Bakeoff's gate is red: ")
     green = comment.render("own", sides()[0], False, [])
@@ -58,9 +58,9 @@ def test_text_of_models_and_documents_is_inert():
 
 def test_the_comment_of_hundreds_of_methods_with_hostile_texts_stays_below_the_limit_of_the_host():
     names = [f"method-{'@$' * 30}-{n}" for n in range(120)]
-    gate, new, old, measured = sides({n: 0.3 for n in range(12)}, names)
+    gate, new, old, measured = sides(dict.fromkeys(range(12), 0.3), names)
     written = {name: predictions(measured[name][0], "@$" * 9000) for name in names}
-    gate = dataclasses.replace(gate, refusals={name: "@" * 5000 for name in names[:40]})
+    gate = dataclasses.replace(gate, refusals=dict.fromkeys(names[:40], "@" * 5000))
     text = comment.render("own", gate, False, comment.losses(gate, new, old, written))
     assert 500 < len(text.encode()) <= 60_000 and "more in the report" in text and "40 refused" in text
 
