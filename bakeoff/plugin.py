@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import os
-from pathlib import Path
 
 import pytest
 
@@ -36,6 +35,8 @@ def pytest_addoption(parser):
     add("--parallel", type=_count, default=0, metavar="N", help="runs at a time; default: one on each visible GPU, "
         "one on a CPU, where N share its processors")  # fmt: skip
     add("--report-dir", default="", metavar="FOLDER", help="where the report goes; default reports/PRESET")
+    add("--track", action="append", default=[], metavar="NAME", help="send losses and scores to mlflow, tensorboard, "
+        "wandb or trackio; default: nowhere")  # fmt: skip
     add("--gate", action="store_true", help="fail where a method got worse than its baseline")
     add("--gate-strict", action="store_true", help="--gate, and fail where that can't be told")
     add("--update-baseline", action="store_true", help="accept what is measured, of five seeds or more; fails once")
@@ -76,6 +77,7 @@ def pytest_sessionstart(session):
         shared = getattr(config, "workerinput", {}).get("bakeoff", "")
         try:
             config.bakeoff = start(config.option, *_terminal(config), shared)
+            config.add_cleanup(config.bakeoff.tracking.close)
             config.bakeoff_gate = keep(config.option, config.bakeoff)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
@@ -225,7 +227,9 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if exitstatus == pytest.ExitCode.INTERRUPTED:
         terminalreporter.write_line(config.bakeoff.interrupted())
         return
-    folder = Path(config.option.report_dir or project.own("reports", config.bakeoff.plan.settings.preset))
+    from bakeoff.session.start import report_folder
+
+    folder = report_folder(config.option, config.bakeoff.plan.settings)
     try:
         text = config.bakeoff_gate.report(folder) if config.bakeoff_gate else config.bakeoff.report(folder)
     except OSError as error:

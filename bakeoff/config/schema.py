@@ -242,6 +242,15 @@ class GateSettings:
 
 
 @dataclass(frozen=True)
+class ReportSettings:
+    """What a finished bake-off leaves beside its report. It changes no run."""
+
+    history: bool = True
+    """Whether a line with the figures of all methods is appended to `reports/history/PRESET.jsonl`, which
+    `bakeoff history` shows. With `--report-dir`, the folder `history` stands beside the one that the option names."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a bake-off was asked to do."""
 
@@ -271,6 +280,8 @@ class Settings:
     """How often an unfinished run is kept."""
     gate: GateSettings = GateSettings()
     """Tolerance and alpha of `--gate`."""
+    report: ReportSettings = ReportSettings()
+    """What is kept beside the report."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     changes: Mapping[str, Any] = setting({})
@@ -282,7 +293,7 @@ class Settings:
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
             "generation": GenerationSettings, "scoring": ScoringSettings, "measure": MeasureSettings,
             "machine": MachineSettings, "engine": EngineSettings, "durability": DurabilitySettings,
-            "gate": GateSettings}  # fmt: skip
+            "gate": GateSettings, "report": ReportSettings}  # fmt: skip
 
 
 def plain(value: Any) -> Any:

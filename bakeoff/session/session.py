@@ -11,6 +11,7 @@ from bakeoff.core.events import Emit, News
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.gate.verdicts import Gate
 from bakeoff.metrics.rouge import Prediction
+from bakeoff.report.comparison import Comparison
 from bakeoff.report.published import Published
 from bakeoff.report.tuning import record
 from bakeoff.runs.records import Death, RunResult, RunSpec
@@ -21,6 +22,8 @@ from bakeoff.session.ledger import Ledger, Outcome
 from bakeoff.session.plan import Plan
 from bakeoff.session.progress import Progress, title
 from bakeoff.session.store import Store
+from bakeoff.session.tracking import Tracking
+from bakeoff.session.tracking.figures import compared as scores_of
 
 
 class Session:
@@ -30,6 +33,7 @@ class Session:
         self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, ledger: Ledger | None = None,
         loans: Loans | None = None, published: Sequence[Published] = (), run_timeout: float = 0.0,
         executor: Executor | None = None,
+        tracking: Tracking | None = None,
     ) -> None:  # fmt: skip
         self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
         self.executor = executor or Local(store)
@@ -40,6 +44,7 @@ class Session:
         self.ledger = ledger or Ledger()
         self.loans, self.published = loans, published
         self.run_timeout = run_timeout
+        self.tracking = tracking or Tracking()
         self.unfinished: dict[str, str] = {}
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
@@ -94,8 +99,10 @@ class Session:
             except worker.Died as died:
                 self.ledger.note(spec.fingerprint, Outcome("dead", died.phase, died.cause, died.stack))
                 self.progress.dead(spec, died)
+                self.tracking.died(spec)
                 raise
             self.ledger.note(spec.fingerprint, Outcome("made"))
+            self.tracking.finished(spec, finished)
             return finished
 
     def waits(self, spec: RunSpec) -> None:
@@ -125,12 +132,14 @@ class Session:
         if self.fresh:
             self.store.forget_partial(spec.fingerprint)
         try:
+            self.tracking.wait()
             log.unlink(missing_ok=True)
             with (
                 self.executor.slot(lambda: self.waits(spec)) as slot,
                 self.store.staging(spec.fingerprint) as staging,
                 self.progress.run(spec) as emit,
             ):
+                self.tracking.begun(spec)
                 partial, durability = self.store.partial(spec.fingerprint), asdict(self.plan.settings.durability)
                 job = Job(spec, staging, partial, self.store.models, log, durability, self.run_timeout)
                 result, predictions = slot.make(job, functools.partial(self._told, spec, emit))
@@ -153,6 +162,9 @@ class Session:
             self.progress.say(spec, news["resumed"])
         else:
             emit(news)
+        self.tracking.told(spec, news)
+        for complaint in self.tracking.complained():
+            self.progress.note(complaint)
 
     def interrupted(self) -> str:
         """Stops a bake-off; says what is kept of it, and how to go on."""
@@ -178,9 +190,33 @@ class Session:
         )  # fmt: skip
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder, gate)
-        return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}"
+        said = [report.terminal(compared, gate), "", self.summary(), f"report: {path}"]
+        self.tracking.wait()
+        self.tracking.reported(scores_of({row.name: row.rouge for row in compared.rows}), named(compared), folder)
+        self.tracking.close()
+        return "\n".join([*said, *self.remember(compared, folder, gate), *self.tracking.complained()])
+
+    def remember(self, compared: Comparison, folder: Path, gate: Gate | None) -> list[str]:
+        """Appends the bake-off to its preset's history, beside the report's `folder`; what went wrong, in a line."""
+        from bakeoff.report.exports import history
+
+        if not self.plan.settings.report.history or not compared.methods:
+            return []
+        path = history.path_of(folder, self.plan.settings.preset)
+        try:
+            history.append(path, history.line(compared, gate), made=self.ledger.count("made") > 0)
+        except OSError as error:
+            return [f"note: {path}: can't be appended to: {error.strerror}; or type --set report.history=false"]
+        return []
 
     def summary(self) -> str:
         """How many runs were made and how many were there already."""
         made, reused = self.ledger.count("made"), self.ledger.count("reused")
         return f"runs: {made} made, {reused} reused from {self.store.root}, {len(self.deaths)} dead"
+
+
+def named(compared: Comparison) -> dict[str, str]:
+    """What a bake-off is, for those who keep its figures."""
+    settings = compared.settings
+    found = {"preset": settings.preset, "model": settings.model.name, "task": settings.task.name}
+    return {**found, "signature": compared.signature}

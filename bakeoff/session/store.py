@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bakeoff.core.errors import UsageError
-from bakeoff.core.files import checksum, flush
+from bakeoff.core.files import checksum, flush, replace
 from bakeoff.core.validation import misfit, strict_json
 from bakeoff.data.sources import ASPECTS
 from bakeoff.metrics.rouge import Prediction
@@ -162,6 +162,23 @@ def held(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def matching(name: str, root: Path) -> list[Path]:
+    """The folders of finished runs whose fingerprint begins with `name`."""
+    return sorted((root / "runs").glob(f"{name}*")) if name.isalnum() else []
+
+
+def amend(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Adds files to a stored run, or replaces them: for what describes a run and is no evidence of it.
+
+    The run is intact at every moment: its manifest names a file neither before nor while it is written. Raises OSError.
+    """
+    listed = json.loads((folder / MANIFEST).read_bytes())["checksums"]
+    replace(folder / MANIFEST, manifest(folder, sorted(set(listed) - set(files))).encode())
+    for name, content in files.items():
+        replace(folder / name, content)
+    replace(folder / MANIFEST, manifest(folder, sorted({*listed, *files})).encode())
 
 
 def manifest(folder: Path, names: Iterable[str]) -> str:
