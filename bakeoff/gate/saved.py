@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config.schema import GateSettings, ModelSettings, Settings, TaskSettings
+from bakeoff.config.schema import READ_LATER, GateSettings, ModelSettings, Settings, TaskSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.core.validation import build
 from bakeoff.gate.baseline import Reader, Record, Scored, flat, parse, rounded
@@ -95,6 +95,8 @@ def scored(
             for seed, row in zip(seeds, rows, strict=True)
         }
     asked = {name: settings.get(name, {}) for name in ("model", "task", "generation", "scoring", "machine")}
+    if isinstance(asked["scoring"], dict):
+        asked["scoring"] = {key: found for key, found in asked["scoring"].items() if key not in READ_LATER}
     own = reader.table(table.get("hyperparameters", {}), f"{key}.hyperparameters")
     return Scored(
         parameters=reader.counts(table.get("parameters"), f"{key}.parameters"),

@@ -6,12 +6,13 @@ from typing import Any
 
 from bakeoff.gate.verdicts import Gate
 from bakeoff.metrics.rouge import METRICS, Prediction, Scorer
-from bakeoff.report import analysis, differences, published_table, table
+from bakeoff.report import analysis, table
 from bakeoff.report import gate as gates
 from bakeoff.report.comparison import Comparison, Row, points
 from bakeoff.report.escape import clip, markdown, plain
 from bakeoff.report.figures import MISSING, listing, number
 from bakeoff.report.plots.drawing import Image
+from bakeoff.report.sections import differences, published_table
 
 SAMPLES = 3
 EXCERPT = 400

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bakeoff.core.errors import UsageError
 from bakeoff.core.events import Emit, News
@@ -13,6 +14,7 @@ from bakeoff.metrics.rouge import Prediction
 from bakeoff.report.published import Published
 from bakeoff.report.tuning import record
 from bakeoff.runs.records import Death, RunResult, RunSpec
+from bakeoff.scoring.compute import beside
 from bakeoff.session import worker
 from bakeoff.session.ledger import Ledger, Outcome
 from bakeoff.session.plan import Plan
@@ -26,11 +28,14 @@ class Session:
     def __init__(
         self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, ledger: Ledger | None = None,
         loans: Loans | None = None, published: Sequence[Published] = (), run_timeout: float = 0.0,
+        metrics: Sequence[Any] = (),
     ) -> None:  # fmt: skip
         self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
         self.ledger = ledger or Ledger()
         self.loans, self.published = loans, published
         self.run_timeout = run_timeout
+        self.metrics = metrics
+        """Beside ROUGE, as `bakeoff.scoring.registry.load` gives them."""
         self.unfinished: dict[str, str] = {}
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
@@ -135,11 +140,13 @@ class Session:
         ordered = {name: self.results[name] for name in self.plan.specs if name in self.results}
         if not ordered and not self.deaths:
             return None
+        written = {name: [self.store.predictions(run.fingerprint) for run in runs] for name, runs in ordered.items()}
+        documents = next(iter(ordered.values()))[0].document_ids if ordered else []
         compared = comparison.compare(
             self.plan.settings, ordered, list(self.deaths.values()), record.counts(self.plan.settings),
-            self.loans.of(ordered) if self.loans else None, self.published,
+            self.loans.of(ordered) if self.loans else None, self.published, beside(self.metrics, written, documents),
         )  # fmt: skip
-        predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
+        predictions = {name: runs[0] for name, runs in written.items()}
         path = report.write(compared, predictions, folder, gate)
         return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}"
 

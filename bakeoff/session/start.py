@@ -22,6 +22,7 @@ from bakeoff.gate import baseline
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.report import published
 from bakeoff.report.tuning import record
+from bakeoff.scoring import registry
 from bakeoff.session import plan, worker
 from bakeoff.session.gatekeeper import Gatekeeper
 from bakeoff.session.ledger import Ledger
@@ -38,6 +39,7 @@ def load_settings(options: Namespace) -> schema.Settings:
         *(["model.trust_remote_code=true"] if getattr(options, "trust_remote_code", False) else []),
     ]
     chosen = presets.load(options.preset, model=options.model, task=options.task, seeds=options.seeds, changes=changes)
+    chosen = registry.add(chosen, getattr(options, "metric", ()))
     record.counts(chosen)
     floors(chosen, "")
     keepable(getattr(options, "report_dir", ""))
@@ -69,6 +71,7 @@ def start(
     chosen = load_settings(options)
     known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": ""}
     loans, others = Loans.read(chosen), published.beside(chosen)
+    metrics = registry.load(chosen)
     store = Store(Path(options.store))
     plan.configured(chosen, options.method or ["all"])  # what it refuses needs no second of waiting
     worker.start_server(offline=not plan.on_hub(chosen))
@@ -86,7 +89,7 @@ def start(
     for note in planned.found["notes"]:
         progress.note(note)
     return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
-                   loans=loans, published=others, run_timeout=options.run_timeout)  # fmt: skip
+                   loans=loans, published=others, run_timeout=options.run_timeout, metrics=metrics)  # fmt: skip
 
 
 def ahead(chosen: schema.Settings, store: Store, new: bool) -> None:

@@ -222,9 +222,10 @@ def prediction(row: dict[str, Any]) -> Prediction:
         summary=row["summary"],
         references=tuple(references),
         aspect=row.get("aspect", ""),
+        cut=row.get("cut"),
     )
     texts = (made.id, made.document, made.reference, made.summary, made.aspect, *made.references)
-    if isinstance(name, (dict, list)) or any(misfit(t, str, "") for t in texts):
+    if isinstance(name, (dict, list)) or any(misfit(t, str, "") for t in texts) or misfit(made.cut, bool | None, "cut"):
         raise TypeError
     "".join(texts).encode()  # JSON lets half of a surrogate pair in
     return made
