@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 
 from bakeoff.config.schema import Settings
@@ -42,6 +43,8 @@ class Comparison:
     """What others published of this preset."""
     beside: Mapping[str, Facts] = field(default_factory=dict)
     """The metrics beside ROUGE, in the order in which they are shown."""
+    failures: tuple[str, ...] = ()
+    """Why a metric beside ROUGE is missing, a line each."""
     verdicts: tuple[str, ...] = METRICS
     """Metrics that carry verdicts, which are those that every method has."""
     other_pairs: tuple[Pair, ...] = ()
@@ -60,7 +63,8 @@ class Comparison:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the scores must know, each once."""
-        return tuple(dict.fromkeys(note for row in self.rows for run in row.runs for note in run.notes))
+        notes = (note for row in self.rows for run in row.runs for note in run.notes)
+        return tuple(dict.fromkeys((*notes, *self.failures)))
 
     @property
     def dead(self) -> tuple[str, ...]:
@@ -98,10 +102,16 @@ class Comparison:
 
     def alike(self, metric: str) -> list[tuple[str, ...]] | None:
         """Groups of methods that can't be told apart, the one with the best mean first. None: not tested."""
-        if metric not in self.verdicts:
-            return None
-        order = sorted(self.methods, key=lambda row: self.mean(metric, row) * (1 if self.falls(metric) else -1))
-        return alike([row.name for row in order], self.pairs, metric)
+        return self._alike.get(metric)
+
+    @cached_property
+    def _alike(self) -> dict[str, list[tuple[str, ...]] | None]:
+        """`alike` by metric that carries verdicts."""
+        found = {}
+        for metric in self.verdicts if self.pairs else ():
+            order = sorted(self.methods, key=lambda row: self.mean(metric, row) * (1 if self.falls(metric) else -1))
+            found[metric] = alike([row.name for row in order], self.pairs, metric)
+        return found
 
     def better(self, pair: Pair) -> str:
         """The better of the two where they can be told apart, else empty."""
@@ -176,6 +186,7 @@ def compare(
         control_pairs=family(((sides[m.name], sides[c.name]) for m in methods for c in controls), verdicts),
         published=tuple(published),
         beside=extra.facts,
+        failures=extra.failures,
         verdicts=verdicts or METRICS,
         other_pairs=family(couples, others) if len(methods) <= MANY else (),
     )

@@ -18,8 +18,8 @@ class Metric(Protocol):
     """A number for each summary. A class with these members in one file is a metric of one's own.
 
     Further members are optional: `label` is the name in tables (default `name`); `binary = True` says that every value
-    is 0 or 1, so that the mean is a rate with Wilson's interval; `prepare()` is called before the first run and raises
-    `bakeoff.UsageError` for what the user can mend. A dataclass's fields are settings: `--metric mine.py:size=3`.
+    is 0 or 1, so that the mean is a rate with Wilson's interval; `prepare()` is called before the first run, and the
+    first line of what it raises is the message. A dataclass's fields are settings: `--metric mine.py:size=3`.
     """
 
     name: str
@@ -61,12 +61,22 @@ class Facts:
         """A value as it is printed, two decimals."""
         return f"{round(value * (100 if self.share else 1), 2) + 0.0:.2f}"  # + 0.0: never "-0.00"
 
+    def bounds(self, low: float | None, high: float | None) -> str:
+        """An interval as it is printed, in brackets; empty where there is none."""
+        return "" if low is None or high is None else f"[{self.show(low)}, {self.show(high)}]"
+
+    def signed(self, difference: float) -> str:
+        """A difference as it is printed, with its sign; 0 has none."""
+        text = self.show(difference)
+        return text if text.startswith("-") or float(text) == 0 else f"+{text}"
+
 
 ROUGE = {
     "rouge1": Facts("rouge1", "ROUGE-1"),
     "rouge2": Facts("rouge2", "ROUGE-2"),
     "rougeL": Facts("rougeL", "ROUGE-L"),
 }
+LSUM = Facts("rougeLsum", "ROUGE-Lsum")
 assert tuple(ROUGE) == METRICS
 
 
@@ -78,6 +88,8 @@ class Beside:
     """By metric, in the order in which they are shown."""
     values: Mapping[str, Mapping[str, Values]] = field(default_factory=dict)
     """By method and metric."""
+    failures: tuple[str, ...] = ()
+    """Why a metric is missing, a line each."""
 
 
 def whole(value: object) -> bool:

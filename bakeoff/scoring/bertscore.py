@@ -20,7 +20,7 @@ class BertScore:
     name: ClassVar[str] = "bertscore"
     label: ClassVar[str] = "BERTScore F1"
     better: ClassVar[str] = "higher"
-    range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     model: str = ""
     """Folder of a transformers model with its tokenizer."""
     layer: int = -1
@@ -49,6 +49,12 @@ class BertScore:
             self._tokenizer.pad_token = self._tokenizer.eos_token
 
     @property
+    def identity(self) -> str:
+        """Sizes and times of the model's files, which say whether it is the same model."""
+        files = sorted(Path(self.model).expanduser().iterdir())
+        return "|".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+
+    @property
     def signature(self) -> str:
         """Model, layer and versions."""
         import transformers
@@ -59,7 +65,7 @@ class BertScore:
     def score(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], documents: object
     ) -> list[float | None]:
-        """F1 of each summary; 0 where a side has no token."""
+        """F1 of each summary; 0 where a side has no token, or is on average unlike the other one."""
         texts = list(dict.fromkeys([*predictions, *(text for known in references for text in known)]))
         vectors = dict(zip(texts, self.embed(texts), strict=True))
         return [
@@ -92,4 +98,4 @@ def f1(ours: Any, theirs: Any) -> float:
         return 0.0
     cosines = ours @ theirs.T
     precision, recall = cosines.amax(1).mean().item(), cosines.amax(0).mean().item()
-    return max(-1.0, min(1.0, 2 * precision * recall / (precision + recall))) if precision + recall > 0 else 0.0
+    return min(1.0, 2 * precision * recall / (precision + recall)) if min(precision, recall) > 0 else 0.0

@@ -1,14 +1,17 @@
 """The metrics that `scoring.metrics` and `--metric` name: those of Bakeoff, and classes in files of one's own."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
 import tomllib
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +159,29 @@ def contract(kind: type, where: str) -> None:
         raise UsageError(f"{where}: score takes {', '.join(taken)}; expected self, predictions, references, documents")
 
 
-def facts(metric: Any, scored: bool = False) -> Facts:
-    """What the report knows of a metric; its signature where it has `scored`."""
+def facts(metric: Any, signature: str = "") -> Facts:
+    """What the report knows of a metric."""
     low, high = metric.range
     return Facts(
         name=metric.name,
         label=str(getattr(metric, "label", metric.name)),
         better=metric.better,
         range=(float(low), float(high)),
-        signature=str(metric.signature) if scored else "",
+        signature=signature,
         binary=bool(getattr(metric, "binary", False)),
     )
+
+
+def identity(metric: Any) -> str:
+    """Digest of what decides a metric's values beside the texts: its file, its settings, how words are split."""
+    parts = {
+        "name": metric.name,
+        "source": Path(inspect.getfile(type(metric))).read_text(encoding="utf-8"),
+        "settings": repr(metric) if dataclasses.is_dataclass(metric) else "",
+        "setting": [str(getattr(metric, name, "")) for name in ("tokenizer", "several", "identity")],
+        "versions": [f"{name} {version(name)}" for name in ("sacrebleu", "rouge-score", "nltk", "transformers")],
+    }
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def add(settings: Settings, words: Sequence[str]) -> Settings:

@@ -162,6 +162,11 @@ class Empty(Counted):
     binary: ClassVar[bool] = True
     definition = "no character but spaces"
 
+    @property
+    def signature(self) -> str:
+        """Definition."""
+        return f"value:{self.definition}"
+
     def score(self, predictions: Sequence[str], references: object, documents: object) -> Column:
         """1 for an empty summary, else 0."""
         return [float(not text.strip()) for text in predictions]

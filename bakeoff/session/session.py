@@ -144,7 +144,8 @@ class Session:
         documents = next(iter(ordered.values()))[0].document_ids if ordered else []
         compared = comparison.compare(
             self.plan.settings, ordered, list(self.deaths.values()), record.counts(self.plan.settings),
-            self.loans.of(ordered) if self.loans else None, self.published, beside(self.metrics, written, documents),
+            self.loans.of(ordered) if self.loans else None, self.published, 
+            beside(self.metrics, written, documents, self.store.metrics),
         )  # fmt: skip
         predictions = {name: runs[0] for name, runs in written.items()}
         path = report.write(compared, predictions, folder, gate)

@@ -36,6 +36,8 @@ class Store:
         self.models = root / "models"
         self.logs = root / "logs"
         self.unfinished = root / "partial"
+        self.metrics = root / "metrics"
+        """What metrics beside ROUGE said of stored summaries; made when it is needed."""
         self.going: set[Path] = set()
         """Folders that this process is removing."""
         try:

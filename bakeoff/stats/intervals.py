@@ -190,9 +190,7 @@ def ranges(numbers: Sequence[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return "".join(
-        f"{letter(run[0])}-{letter(run[-1])}" if len(run) > 2 else "".join(map(letter, run)) for run in runs
-    )
+    return "".join(f"{letter(run[0])}-{letter(run[-1])}" if len(run) > 2 else "".join(map(letter, run)) for run in runs)
 
 
 def letter(number: int) -> str:
