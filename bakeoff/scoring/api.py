@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeGuard, runtime_checkable
 
 from bakeoff.metrics.rouge import METRICS
 
@@ -92,6 +92,6 @@ class Beside:
     """Why a metric is missing, a line each."""
 
 
-def whole(value: object) -> bool:
+def whole(value: object) -> TypeGuard[float]:
     """Whether `value` is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -69,10 +69,10 @@ class Kept:
     def of(self, metric: Any) -> list[tuple[str, float | None]]:
         """The document's id and the value of each summary. Raises UsageError."""
         key = identity(metric)
-        known = self.values.get(key)
+        known: dict[str, Any] = self.values.get(key, {})
         if not self.fits(known, metric):
-            known = self.values[key] = {"values": scored(metric, self.predictions), "signature": str(metric.signature)}
-            self.fresh = True
+            known = {"values": scored(metric, self.predictions), "signature": str(metric.signature)}
+            self.values[key], self.fresh = known, True
         self.signatures[metric.name] = known["signature"]
         return [(one.id, value) for one, value in zip(self.predictions, known["values"], strict=True)]
 
@@ -131,7 +131,7 @@ def scored(metric: Any, predictions: Sequence[Prediction]) -> list[float | None]
 def inside(metric: Any, value: object) -> bool:
     """Whether `value` is a finite number in the range of `metric`."""
     low, high = metric.range
-    return whole(value) and low <= value <= high  # type: ignore[operator]
+    return whole(value) and low <= value <= high
 
 
 def mean(values: Iterable[float]) -> float | None:

@@ -1,7 +1,7 @@
 """A bake-off: the runs of a plan, each fetched from the store or made, and the report that they leave."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from bakeoff.metrics.rouge import Prediction
 from bakeoff.report.published import Published
 from bakeoff.report.tuning import record
 from bakeoff.runs.records import Death, RunResult, RunSpec
+from bakeoff.scoring.api import Beside
 from bakeoff.scoring.compute import beside
 from bakeoff.session import worker
 from bakeoff.session.ledger import Ledger, Outcome
@@ -140,16 +141,20 @@ class Session:
         ordered = {name: self.results[name] for name in self.plan.specs if name in self.results}
         if not ordered and not self.deaths:
             return None
-        written = {name: [self.store.predictions(run.fingerprint) for run in runs] for name, runs in ordered.items()}
-        documents = next(iter(ordered.values()))[0].document_ids if ordered else []
         compared = comparison.compare(
             self.plan.settings, ordered, list(self.deaths.values()), record.counts(self.plan.settings),
-            self.loans.of(ordered) if self.loans else None, self.published, 
-            beside(self.metrics, written, documents, self.store.metrics),
+            self.loans.of(ordered) if self.loans else None, self.published,
+            self.beside(ordered, self.metrics),
         )  # fmt: skip
-        predictions = {name: runs[0] for name, runs in written.items()}
+        predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder, gate)
         return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}"
+
+    def beside(self, results: Mapping[str, Sequence[RunResult]], metrics: Sequence[Any]) -> Beside:
+        """Metrics beside ROUGE over finished runs, by method."""
+        written = {name: [self.store.predictions(run.fingerprint) for run in runs] for name, runs in results.items()}
+        documents = next(iter(results.values()))[0].document_ids if results else []
+        return beside(metrics, written, documents, self.store.metrics)
 
     def summary(self) -> str:
         """How many runs were made and how many were there already."""

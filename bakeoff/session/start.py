@@ -84,6 +84,8 @@ def start(
     finally:
         beside.join()  # nothing else computes while a run is timed
     progress = Progress(file, live=live, newline=newline)
+    specs = (spec for seeds in planned.specs.values() for spec in seeds)
+    progress.board.expect(specs, lambda fingerprint: not options.fresh and store.folder(fingerprint).is_dir())
     if reason := planned.found["no compiler"]:
         progress.note(f"using torch operators (slower): the C kernels could not be compiled: {reason}")
     for note in planned.found["notes"]:
