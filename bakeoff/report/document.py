@@ -15,6 +15,7 @@ from bakeoff.report.escape import clip, markdown, plain
 from bakeoff.report.figures import MISSING, number
 from bakeoff.report.plots.drawing import Image
 from bakeoff.report.sections import differences, published_table, recipes, samples
+from bakeoff.stats.intervals import letters
 
 NAMES = {
     "memory_gib": "memory, GiB",
@@ -56,7 +57,7 @@ def render(
 def folds(comparison: Comparison, said: Mapping[str, Sequence[str]], images: Sequence[Image]) -> list[str]:
     """What few look up, each behind its title."""
     found: dict[str, Sequence[str]] = {
-        "Every figure": figures(comparison),
+        "Other figures": figures(comparison),
         "Metrics without verdicts": metrics(comparison),
         "Settings of the methods": [*recipes.differing(comparison.methods), recipes.shared(comparison.methods),
                                     recipes.truncated(comparison.rows)],
@@ -134,7 +135,8 @@ def reading(comparison: Comparison) -> str:
         if any(comparison.alike(metric) for metric in comparison.verdicts):
             said.append("Two methods share a letter if they cannot be told apart. Bold scores mark all that cannot be "
                         "told from the best mean.")  # fmt: skip
-            if len(comparison.methods) > MANY:
+            groups = [comparison.alike(metric) or [] for metric in comparison.verdicts]
+            if any("-" in text for found in groups for text in letters(found).values()):
                 said.append("a-d stands for a, b, c and d.")
         else:
             said.append("Scores have no letters and no bold, because the variance between seeds is not known for every "
@@ -145,8 +147,8 @@ def reading(comparison: Comparison) -> str:
 
 
 def figures(comparison: Comparison) -> list[str]:
-    """Seconds, memory and parameters of every method, and how to read them."""
-    found = table.whole(comparison, markdown, "**")
+    """Further seconds, memory and parameters of every method, and how to read them."""
+    found = table.others(comparison, markdown, "**")
     if found.empty:
         return []
     several = any(len(row.runs) > 1 for row in comparison.methods)

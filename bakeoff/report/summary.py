@@ -1,5 +1,7 @@
 """The table that a pytest run ends with, as plain text of at most 100 columns."""
 
+import textwrap
+
 import pandas as pd
 
 from bakeoff.report import analysis, figures, table
@@ -34,4 +36,7 @@ def render(comparison: Comparison) -> str:
 def cut(found: pd.DataFrame, corner: str) -> list[str]:
     """A table with the columns that fit, the first ones first, and a sentence that names the others."""
     text, left_out = table.fitted(found, corner)
-    return [f"{text}\n\nreport.md has what this table has no room for: {'; '.join(left_out)}." if left_out else text]
+    if not left_out:
+        return [text]
+    said = f"report.md has what this table has no room for: {'; '.join(left_out)}."
+    return [text, textwrap.fill(said, table.WIDTH)]

@@ -150,10 +150,10 @@ def main(comparison: Comparison, quote: Callable[[str], str], mark: str = "") ->
     return table.T if turned else table
 
 
-def whole(comparison: Comparison, quote: Callable[[str], str], mark: str = "") -> pd.DataFrame:
-    """Every figure that is not among the metrics, arranged as `main`."""
+def others(comparison: Comparison, quote: Callable[[str], str], mark: str = "") -> pd.DataFrame:
+    """The figures that are neither metrics nor in the main table, arranged as that."""
     rows = comparison.methods
-    found = [line for line in lines(comparison, rows) if line.metric is None]
+    found = [line for line in lines(comparison, rows) if line.metric is None and line.label not in FIRST]
     table = frame(comparison, rows, quote, mark, found)
     return table.T if len(rows) > MANY else table
 
@@ -280,9 +280,9 @@ def one_block(table: pd.DataFrame, corner: str) -> str:
 
 
 def shortened(name: object) -> str:
-    """A name of at most LONGEST characters."""
-    text = str(name)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    """A name of at most LONGEST characters; a longer one keeps both ends, where rows of one method differ."""
+    text, half = str(name), LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def _tabulate(table: pd.DataFrame, corner: str, style: str, heads: Sequence[str]) -> str:

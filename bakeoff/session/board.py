@@ -17,8 +17,10 @@ MANY = 12
 """Runs above which only those that run, that died and that come next have a line."""
 NEXT = 3
 """Waiting runs that are shown then."""
-BAR = 20
+BAR = 12
 """Characters of a bar."""
+NAME = 30
+"""Characters of a run's name that are shown."""
 
 State = Literal["waiting", "stored", "running", "done", "dead"]
 """`stored`: finished in an earlier bake-off, and probably reused."""
@@ -125,6 +127,8 @@ class Board:
     def render(self) -> RenderableType:
         """Every run with its state, then how far the bake-off is."""
         table = Table.grid(padding=(0, 1))
+        table.add_column()
+        table.add_column(max_width=NAME)
         for line in self.shown():
             running = line.state == "running"
             full = {"waiting": 0.0, "running": line.done}.get(line.state, 1.0)

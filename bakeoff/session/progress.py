@@ -12,7 +12,6 @@ from bakeoff.core.events import Emit, News, silent
 from bakeoff.runs.records import RunSpec
 from bakeoff.session.board import Board, title
 
-
 __all__ = ["Progress", "title"]
 
 

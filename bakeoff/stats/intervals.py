@@ -138,7 +138,7 @@ def groups(names: Sequence[str], different: Collection[tuple[str, str]]) -> list
 def letters(columns: Sequence[Sequence[str]]) -> dict[str, str]:
     """Letters by name, from the groups of `groups`: two names share one exactly where they are not different.
 
-    Three letters or more that follow each other are written as a range, `a-d`.
+    Four letters or more that follow each other are written as a range, `a-d`.
     """
     names = list(dict.fromkeys(name for column in columns for name in column))
     swept = sorted(sweep(cover(columns)), key=lambda column: [name not in column for name in names])
@@ -183,14 +183,14 @@ def sweep(columns: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers as letters: `ab`, `a-c`, `a-ce`."""
+    """Ascending numbers as letters: `ab`, `a-d`, `a-df`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return "".join(f"{letter(run[0])}-{letter(run[-1])}" if len(run) > 2 else "".join(map(letter, run)) for run in runs)
+    return "".join(f"{letter(run[0])}-{letter(run[-1])}" if len(run) > 3 else "".join(map(letter, run)) for run in runs)
 
 
 def letter(number: int) -> str:
