@@ -29,13 +29,17 @@ NAMES = ("chrf", *COUNTED)
 MEMBERS = ("name", "better", "range", "score", "signature")
 
 
-def load(settings: Settings) -> list[Any]:
-    """The metrics beside ROUGE, in their order, ready to score. Raises UsageError for what can't be used."""
+def load(settings: Settings, asked: Sequence[str] = ()) -> list[Any]:
+    """The metrics beside ROUGE, in their order, ready to score; `asked` are those that `--metric` added.
+
+    Raises UsageError for what can't be used.
+    """
     found: dict[str, Any] = {}
     for word in settings.scoring.metrics:
-        metric = named(word, settings.scoring, blame(settings, "scoring.metrics"))
+        where = f"--metric {word}" if word in asked else blame(settings, "scoring.metrics")
+        metric = named(word, settings.scoring, where)
         if metric.name in found:
-            raise UsageError(f"{blame(settings, 'scoring.metrics')}: two metrics are called {metric.name!r}; drop one")
+            raise UsageError(f"{where}: two metrics are called {metric.name!r}; drop one")
         found[metric.name] = metric
     judged(settings, found)
     return list(found.values())

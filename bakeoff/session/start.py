@@ -71,7 +71,7 @@ def start(
     chosen = load_settings(options)
     known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": ""}
     loans, others = Loans.read(chosen), published.beside(chosen)
-    metrics = registry.load(chosen)
+    metrics = registry.load(chosen, getattr(options, "metric", ()))
     store = Store(Path(options.store))
     plan.configured(chosen, options.method or ["all"])  # what it refuses needs no second of waiting
     worker.start_server(offline=not plan.on_hub(chosen))
