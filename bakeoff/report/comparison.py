@@ -172,7 +172,10 @@ def compare(
     ]
     methods, controls = [row for row in rows if not row.control], [row for row in rows if row.control]
     sides = {row.name: Side(row.name, row.every_score, row.control, row.borrowed) for row in rows}
-    verdicts = tuple(name for name in settings.scoring.verdicts if all(row.interval(name) for row in methods))
+    known = {*METRICS, *extra.facts}  # a metric that failed is in neither
+    verdicts = tuple(
+        name for name in settings.scoring.verdicts if name in known and all(row.interval(name) for row in methods)
+    )
     others = [name for name in (*METRICS, *extra.facts) if name not in verdicts]
     couples = list(combinations([sides[row.name] for row in methods], 2))
     return Comparison(

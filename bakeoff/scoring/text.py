@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -27,11 +28,15 @@ class Chrf:
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __init__(self, references: Literal["best", "mean"]) -> None:
+        self.several = references
+        self.counts: set[int] = set()
+
+    @cached_property
+    def chrf(self) -> Any:
+        """sacrebleu's metric."""
         from sacrebleu.metrics import CHRF
 
-        self.several = references
-        self.chrf: Any = CHRF(word_order=2)
-        self.counts: set[int] = set()
+        return CHRF(word_order=2)
 
     @property
     def signature(self) -> str:
