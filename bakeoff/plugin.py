@@ -26,6 +26,8 @@ def pytest_addoption(parser):
     add("--seeds", default="", metavar="42,43,44", help="one run of every method for each")
     add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
         help="change a setting, e.g. training.learning_rate=1e-3 or methods.lora.rank=8; repeatable")  # fmt: skip
+    add("--metric", action="append", default=[], metavar="NAME|FILE.py",
+        help="a metric beside ROUGE and those of the preset; NAME:KEY=VALUE sets it up; repeatable")  # fmt: skip
     add("--fresh", action="store_true", help="train again what is finished")
     add("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
     add("--run-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="end a run that takes longer; "

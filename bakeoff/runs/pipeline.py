@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain, groupby
 from pathlib import Path
@@ -115,6 +115,7 @@ class ModelRun:
         self.curves = Curves()
         self.texts: dict[int, str] = {}
         self.written = 0
+        self.cut: set[int] = set()
         self.cost: dict[str, int | None] = {}
         self.forgotten: dict[str, float] = {}
         self.inference: dict[str, dict[str, float]] = {}
@@ -150,7 +151,7 @@ class ModelRun:
             with self.engine.writing(self.model):
                 self.texts, self.written = self.summaries(
                     self.model, self.prompts, emit=self.emit, done=self.checkpointer.summaries(weights),
-                    keep=lambda number, chunk: self.checkpointer.keep(weights, number, chunk),
+                    keep=lambda number, chunk: self.checkpointer.keep(weights, number, chunk), cut=self.cut,
                 )  # fmt: skip
                 self.cost = self.memory.read()
                 self.check = Check.of(self.model, self.texts, weights, self.base.where.precision == "fp32")
@@ -200,6 +201,7 @@ class ModelRun:
             self.task,
             [self.texts[index] for index in range(len(self.prompts))],
             self.clock,
+            cut=self.cut,
             parameters=parameters,
             steps=self.curves.steps,
             epochs=self.curves.epochs,
@@ -301,15 +303,16 @@ def finish(
     model_note: str = "",
     documents: str = "",
     engine_reason: str = "",
+    cut: Collection[int] | None = None,
     **measured: Any,
 ) -> tuple[RunResult, list[Prediction]]:
-    """Scores the summaries and closes the books."""
+    """Scores the summaries and closes the books; `cut` holds the indices of those that the limit of tokens ended."""
     test = task.examples.test
     scorer = task.examples.scorer
     with clock("evaluation"):
         predictions = [
-            Prediction(e.id, e.document, e.summary, summary, e.references, e.aspect)
-            for e, summary in zip(test, summaries, strict=True)
+            Prediction(e.id, e.document, e.summary, summary, e.references, e.aspect, None if cut is None else n in cut)
+            for n, (e, summary) in enumerate(zip(test, summaries, strict=True))
         ]
         ids, scores = scorer.score(predictions)
         note = scorer.coverage((one.id, one.references) for one in predictions).note

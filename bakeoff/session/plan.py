@@ -9,6 +9,7 @@ from typing import Any
 
 from bakeoff.config import hardware
 from bakeoff.config.schema import (
+    READ_LATER,
     Settings,
     TrainingSettings,
     plain,
@@ -72,7 +73,7 @@ def make(
                 task=plain(settings.task),
                 training={} if entry.control else plain(recipe),
                 generation=plain(settings.generation),
-                scoring=plain(settings.scoring),
+                scoring={key: value for key, value in plain(settings.scoring).items() if key not in READ_LATER},
                 measure={} if entry.control else plain(settings.measure),
                 machine=found["machine"],
                 hashes={**hashes, "method": entry.sha256, "prompt": found["prompts"].get(entry.name, "")},

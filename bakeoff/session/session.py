@@ -1,10 +1,11 @@
 """A bake-off: the runs of a plan, each fetched from the store or made, and the report that they leave."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bakeoff.core.errors import UsageError
 from bakeoff.core.events import Emit, News
@@ -15,6 +16,8 @@ from bakeoff.report.comparison import Comparison
 from bakeoff.report.published import Published
 from bakeoff.report.tuning import record
 from bakeoff.runs.records import Death, RunResult, RunSpec
+from bakeoff.scoring.api import Beside
+from bakeoff.scoring.compute import beside
 from bakeoff.session import worker
 from bakeoff.session.executors.api import Executor, Job
 from bakeoff.session.executors.local import Local
@@ -34,6 +37,7 @@ class Session:
         loans: Loans | None = None, published: Sequence[Published] = (), run_timeout: float = 0.0,
         executor: Executor | None = None,
         tracking: Tracking | None = None,
+        metrics: Sequence[Any] = (),
     ) -> None:  # fmt: skip
         self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
         self.executor = executor or Local(store)
@@ -45,6 +49,8 @@ class Session:
         self.loans, self.published = loans, published
         self.run_timeout = run_timeout
         self.tracking = tracking or Tracking()
+        self.metrics = metrics
+        """Beside ROUGE, as `bakeoff.scoring.registry.load` gives them."""
         self.unfinished: dict[str, str] = {}
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
@@ -187,6 +193,7 @@ class Session:
         compared = comparison.compare(
             self.plan.settings, ordered, list(self.deaths.values()), record.counts(self.plan.settings),
             self.loans.of(ordered) if self.loans else None, self.published,
+            self.beside(ordered, self.metrics),
         )  # fmt: skip
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder, gate)
@@ -208,6 +215,12 @@ class Session:
         except OSError as error:
             return [f"note: {path}: can't be appended to: {error.strerror}; or type --set report.history=false"]
         return []
+
+    def beside(self, results: Mapping[str, Sequence[RunResult]], metrics: Sequence[Any]) -> Beside:
+        """Metrics beside ROUGE over finished runs, by method."""
+        written = {name: [self.store.predictions(run.fingerprint) for run in runs] for name, runs in results.items()}
+        documents = next(iter(results.values()))[0].document_ids if results else []
+        return beside(metrics, written, documents, self.store.metrics)
 
     def summary(self) -> str:
         """How many runs were made and how many were there already."""

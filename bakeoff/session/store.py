@@ -36,6 +36,8 @@ class Store:
         self.models = root / "models"
         self.logs = root / "logs"
         self.unfinished = root / "partial"
+        self.metrics = root / "metrics"
+        """What metrics beside ROUGE said of stored summaries; made when it is needed."""
         self.going: set[Path] = set()
         """Folders that this process is removing."""
         try:
@@ -273,9 +275,10 @@ def prediction(row: dict[str, Any]) -> Prediction:
         summary=row["summary"],
         references=tuple(references),
         aspect=row.get("aspect", ""),
+        cut=row.get("cut"),
     )
     texts = (made.id, made.document, made.reference, made.summary, made.aspect, *made.references)
-    if isinstance(name, (dict, list)) or any(misfit(t, str, "") for t in texts):
+    if isinstance(name, (dict, list)) or any(misfit(t, str, "") for t in texts) or misfit(made.cut, bool | None, "cut"):
         raise TypeError
     "".join(texts).encode()  # JSON lets half of a surrogate pair in
     return made
