@@ -221,6 +221,14 @@ class GateSettings:
 
 
 @dataclass(frozen=True)
+class ReportSettings:
+    """What is written beside report.md and results.json. It changes no run."""
+
+    page: bool = True
+    """Whether `index.html` is written, a page to browse, with `details.json`, from which `bakeoff page` shows texts."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a bake-off was asked to do."""
 
@@ -250,6 +258,8 @@ class Settings:
     """How often an unfinished run is kept."""
     gate: GateSettings = GateSettings()
     """Tolerance and alpha of `--gate`."""
+    report: ReportSettings = ReportSettings()
+    """What a report consists of."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     changes: Mapping[str, Any] = setting({})
@@ -261,7 +271,7 @@ class Settings:
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
             "generation": GenerationSettings, "scoring": ScoringSettings, "measure": MeasureSettings,
             "machine": MachineSettings, "engine": EngineSettings, "durability": DurabilitySettings,
-            "gate": GateSettings}  # fmt: skip
+            "gate": GateSettings, "report": ReportSettings}  # fmt: skip
 
 
 def plain(value: Any) -> Any:

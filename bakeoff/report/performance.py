@@ -23,6 +23,38 @@ def performance(comparison: Comparison, quote: Quote) -> list[str]:
     return said + [sentence for row in rows for sentence in against_controls(comparison, row, quote)]
 
 
+def headline(means: Mapping[str, float], alike: Sequence[Sequence[str]] | None, label: str, quote: Quote) -> str:
+    """One sentence: the highest mean (F1 in 0..1, by name), and what the tests tell from it.
+
+    `alike` holds the groups that can't be told apart, that of the highest mean first; None where nothing was tested.
+    """
+    if not means:
+        return "No trained method finished, so no scores are compared."
+    ranked = sorted(means, key=lambda name: -means[name])
+    top, rest = ranked[0], ranked[1:]
+    first = f"{quote(top)} has the highest mean {label}, {points(means[top])}"
+    if not rest:
+        return f"{quote(top)} is the only trained method that finished; its mean {label} is {points(means[top])}."
+    if alike is None:
+        return (
+            f"{first}, of {len(means)} methods; none is called better, because the variance "
+            "between seeds or documents is not known."
+        )
+    together = {name for group in alike if top in group for name in group}
+    near, far = [name for name in rest if name in together], [name for name in rest if name not in together]
+    if not near:
+        return f"{first}, and is above every other method."
+    if not far:
+        return f"{first}, of {len(means)} methods; no other method can be told from it."
+    return f"{first}; {few(near, quote)} cannot be told from it, and it is above {few(far, quote)}."
+
+
+def few(names: Sequence[str], quote: Quote, most: int = 4) -> str:
+    """A list of names that ends after `most` of them with the number of the others."""
+    shown = [quote(name) for name in names]
+    return listing(shown if len(shown) <= most + 1 else [*shown[:most], f"{len(shown) - most} others"])
+
+
 def order(means: Mapping[str, float], metric: str, quote: Quote) -> str:
     """The means (F1 in 0..1, by name) from the highest on; an order of means, not a verdict."""
     label, best = ROUGE[metric], extreme(means, points)

@@ -140,7 +140,7 @@ class Session:
             self.loans.of(ordered) if self.loans else None, self.published,
         )  # fmt: skip
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
-        path = report.write(compared, predictions, folder, gate)
+        path = report.write(compared, predictions, folder, gate, self.store.root / report.PAGE)
         return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}"
 
     def summary(self) -> str:

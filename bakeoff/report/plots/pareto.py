@@ -8,7 +8,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 
 from bakeoff.report.comparison import Comparison, Row
 from bakeoff.report.figures import ROUGE
-from bakeoff.stats.pairs import Pair
+from bakeoff.stats import frontier as stats
 
 METRIC = "rougeL"
 WIDE = 20
@@ -59,18 +59,8 @@ def frontier(comparison: Comparison, cost: Mapping[str, float], metric: str = ME
     """
     if comparison.alike(metric) is None:
         return None
-    better = {pair_names(pair): pair.higher for pair in comparison.pairs if pair.metric == metric}
-    means = {row.name: row.rouge[metric].mean for row in comparison.methods}
-    steps: list[str] = []
-    for name in sorted(cost, key=lambda name: (cost[name], -means[name])):
-        if not steps or better.get(frozenset((name, steps[-1]))) == name:
-            steps.append(name)
-    return steps
-
-
-def pair_names(pair: Pair) -> frozenset[str]:
-    """The two that are compared, in no order."""
-    return frozenset((pair.first, pair.second))
+    higher = {frozenset((pair.first, pair.second)): pair.higher for pair in comparison.pairs if pair.metric == metric}
+    return stats.frontier(cost, {row.name: row.rouge[metric].mean for row in comparison.methods}, higher)
 
 
 def draw(comparison: Comparison, label: Callable[[str], str]) -> Figure | None:
