@@ -23,30 +23,32 @@ def performance(comparison: Comparison, quote: Quote) -> list[str]:
     return said + [sentence for row in rows for sentence in against_controls(comparison, row, quote)]
 
 
-def headline(means: Mapping[str, float], alike: Sequence[Sequence[str]] | None, label: str, quote: Quote) -> str:
-    """One sentence: the highest mean (F1 in 0..1, by name), and what the tests tell from it.
+def headline(
+    means: Mapping[str, float], alike: Sequence[Sequence[str]] | None, label: str, quote: Quote,
+    show: Callable[[float], str] = points, falls: bool = False, untested: str = "not every two of them were tested",
+) -> str:  # fmt: skip
+    """One sentence: the best mean by name, printed by `show`, and what the tests tell from it.
 
-    `alike` holds the groups that can't be told apart, that of the highest mean first; None where nothing was tested.
+    `alike` holds the groups that can't be told apart, that of the best mean first; None where nothing was tested.
+    `falls` says that the lowest value is the best, `untested` why there are no groups.
     """
     if not means:
         return "No trained method finished, so no scores are compared."
-    ranked = sorted(means, key=lambda name: -means[name])
-    top, rest = ranked[0], ranked[1:]
-    first = f"{quote(top)} has the highest mean {label}, {points(means[top])}"
+    ranked = sorted(means, key=lambda name: means[name] if falls else -means[name])
+    best, rest = ranked[0], ranked[1:]
+    first = f"{quote(best)} has the {'lowest' if falls else 'highest'} mean {label}, {show(means[best])}"
     if not rest:
-        return f"{quote(top)} is the only trained method that finished; its mean {label} is {points(means[top])}."
+        return f"{quote(best)} is the only trained method that finished; its mean {label} is {show(means[best])}."
     if alike is None:
-        return (
-            f"{first}, of {len(means)} methods; none is called better, because the variance "
-            "between seeds or documents is not known."
-        )
-    together = {name for group in alike if top in group for name in group}
+        return f"{first}, of {len(means)} methods; none is called better, because {untested}."
+    together = {name for group in alike if best in group for name in group}
     near, far = [name for name in rest if name in together], [name for name in rest if name not in together]
+    beyond = "below" if falls else "above"
     if not near:
-        return f"{first}, and is above every other method."
+        return f"{first}, and is {beyond} every other method."
     if not far:
         return f"{first}, of {len(means)} methods; no other method can be told from it."
-    return f"{first}; {few(near, quote)} cannot be told from it, and it is above {few(far, quote)}."
+    return f"{first}; {few(near, quote)} cannot be told from it, and it is {beyond} {few(far, quote)}."
 
 
 def few(names: Sequence[str], quote: Quote, most: int = 4) -> str:

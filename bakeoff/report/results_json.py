@@ -25,6 +25,7 @@ def content(comparison: Comparison) -> dict[str, Any]:
             "model": settings.model.name,
             "task": settings.task.name,
             "signature": comparison.signature,
+            "finished": max((run.finished for row in comparison.rows for run in row.runs), default=""),
             "environment": dict(sorted(comparison.environment().items())),
             "settings": {key: value for key, value in plain(settings).items() if key not in ("preset", "source")},
             "methods": {row.name: figures(row) for row in comparison.methods},

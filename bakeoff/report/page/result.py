@@ -1,14 +1,14 @@
 """One result as the page shows it: what results.json holds, and what the tests tell apart."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bakeoff.report import performance
-from bakeoff.report.comparison import points
 from bakeoff.report.escape import plain
-from bakeoff.report.figures import MISSING, SHOWN, number, span
+from bakeoff.report.figures import MISSING, number
 from bakeoff.report.page.columns import COLUMNS, Column, intervals
+from bakeoff.report.page.metrics import Metric, metric
 from bakeoff.report.page.texts import texts
 from bakeoff.stats.frontier import frontier
 from bakeoff.stats.intervals import groups, letters
@@ -22,9 +22,9 @@ class Tests:
     """What the corrected tests say about the methods on one metric."""
 
     groups: list[tuple[str, ...]]
-    """Methods that can't be told apart, the group of the highest mean first."""
-    higher: Mapping[frozenset[str], str]
-    """Of two methods that can be told apart, the higher one."""
+    """Methods that can't be told apart, the group of the best mean first."""
+    better: Mapping[frozenset[str], str]
+    """Of two methods that can be told apart, the better one."""
 
 
 def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, name: str = "") -> dict[str, Any]:
@@ -36,8 +36,9 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
     methods, controls = content["methods"], content.get("controls") or {}
     every = {**methods, **controls}
     scores = {row: intervals(figures) for row, figures in every.items()}
-    metrics = list(dict.fromkeys(metric for found in scores.values() for metric in found))
-    tests = {metric: tested(content, scores, metric) for metric in metrics}
+    keys = dict.fromkeys(key for found in scores.values() for key in found)
+    metrics = [metric(key, content) for key in keys]
+    tests = {one.key: tested(content, scores, one) for one in metrics}
     columns = [column for column in COLUMNS if any(column.figure(figures) is not None for figures in methods.values())]
     place = {row: index for index, row in enumerate(every)}
     return {
@@ -49,24 +50,21 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
                    for one in content.get("deaths", [])],
         "metrics": [
             {
-                "key": metric,
-                "label": SHOWN.get(metric, metric),
-                "unit": "F1 x 100" if metric in SHOWN else "",
-                "factor": factor(metric),
-                "tested": tests[metric] is not None,
-                "headline": headline(methods, scores, metric, tests[metric]),
-                "groups": [[place[row] for row in group] for group in (tests[metric] or Tests([], {})).groups],
+                **asdict(one),
+                "tested": tests[one.key] is not None,
+                "headline": headline(content, scores, one, tests[one.key]),
+                "groups": [[place[row] for row in group] for group in (tests[one.key] or Tests([], {})).groups],
             }
-            for metric in metrics
+            for one in metrics
         ],
         "columns": [
             {"key": one.key, "label": one.label, "group": one.group, "best": one.best, "cost": one.cost}
             for one in columns
         ],
         "rows": [
-            row_of(row, figures, row in controls, scores[row], tests, columns) for row, figures in every.items()
+            row_of(row, found, row in controls, scores[row], metrics, tests, columns) for row, found in every.items()
         ],
-        "frontiers": frontiers(methods, scores, tests, columns),
+        "frontiers": frontiers(methods, scores, metrics, tests, columns),
         "settings": differing({row: figures.get("hyperparameters") or {} for row, figures in methods.items()}),
         "environment": [[key, text(value)] for key, value in (content.get("environment") or {}).items()],
         "gate": content.get("gate"),
@@ -75,44 +73,40 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
     }  # fmt: skip
 
 
-def factor(metric: str) -> int:
-    """By what a score is multiplied before it is shown."""
-    return 100 if metric in SHOWN else 1
-
-
-def score(metric: str, value: float | None) -> str:
-    """A score as it is shown; a dash for None."""
-    if value is None:
-        return MISSING
-    return points(value) if factor(metric) == 100 else f"{value:.4g}"
-
-
-def tested(content: Mapping[str, Any], scores: Mapping[str, Any], metric: str) -> Tests | None:
+def tested(content: Mapping[str, Any], scores: Mapping[str, Any], one: Metric) -> Tests | None:
     """What the tests tell apart; None where a pair of methods was not tested, or there is none."""
-    pairs = [pair for pair in content.get("pairs", []) if pair["metric"] == metric]
+    pairs = [pair for pair in content.get("pairs", []) if pair["metric"] == one.key]
     if not pairs or not all(pair["covers"] == TESTED and pair["p_holm"] is not None for pair in pairs):
         return None
-    ranked = sorted(content["methods"], key=lambda row: -scores[row][metric]["mean"])
-    apart = {frozenset((pair["first"], pair["second"])): pair["higher"] for pair in pairs if pair["higher"]}
-    return Tests(groups(ranked, [(pair["first"], pair["second"]) for pair in pairs if pair["higher"]]), apart)
+    apart = [pair for pair in pairs if pair["higher"]]
+    better = {}
+    for pair in apart:
+        lower = pair["second"] if pair["higher"] == pair["first"] else pair["first"]
+        better[frozenset((pair["first"], pair["second"]))] = lower if one.falls else pair["higher"]
+    ranked = sorted(content["methods"], key=lambda row: worth(one, scores[row]), reverse=True)
+    return Tests(groups(ranked, [(pair["first"], pair["second"]) for pair in apart]), better)
 
 
-def headline(methods: Mapping[str, Any], scores: Mapping[str, Any], metric: str, tests: Tests | None) -> str:
-    """The sentence of report.md about the highest mean; of another metric than ROUGE, its order alone."""
-    means = {row: scores[row][metric]["mean"] for row in methods if metric in scores[row]}
-    if metric in SHOWN:
-        return performance.headline(means, tests.groups if tests else None, SHOWN[metric], plain)
-    ranked = sorted(means, key=lambda row: -means[row])
-    each = ", ".join(f"{row} {score(metric, means[row])}" for row in ranked[:3])
-    return f"{metric} from the highest mean on: {each}{' and others' * (len(ranked) > 3)}. It was not tested."
+def worth(one: Metric, scores: Mapping[str, Any]) -> float:
+    """A mean, negative where the lower one is the better one."""
+    mean: float = scores[one.key]["mean"]
+    return -mean if one.falls else mean
+
+
+def headline(content: Mapping[str, Any], scores: Mapping[str, Any], one: Metric, tests: Tests | None) -> str:
+    """The report's sentence about the best mean."""
+    means = {row: scores[row][one.key]["mean"] for row in content["methods"] if one.key in scores[row]}
+    means = {row: mean for row, mean in means.items() if mean is not None}
+    why = "not every two of them were tested" if "pairs" in content else "a history does not hold what tests say"
+    found = tests.groups if tests else None
+    return performance.headline(means, found, one.label, plain, one.show, one.falls, why)
 
 
 def row_of(
-    name: str, found: Mapping[str, Any], control: bool, scores: Mapping[str, Any], tests: Mapping[str, Tests | None],
-    columns: Sequence[Column],
+    name: str, found: Mapping[str, Any], control: bool, scores: Mapping[str, Any], metrics: Sequence[Metric],
+    tests: Mapping[str, Tests | None], columns: Sequence[Column],
 ) -> dict[str, Any]:  # fmt: skip
     """One method or control."""
-    shared = {metric: letters(one.groups).get(name, "") for metric, one in tests.items() if one}
     cells = {}
     for column in columns:
         value = column.figure(found)
@@ -121,23 +115,17 @@ def row_of(
         "name": name,
         "control": control,
         "seeds": found.get("seeds") or [],
-        "scores": {
-            metric: {
-                **{bound: one[bound] for bound in ("mean", "low", "high")},
-                "text": score(metric, one["mean"]),
-                "span": span(one["low"], one["high"]) if factor(metric) == 100 else bare(metric, one),
-                "letters": shared.get(metric, ""),
-            }
-            for metric, one in scores.items()
-        },
+        "scores": {one.key: score(one, scores[one.key]) for one in metrics if one.key in scores},
+        "letters": {key: letters(one.groups).get(name, "") for key, one in tests.items() if one},
         "figures": cells,
         "epochs": found.get("epochs") or [],
     }
 
 
-def bare(metric: str, one: Mapping[str, Any]) -> str:
-    """The bounds of a metric that is shown as it is."""
-    return "" if one["low"] is None else f"[{score(metric, one['low'])}, {score(metric, one['high'])}]"
+def score(one: Metric, interval: Mapping[str, Any]) -> dict[str, Any]:
+    """A mean with its interval, as numbers and as text."""
+    bounds = {bound: interval[bound] for bound in ("mean", "low", "high")}
+    return {**bounds, "text": one.show(interval["mean"]), "span": one.bounds(interval)}
 
 
 def compared(content: Mapping[str, Any]) -> str:
@@ -168,7 +156,11 @@ def facts(content: Mapping[str, Any]) -> list[list[str]]:
 
 
 def frontiers(
-    methods: Mapping[str, Any], scores: Mapping[str, Any], tests: Mapping[str, Tests | None], columns: Sequence[Column]
+    methods: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    metrics: Sequence[Metric],
+    tests: Mapping[str, Tests | None],
+    columns: Sequence[Column],
 ) -> dict[str, dict[str, list[str]]]:
     """By metric and cost the methods on the frontier, where every method has the cost and was tested."""
     found: dict[str, dict[str, list[str]]] = {}
@@ -176,10 +168,10 @@ def frontiers(
         cost = {row: column.figure(figures) for row, figures in methods.items()}
         if any(value is None for value in cost.values()) or len(set(cost.values())) < 2:
             continue
-        for metric, one in tests.items():
-            if one:
-                means = {row: scores[row][metric]["mean"] for row in methods}
-                found.setdefault(metric, {})[column.key] = frontier(cost, means, one.higher)
+        for one in metrics:
+            if said := tests[one.key]:
+                worths = {row: worth(one, scores[row]) for row in methods}
+                found.setdefault(one.key, {})[column.key] = frontier(cost, worths, said.better)
     return found
 
 

@@ -29,9 +29,9 @@ def texts(ids: Sequence[str], details: Mapping[str, Any] | None, figures: Mappin
     }
 
 
-def first_seed(scores: Sequence[Sequence[float]]) -> list[float]:
-    """Of seeds x documents, the scores of the seed whose summaries are shown."""
-    return [round(score, DIGITS) for score in scores[0]]
+def first_seed(scores: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """Of seeds x documents, the scores of the seed whose summaries are shown; None where a document has none."""
+    return [None if score is None else round(score, DIGITS) for score in scores[0]]
 
 
 def chosen(document: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:

@@ -20,16 +20,16 @@ function renderCosts() {
 
 function costSpec(width, column, metric, steps) {
   const factor = metric.factor;
-  const values = methods().filter((row) => score(row, metric.key) && own(row.figures, column.key)[0] !== null).map((row) => {
+  const values = methods().filter((row) => score(row, metric.key) && score(row, metric.key).mean !== null && own(row.figures, column.key)[0] !== null).map((row) => {
     const found = score(row, metric.key), [cost, text] = own(row.figures, column.key);
     return { name: row.name, cost, costText: text, mean: factor * found.mean, low: found.low === null ? null : factor * found.low,
-      high: found.high === null ? null : factor * found.high, text: `${found.text} ${found.span} ${found.letters}`.trim(), on: steps.includes(row.name) };
+      high: found.high === null ? null : factor * found.high, text: `${found.text} ${found.span} ${lettersOf(row)}`.trim(), on: steps.includes(row.name) };
   });
   const costs = values.map((value) => value.cost), log = Math.min(...costs) > 0 && Math.max(...costs) > 20 * Math.min(...costs);
   const bytes = column.group === "memory";
   const x = { field: "cost", type: "quantitative", title: column.label + (bytes ? ", bytes" : ""), scale: { type: log ? "log" : "linear", zero: false, nice: true, padding: 12 },
     axis: { format: "~s", tickCount: width < 500 ? 4 : 8, labelOverlap: true } };
-  const y = { field: "mean", type: "quantitative", title: [metric.label, metric.unit].filter(Boolean).join(" "), scale: { zero: false } };
+  const y = { field: "mean", type: "quantitative", title: axisTitle(metric), scale: { zero: false } };
   const tone = { condition: { test: "datum.on", value: colour("accent") }, value: colour("muted") };
   const label = { type: "text", align: "left", dx: 8, dy: -6, fontSize: 11, limit: 150 };
   return {
@@ -59,8 +59,9 @@ function renderFigures() {
     const inside = columns.filter((column) => column.group === group);
     if (!inside.length) return null;
     const rows = state.result.rows.filter((row) => inside.some((column) => own(row.figures, column.key)[0] !== null));
-    return sortableTable(caption, [{ label: "method" }, ...inside.map((column) => ({ label: column.label, numeric: true, descending: column.best === "highest" }))],
+    const table = sortableTable(caption, [{ label: "method" }, ...inside.map((column) => ({ label: column.label, numeric: true, descending: column.best === "highest" }))],
       rows.map((row) => ({ control: row.control, cells: [{ text: row.name, value: row.name }, ...inside.map((column) => figureCell(row, column))] })));
+    return element("details", { open: rows.length <= 12 }, element("summary", {}, caption), table);
   }));
 }
 

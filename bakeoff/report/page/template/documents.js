@@ -9,7 +9,8 @@ const textRow = (name) => texts().rows.indexOf(name);
 // A document's score of a method in the chosen metric, in the unit that is shown; null where there is none.
 function documentScore(name, place) {
   const table = own(texts().scores, state.metric), row = textRow(name);
-  return table && row >= 0 ? table[row][place] * metricOf(state.metric).factor : null;
+  const found = table && row >= 0 ? table[row][place] : null;
+  return found === null || found === undefined ? null : found * metricOf(state.metric).factor;
 }
 
 const words = (text) => {
@@ -44,7 +45,8 @@ function matching() {
     difference: (one) => -Math.abs(one.a - one.b), above: (one) => one.b - one.a, below: (one) => one.a - one.b,
     lowest: (one) => one.a, highest: (one) => -one.a, order: (one) => one.place,
   }[browser.sort];
-  return inside.sort((first, second) => key(first) - key(second) || first.place - second.place);
+  const known = (one) => browser.sort === "order" || (one.a !== null && (one.b !== null || browser.sort.endsWith("est")));
+  return inside.sort((first, second) => known(second) - known(first) || key(first) - key(second) || first.place - second.place);
 }
 
 function renderDocuments() {

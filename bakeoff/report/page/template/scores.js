@@ -8,10 +8,17 @@ function tiedWith(name, key) {
   return tied;
 }
 
+// A method's letters; none where they are so many that nobody reads them.
+const lettersOf = (row, key = state.metric) => (metricOf(key).groups.length > 12 ? "" : own(row.letters, key) || "");
+
+// Methods from the best mean on, then controls.
 function ranked(key) {
-  const order = state.result.rows.filter((row) => score(row, key)).sort(by((row) => -score(row, key).mean));
+  const sign = metricOf(key).falls ? 1 : -1;
+  const order = state.result.rows.filter((row) => score(row, key) && score(row, key).mean !== null).sort(by((row) => sign * score(row, key).mean));
   return [...order.filter((row) => !row.control), ...order.filter((row) => row.control)];
 }
+
+const LETTER = 15, CELL = 9; // pixels
 
 function scoreSpec(width) {
   const metric = metricOf(state.metric), rows = ranked(state.metric), factor = metric.factor;
@@ -20,44 +27,69 @@ function scoreSpec(width) {
   const values = rows.map((row) => {
     const found = score(row, state.metric);
     return { name: row.name, role: role(row), mean: factor * found.mean, low: found.low === null ? null : factor * found.low,
-      high: found.high === null ? null : factor * found.high, text: `${found.text} ${found.span} ${found.letters}`.trim() };
+      high: found.high === null ? null : factor * found.high, text: `${found.text} ${found.span} ${lettersOf(row)}`.trim() };
   });
   const names = rows.map((row) => row.name), height = Math.max(60, 22 * rows.length);
-  const count = metric.groups.length, lettersWidth = count > 1 || (count && metric.groups[0].length > 1) ? 15 * count : 0;
   const roles = ["marked", "tied", "method", "apart", "control"];
   const fill = [colour("accent"), colour("accent"), colour("accent"), colour("surface"), colour("surface")];
   const stroke = [colour("accent"), colour("accent"), colour("accent"), colour("muted"), colour("muted")];
   const y = { field: "name", type: "nominal", sort: names, title: null, axis: { labelPadding: 6, domain: false, ticks: false, grid: false } };
-  const strokeScale = { field: "role", type: "nominal", scale: { domain: roles, range: stroke }, legend: null };
+  const tone = { field: "role", type: "nominal", scale: { domain: roles, range: stroke }, legend: null };
+  const x = { type: "quantitative", title: axisTitle(metric), scale: { zero: false } };
+  const beside = besidePanel(metric, names, height, width);
   const main = {
-    width: Math.max(150, width - textWidth(names, 170) - lettersWidth - 46), height, data: { values },
+    width: Math.max(140, width - textWidth(names, 170) - (beside ? beside.width + 10 : 0) - 42), height, data: { values },
     layer: [
-      { mark: { type: "rule", strokeWidth: 2 }, encoding: { x: { field: "low", type: "quantitative", title: [metric.label, metric.unit].filter(Boolean).join(" "), scale: { zero: false } }, x2: { field: "high" }, y, color: strokeScale } },
+      { mark: { type: "rule", strokeWidth: 2 }, encoding: { x: { ...x, field: "low" }, x2: { field: "high" }, y, color: tone } },
       { mark: { type: "point", filled: true, size: 70, strokeWidth: 2, opacity: 1, cursor: "pointer" },
-        encoding: { x: { field: "mean", type: "quantitative" }, y, stroke: strokeScale,
-          fill: { field: "role", type: "nominal", scale: { domain: roles, range: fill }, legend: null },
+        encoding: { x: { ...x, field: "mean" }, y, stroke: tone, fill: { ...tone, scale: { domain: roles, range: fill } },
           shape: { field: "role", type: "nominal", scale: { domain: roles, range: ["circle", "circle", "circle", "circle", "diamond"] }, legend: null },
           size: { condition: { test: "datum.role === 'marked'", value: 130 }, value: 70 },
           tooltip: [{ field: "name", title: "method" }, { field: "text", title: metric.label }] } },
     ],
   };
-  if (!lettersWidth) return main;
-  const marks = metric.groups.flatMap((group, place) => group.map((one) => ({ name: state.result.rows[one].name, place, letter: letterOf(place) })));
-  const spans = metric.groups.map((group, place) => {
+  return beside ? { hconcat: [main, beside], spacing: 10, resolve: { scale: { y: "independent", x: "independent" } } } : main;
+}
+
+const axisTitle = (metric) => [metric.label, metric.unit].filter(Boolean).join(" ");
+
+// Beside the scores: the letters while they are few, else a square for every two methods that can't be told apart.
+function besidePanel(metric, names, height, width) {
+  const { groups } = metric, methodNames = names.filter((name) => methods().some((row) => row.name === name));
+  state.panel = "";
+  if (!metric.tested || methodNames.length < 2) return null;
+  const bare = { field: "name", type: "nominal", sort: names, scale: { domain: names }, axis: null };
+  if (LETTER * groups.length <= Math.min(180, width / 4)) {
+    state.panel = "letters";
+    return letterPanel(groups, names, height, bare);
+  }
+  const cell = Math.min(CELL, width / 2 / methodNames.length);
+  if (cell < 5) return null;
+  state.panel = "squares";
+  const order = { field: "other", type: "nominal", sort: methodNames, axis: null, scale: { domain: methodNames, paddingInner: 0.15 } };
+  const cells = methodNames.flatMap((name) => [name, ...tiedWith(name, metric.key)].map((other) => ({ name, other, same: name === other,
+    text: name === other ? name : `${name} and ${other} cannot be told apart` })));
+  return { width: cell * methodNames.length, height, data: { values: cells },
+    mark: { type: "rect", cursor: "pointer" }, encoding: { x: order, y: { ...bare, scale: { domain: names, paddingInner: 0.15 } },
+      color: { condition: [{ test: "datum.same", value: colour("text") }, { test: { field: "name", equal: state.marked }, value: colour("accent") }], value: colour("square") },
+      tooltip: { field: "text" } } };
+}
+
+function letterPanel(groups, names, height, bare) {
+  const marks = groups.flatMap((group, place) => group.map((one) => ({ name: state.result.rows[one].name, place, letter: letterOf(place) })));
+  const spans = groups.map((group, place) => {
     const inside = group.map((one) => names.indexOf(state.result.rows[one].name)).sort((a, b) => a - b);
     return { place, first: names[inside[0]], last: names[inside[inside.length - 1]] };
   });
-  const bare = { field: "name", type: "nominal", sort: names, scale: { domain: names }, axis: null };
-  const x = { field: "place", type: "ordinal", axis: null, scale: { domain: metric.groups.map((_, place) => place) } };
-  const letters = {
-    width: lettersWidth, height,
+  const x = { field: "place", type: "ordinal", axis: null, scale: { domain: groups.map((_, place) => place) } };
+  return {
+    width: LETTER * groups.length, height,
     layer: [
       { data: { values: spans }, mark: { type: "rule", strokeWidth: 1.5, color: colour("muted"), opacity: 0.7 }, encoding: { x, y: { ...bare, field: "first" }, y2: { field: "last" } } },
       { data: { values: marks }, mark: { type: "circle", size: 170, color: colour("surface"), opacity: 1 }, encoding: { x, y: bare } },
       { data: { values: marks }, mark: { type: "text", fontSize: 12, fontWeight: "bold", baseline: "middle", color: colour("text") }, encoding: { x, y: bare, text: { field: "letter" } } },
     ],
   };
-  return { hconcat: [main, letters], spacing: 10, resolve: { scale: { y: "independent", x: "independent" } } };
 }
 
 // a, b, ..., z, aa, ab, as the report's tables have them.
@@ -70,7 +102,7 @@ function renderApart() {
   const metric = metricOf(state.metric), all = methods().filter((row) => score(row, state.metric));
   if (!metric.tested || all.length < 2) {
     fill("apart-choice");
-    fill("apart", element("p", { class: "note" }, all.length < 2 ? "There are not two methods to compare." : `No two methods are told apart on ${metric.label}: ${metric.untested || "they were not tested, or the variance between seeds is not known. Overlapping intervals are no test."}`));
+    fill("apart", element("p", { class: "note" }, all.length < 2 ? "There are not two methods to compare." : `No two methods are told apart on ${metric.label}, because not every two of them were tested. Whether intervals overlap is no test.`));
     return;
   }
   fill("apart-choice", choice("Compare with", ranked(state.metric).filter((row) => !row.control).map((row) => [row.name, row.name]), state.marked, mark));
@@ -93,13 +125,15 @@ function mark(name) {
   drawScores();
 }
 
-function drawScores() {
+async function drawScores() {
   const metric = metricOf(state.metric);
-  draw("score-plot", `${metric.label} of every method with its 95 % interval. ${metric.headline}`, scoreSpec, mark);
+  await draw("score-plot", `${metric.label} of every method with its 95 % interval. ${metric.headline}`, scoreSpec, mark);
   const said = ["Dots are means over the test documents, lines are 95 % intervals."];
-  if (metric.tested) said.push(`● ${state.marked}, and all that cannot be told from it. ○ told apart from it.`);
+  if (metric.tested && methods().length > 1) said.push(`● ${state.marked}, and all that cannot be told from it. ○ told apart from it.`);
   if (state.result.rows.some((row) => row.control)) said.push("◇ controls, which train nothing.");
-  if (metric.tested && methods().length > 1) said.push("Methods that share a letter cannot be told apart; a line joins each letter. Click a dot to compare with it.");
+  if (state.panel === "letters") said.push("Methods that share a letter cannot be told apart; a line joins each letter.");
+  if (state.panel === "squares") said.push("A square to the right marks two methods that cannot be told apart; the columns stand in the order of the rows.");
+  if (metric.tested && methods().length > 1) said.push("Click a dot to compare with it.");
   fill("score-key", said.join(" "));
 }
 
@@ -121,7 +155,7 @@ function renderScores() {
 
 function scoreCell(row, metric) {
   const found = score(row, metric.key);
-  return found ? { text: found.text, more: found.span, letters: found.letters, value: found.mean } : { text: DASH, value: null };
+  return found ? { text: found.text, more: found.span, letters: lettersOf(row, metric.key), value: found.mean } : { text: DASH, value: null };
 }
 
 function figureCell(row, column) {

@@ -1,4 +1,4 @@
-// Tables that sort by any column; what has no value stays below.
+// Tables that sort by any column; controls stay below the methods, and what has no value stays below what has one.
 
 // columns: [{label, numeric, descending}], rows: [{cells: [{text, value, strong, title}], control}].
 function sortableTable(caption, columns, rows, sorted) {
@@ -19,6 +19,7 @@ function sortableTable(caption, columns, rows, sorted) {
     });
     const sign = current.descending ? -1 : 1;
     const order = rows.slice().sort((first, second) => {
+      if (Boolean(first.control) !== Boolean(second.control)) return first.control ? 1 : -1;
       const [a, b] = [first.cells[place].value, second.cells[place].value];
       if (a === null || b === null || a === undefined || b === undefined) return (a == null) - (b == null);
       return sign * (typeof a === "number" ? a - b : String(a).localeCompare(String(b)));
@@ -32,6 +33,6 @@ function sortableTable(caption, columns, rows, sorted) {
 
   const table = element("table", {}, element("caption", {}, caption), element("thead", {}, element("tr", {}, ...heads)), body);
   if (sorted) sort(sorted.place, sorted.descending);
-  else { sort(0, false); }
+  else sort(0, false);
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, table);
 }

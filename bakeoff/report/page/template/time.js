@@ -3,9 +3,9 @@
 const overTime = { metric: "", shown: null };
 
 function renderTime() {
-  const { points, gates, changes, metrics } = data.time;
+  const { points, verdicts, changes, metrics, notes } = data.time;
   const names = [...new Set(points.map((point) => point.method))];
-  if (!metrics.some((metric) => metric.key === overTime.metric)) overTime.metric = (metrics.find((metric) => metric.key === "rougeL") || metrics[0] || { key: "" }).key;
+  if (!metrics.some((metric) => metric.key === overTime.metric)) overTime.metric = (metrics.find((metric) => metric.key === data.time.first) || metrics[0] || { key: "" }).key;
   if (!overTime.shown) overTime.shown = new Set(names.slice(0, MOST));
   const boxes = names.map((name) => element("label", {}, element("input", { type: "checkbox", checked: overTime.shown.has(name),
     change: (event) => { overTime.shown[event.target.checked ? "add" : "delete"](name); drawTime(); } }), element("span", { dir: "auto" }, name)));
@@ -20,9 +20,11 @@ function renderTime() {
       const found = inside.find((point) => point.method === name && point.place === place);
       return found ? { text: found.text, more: found.span, value: found.mean } : { text: DASH, value: null };
     })] }))));
-  fill("time-gate", gates.length ? sortableTable("Verdicts on each result", [{ label: "result" }, { label: "against" }, { label: "method" }, { label: "metric" }, { label: "verdict" }, { label: "difference", numeric: true }, { label: "p", numeric: true }],
-    gates.map((one) => ({ cells: [one.result, one.against, one.method, one.metric, one.verdict].map((text) => ({ text, value: text, strong: text === "regressed" })).concat([{ text: one.difference, value: one.value }, { text: one.p, value: one.p }]) })), { place: 0, descending: true }) : null,
-    ...data.time.notes.map((note) => element("p", { class: "note", dir: "auto" }, note)));
+  const heading = ["result", "against", "method", "metric", "verdict"].map((text) => ({ label: text }));
+  fill("time-gate", verdicts.length ? sortableTable("Verdicts of the gate on each result", [...heading, { label: "difference", numeric: true }, { label: "p", numeric: true }],
+    verdicts.map((one) => ({ cells: [...[one.result, one.against, one.method, one.metric, one.verdict].map((text) => ({ text, value: text, strong: text === "regressed" })),
+      { text: one.difference, value: one.value }, { text: one.p, value: one.pValue }] }))) : null,
+    ...notes.map((note) => element("p", { class: "note", dir: "auto" }, note)));
   fill("time-changes", ...changes.map((one) => element("details", { open: changes.length < 4 }, element("summary", { dir: "auto" }, `${one.from} → ${one.to}: ${one.changed.length ? `${one.changed.length} changed` : "no setting and no version changed"}`),
     element("ul", {}, ...one.changed.map((text) => element("li", { dir: "auto" }, text))))));
 }
@@ -40,7 +42,7 @@ function drawTime() {
     const legend = { orient: "bottom", columns: Math.max(1, Math.floor(width / 190)), title: null };
     const x = dated ? { field: "finished", type: "temporal", title: "finished", scale: { padding: 16 } } : { field: "result", type: "ordinal", sort: order, title: "result", axis: { labelAngle: 0, labelLimit: width / order.length } };
     const offset = dated ? {} : { xOffset: { field: "name", type: "nominal", scale: { domain: names } } };
-    const y = { field: "mean", type: "quantitative", title: [metric.label, metric.unit].filter(Boolean).join(" "), scale: { zero: false } };
+    const y = { field: "mean", type: "quantitative", title: axisTitle(metric), scale: { zero: false } };
     const color = { field: "name", type: "nominal", scale: found.color, legend };
     return { width, height: 300, autosize: { type: "fit-x", contains: "padding" }, data: { values },
       layer: [
