@@ -70,7 +70,7 @@ def test_the_sections_stand_in_their_order(written):
     ]  # fmt: skip
 
 
-def test_every_plot_that_is_linked_is_there_and_no_other_file(written):
+def test_every_plot_that_is_linked_is_there_beside_results_and_page(written):
     links = re.findall(r"\]\((.+?)\)", (written / "report.md").read_text(encoding="utf-8"))
     assert links == [
         "plots/rouge.png",
@@ -80,7 +80,7 @@ def test_every_plot_that_is_linked_is_there_and_no_other_file(written):
         "plots/loss-soft-prompt.png",
     ]
     files = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
-    assert files == {*links, "report.md", "results.json"}
+    assert files == {*links, "report.md", "results.json", "index.html", "details.json"}
     assert all((written / link).read_bytes().startswith(b"\x89PNG") for link in links)
 
 

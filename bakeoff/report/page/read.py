@@ -79,7 +79,7 @@ def named(path: Path, content: dict[str, Any]) -> str:
 
 
 def history(path: Path) -> list[dict[str, Any]]:
-    """The lines of a history that are one; those that a killed process left unfinished are left out. Raises UsageError."""
+    """The lines of a history without those that a killed process left unfinished. Raises UsageError."""
     try:
         lines = path.read_bytes().decode(errors="replace").split("\n")
     except OSError as error:

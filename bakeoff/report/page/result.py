@@ -43,6 +43,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
     place = {row: index for index, row in enumerate(every)}
     return {
         "name": name or content["preset"],
+        "preset": content["preset"],
         "compared": compared(content),
         "facts": facts(content),
         "notes": [f"{note}." for note in content.get("notes", [])],
@@ -52,6 +53,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
             {
                 **asdict(one),
                 "tested": tests[one.key] is not None,
+                "untested": untested(content),
                 "headline": headline(content, scores, one, tests[one.key]),
                 "groups": [[place[row] for row in group] for group in (tests[one.key] or Tests([], {})).groups],
             }
@@ -97,9 +99,13 @@ def headline(content: Mapping[str, Any], scores: Mapping[str, Any], one: Metric,
     """The report's sentence about the best mean."""
     means = {row: scores[row][one.key]["mean"] for row in content["methods"] if one.key in scores[row]}
     means = {row: mean for row, mean in means.items() if mean is not None}
-    why = "not every two of them were tested" if "pairs" in content else "a history does not hold what tests say"
     found = tests.groups if tests else None
-    return performance.headline(means, found, one.label, plain, one.show, one.falls, why)
+    return performance.headline(means, found, one.label, plain, one.show, one.falls, untested(content))
+
+
+def untested(content: Mapping[str, Any]) -> str:
+    """Why no verdict is given where none is."""
+    return "not every two of them were tested" if "pairs" in content else "a history does not hold what tests say"
 
 
 def row_of(
@@ -133,7 +139,7 @@ def compared(content: Mapping[str, Any]) -> str:
     methods, controls = content["methods"], content.get("controls") or {}
     counted = [row["documents"] for row in [*methods.values(), *controls.values()] if "documents" in row]
     seeds = sorted({seed for row in methods.values() for seed in row.get("seeds") or []})
-    who = f"{number(len(methods), 'method')} and {number(len(controls), 'control')}"
+    who = number(len(methods), "method") + (f" and {number(len(controls), 'control')}" if controls else "")
     parts = [number(counted[0], "test document")] if counted else []
     if seeds:
         parts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}")

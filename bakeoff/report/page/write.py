@@ -24,6 +24,11 @@ TEMPLATE = Path(__file__).with_name("template")
 SCRIPTS = ("dom", "table", "charts", "scores", "curves", "costs", "documents", "time", "main")
 """Files of JavaScript, in the order in which they are run."""
 NAME = "index.html"
+INHERITED = frozenset(
+    ("__proto__", "constructor", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString",
+     "toString", "valueOf", "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__")
+)  # fmt: skip
+"""Properties of every JavaScript object (ECMAScript, "Properties of the Object Prototype Object")."""
 LIMIT = 3_500_000
 """Bytes of data that the page itself holds; the library adds 900 kB, and a page stays below 5 MB."""
 
@@ -62,10 +67,17 @@ def write(results: Sequence[dict[str, Any]], path: Path, cache: Path | None = No
         library=Markup(library),
         script=Markup(script),
         newest=data["results"][-1],
+        title=title(data["results"]),
         several=len(results) > 1,
     )
     replace(path, page.encode())
     return path
+
+
+def title(results: Sequence[Mapping[str, Any]]) -> str:
+    """The preset's name; of results of several presets, their number."""
+    presets = {one["preset"] for one in results}
+    return presets.pop() if len(presets) == 1 else f"{len(results)} results"
 
 
 def source(name: str) -> str:
@@ -97,9 +109,17 @@ def packed(value: Any) -> str:
 def inert(value: Any) -> Any:
     """`value` with every text as `lines` shows it: no control and no bidirectional character is left."""
     if isinstance(value, str):
-        return lines(value)
+        return named(lines(value))
     if isinstance(value, dict):
-        return {lines(str(key)): inert(item) for key, item in value.items()}
+        return {inert(str(key)): inert(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [inert(item) for item in value]
     return value
+
+
+def named(text: str) -> str:
+    """`text`, with a no-break space behind it where every JavaScript object has a property of that name already.
+
+    Vega keeps groups by name in such objects and would find the property instead of the group.
+    """
+    return f"{text}\u00a0" if text in INHERITED else text

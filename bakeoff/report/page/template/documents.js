@@ -85,7 +85,7 @@ function renderList() {
     element("span", { class: "preview", dir: "auto" }, one.document.items[0].references[0].slice(0, 110)))));
   if (browser.list.length > browser.most) items.push(element("li", {}, element("button", { type: "button", click: () => { browser.most += 500; renderList(); } }, `Show more of ${browser.list.length}`)));
   byId("list").replaceChildren(...items);
-  if (!texts().documents.some((document) => document.id === browser.id)) browser.id = browser.list.length ? browser.list[0].document.id : "";
+  if (!browser.list.some((one) => one.document.id === browser.id)) browser.id = browser.list.length ? browser.list[0].document.id : "";
   renderDocument();
 }
 

@@ -4,8 +4,6 @@ function show(result) {
   state.result = result;
   const keys = result.metrics.map((metric) => metric.key);
   if (!keys.includes(state.metric)) state.metric = keys.includes("rougeL") ? "rougeL" : keys[0] || "";
-  byId("title").textContent = result.name;
-  document.title = `Bake-off: ${result.name}`;
   byId("compared").textContent = result.compared;
   byId("scores").hidden = !keys.length;
   if (keys.length) showScores();
@@ -20,7 +18,7 @@ function show(result) {
 
 if (data.results.length > 1) {
   const options = data.results.map((result, place) => [String(place), result.name]);
-  fill("result-choice", choice("Result", options, String(data.results.length - 1), (place) => show(data.results[Number(place)])));
+  fill("result-choice", choice("Result that is shown below", options, String(data.results.length - 1), (place) => show(data.results[Number(place)])));
 }
 show(state.result);
 if (data.time) renderTime();

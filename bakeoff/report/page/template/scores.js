@@ -102,7 +102,7 @@ function renderApart() {
   const metric = metricOf(state.metric), all = methods().filter((row) => score(row, state.metric));
   if (!metric.tested || all.length < 2) {
     fill("apart-choice");
-    fill("apart", element("p", { class: "note" }, all.length < 2 ? "There are not two methods to compare." : `No two methods are told apart on ${metric.label}, because not every two of them were tested. Whether intervals overlap is no test.`));
+    fill("apart", element("p", { class: "note" }, all.length < 2 ? "There are not two methods to compare." : `No two methods are told apart on ${metric.label}, because ${metric.untested}. Whether intervals overlap is no test.`));
     return;
   }
   fill("apart-choice", choice("Compare with", ranked(state.metric).filter((row) => !row.control).map((row) => [row.name, row.name]), state.marked, mark));

@@ -25,7 +25,7 @@ function sortableTable(caption, columns, rows, sorted) {
       return sign * (typeof a === "number" ? a - b : String(a).localeCompare(String(b)));
     });
     body.replaceChildren(...order.map((row) => element("tr", { class: row.control ? "control" : undefined }, ...row.cells.map((cell, at) =>
-      element(at ? "td" : "th", { scope: at ? undefined : "row", class: columns[at].numeric ? "number" : undefined, dir: at ? undefined : "auto" },
+      element(at ? "td" : "th", { scope: at ? undefined : "row", class: columns[at].numeric ? "number" : String(cell.text).length > 24 ? "long" : undefined, dir: at ? undefined : "auto" },
         cell.strong ? element("strong", {}, cell.text) : cell.text,
         cell.more ? element("span", { class: "span" }, ` ${cell.more}`) : "",
         cell.letters ? element("span", { class: "letters", title: "letters of the tests" }, ` ${cell.letters}`) : "")))));
