@@ -125,7 +125,7 @@ def visit(browser, files):
 
 def column(page, table, place):
     """The texts of a table's column, from above."""
-    return page.locator(f"{table} tbody tr > :nth-child({place})").all_inner_texts()
+    return [text.strip() for text in page.locator(f"{table} tbody tr > :nth-child({place})").all_inner_texts()]
 
 
 def test_the_first_screen_says_what_cannot_be_told_apart(visit, comparison):
