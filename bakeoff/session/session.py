@@ -141,7 +141,9 @@ class Session:
         )  # fmt: skip
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder, gate, self.store.root / report.PAGE)
-        return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}"
+        page = path.with_name("index.html")
+        seen = f"\npage: {page}" if self.plan.settings.report.page and page.is_file() else ""
+        return f"{report.terminal(compared, gate)}\n\n{self.summary()}\nreport: {path}{seen}"
 
     def summary(self) -> str:
         """How many runs were made and how many were there already."""

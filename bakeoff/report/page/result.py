@@ -53,7 +53,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
             {
                 **asdict(one),
                 "tested": tests[one.key] is not None,
-                "untested": untested(content),
+                "untested": untested(content, one),
                 "headline": headline(content, scores, one, tests[one.key]),
                 "groups": [[place[row] for row in group] for group in (tests[one.key] or Tests([], {})).groups],
             }
@@ -100,12 +100,19 @@ def headline(content: Mapping[str, Any], scores: Mapping[str, Any], one: Metric,
     means = {row: scores[row][one.key]["mean"] for row in content["methods"] if one.key in scores[row]}
     means = {row: mean for row, mean in means.items() if mean is not None}
     found = tests.groups if tests else None
-    return performance.headline(means, found, one.label, plain, one.show, one.falls, untested(content))
+    return performance.headline(means, found, one.label, plain, one.show, one.falls, untested(content, one))
 
 
-def untested(content: Mapping[str, Any]) -> str:
+def untested(content: Mapping[str, Any], one: Metric) -> str:
     """Why no verdict is given where none is."""
-    return "not every two of them were tested" if "pairs" in content else "a history does not hold what tests say"
+    if "pairs" not in content:
+        return "a history does not hold what tests say"
+    pairs = [pair for pair in content["pairs"] if pair["metric"] == one.key]
+    if pairs and len(content.get("document_ids") or []) < 2:
+        return "one test document gives no interval"
+    if any(pair["covers"] != TESTED for pair in pairs):
+        return "the variance between seeds is not known"
+    return "not every two of them could be tested" if pairs else "this metric carries no verdict"
 
 
 def row_of(

@@ -50,12 +50,20 @@ MEANS = {"a": 0.3, "b": 0.2, "c": 0.1}
         ([("a",), ("b", "c")], False, "a has the highest mean M, 30.00, and is above every other method."),
         ([("a", "b"), ("b", "c")], False, "b cannot be told from it, and it is above c."),
         ([("a", "b", "c")], False, "of 3 methods; no other method can be told from it."),
-        (None, False, "of 3 methods; none is called better, because not every two of them were tested."),
+        (None, False, "of 3 methods; none is called better, because they were not tested."),
         ([("c",), ("a", "b")], True, "c has the lowest mean M, 10.00, and is below every other method."),
     ],
 )
 def test_a_headline_says_what_the_tests_say(alike, falls, said):
     assert said in performance.headline(MEANS, alike, "M", plain, falls=falls)
+
+
+def test_equal_means_are_named_together():
+    same = {"a": 0.2, "b": 0.2, "c": 0.1}
+    assert performance.headline(same, [("a", "b"), ("c",)], "M", plain) == (
+        "a and b have the highest mean M, 20.00; a is above c."
+    )
+    assert performance.headline({"a": 0.0, "b": 0.0}, None, "M", plain).startswith("a and b have the same mean M, 0.00")
 
 
 def test_a_metric_of_any_name_is_shown_and_one_that_falls_is_ranked_from_below(content):
