@@ -10,9 +10,9 @@ from bakeoff.core.errors import UsageError
 from bakeoff.gate import saved, seed_variance
 from bakeoff.gate.baseline import flat
 from bakeoff.gate.verdicts import Gate, differences, judge
-from bakeoff.report.figures import p_value
 from bakeoff.report.page.metrics import FIRST, Metric, metric
 from bakeoff.report.page.read import Found
+from bakeoff.report.page.verdicts import of_gate, recorded
 
 UNCOUNTED = ("description", "changes", "report")
 """Settings that change no run."""
@@ -24,6 +24,8 @@ def compared(results: Sequence[Found]) -> dict[str, Any]:
     pairs = list(pairwise(results))
     finished = [result.content.get("finished") for result in results]
     verdicts, notes = [], []
+    for result in results:
+        verdicts += recorded(result.content.get("gate"), result.name, metrics)
     for old, new in pairs:
         made, said = between(old, new, metrics)
         verdicts += made
@@ -33,7 +35,8 @@ def compared(results: Sequence[Found]) -> dict[str, Any]:
         "first": FIRST,
         "dated": all(finished) and len(set(finished)) == len(finished),
         "points": [point for place, result in enumerate(results) for point in points(place, result)],
-        "verdicts": [one for result in results for one in recorded(result, metrics)] + verdicts,
+        "verdicts": [one for result in results for one in recorded(result.content.get("gate"), result.name, metrics)]
+        + verdicts,
         "notes": list(dict.fromkeys(notes)),
         "changes": [
             {"from": old.name, "to": new.name, "changed": changed(old.content, new.content)} for old, new in pairs
@@ -51,34 +54,6 @@ def points(place: int, result: Found) -> list[dict[str, Any]]:
     ]
 
 
-def recorded(result: Found, metrics: Mapping[str, Metric]) -> list[dict[str, Any]]:
-    """The gate's verdicts that a line of a history holds."""
-    gate = result.content.get("gate") or {}
-    against = gate.get("baseline", "")
-    said = [
-        row(result.name, against, method, metrics[key], one["verdict"], one["difference"], one["p_holm"])
-        for method, found in gate.get("verdicts", {}).items()
-        for key, one in found.items()
-        if key in metrics
-    ]
-    for method, reason in gate.get("refusals", {}).items():
-        said.append(row(result.name, against, method, None, f"refused: {reason}", None, None))
-    return said
-
-
-def row(
-    result: str, against: str, method: str, one: Metric | None, verdict: str | None, difference: float | None,
-    p: float | None,
-) -> dict[str, Any]:  # fmt: skip
-    """One verdict as numbers and text."""
-    return {
-        "result": result, "against": Path(against).name, "method": method, "metric": one.label if one else "",
-        "verdict": verdict or "documents only", "value": difference,
-        "difference": "" if difference is None or one is None else one.signed(difference),
-        "p": "" if p is None else p_value(p), "pValue": p,
-    }  # fmt: skip
-
-
 def between(old: Found, new: Found, metrics: Mapping[str, Metric]) -> tuple[list[dict[str, Any]], list[str]]:
     """The verdicts of `bakeoff compare` on `new` against `old`, and why there are none."""
     if not all(result.path.suffix == ".json" for result in (old, new)):
@@ -87,10 +62,7 @@ def between(old: Found, new: Found, metrics: Mapping[str, Metric]) -> tuple[list
         gate = judged(old.path, new.path)
     except UsageError as error:
         return [], [f"{new.name} was not compared with {old.name}: {error}."]
-    verdicts = [
-        row(new.name, old.name, one.method, metrics[one.metric], one.word, one.contrast.difference, one.p)
-        for one in gate.verdicts
-    ]
+    verdicts = of_gate(gate, new.name, old.name, metrics)
     return verdicts, [f"{new.name}, {name}, was not compared: {reason}." for name, reason in gate.refusals.items()]
 
 

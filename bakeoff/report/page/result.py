@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bakeoff.report import performance
+from bakeoff.report import headline as sentence
 from bakeoff.report.escape import plain
 from bakeoff.report.figures import MISSING, number
 from bakeoff.report.page.columns import COLUMNS, Column, intervals
@@ -69,7 +69,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
         "frontiers": frontiers(methods, scores, metrics, tests, columns),
         "settings": differing({row: figures.get("hyperparameters") or {} for row, figures in methods.items()}),
         "environment": [[key, text(value)] for key, value in (content.get("environment") or {}).items()],
-        "gate": content.get("gate"),
+        "verdicts": [],
         "steps": (details or {}).get("steps", {}),
         "texts": texts(content.get("document_ids") or [], details, every),
     }  # fmt: skip
@@ -100,7 +100,7 @@ def headline(content: Mapping[str, Any], scores: Mapping[str, Any], one: Metric,
     means = {row: scores[row][one.key]["mean"] for row in content["methods"] if one.key in scores[row]}
     means = {row: mean for row, mean in means.items() if mean is not None}
     found = tests.groups if tests else None
-    return performance.headline(means, found, one.label, plain, one.show, one.falls, untested(content, one))
+    return sentence.headline(means, found, one.label, plain, one.show, one.falls, untested(content, one))
 
 
 def untested(content: Mapping[str, Any], one: Metric) -> str:

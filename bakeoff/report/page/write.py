@@ -18,7 +18,9 @@ from bakeoff.report.comparison import Comparison
 from bakeoff.report.escape import lines
 from bakeoff.report.page import details
 from bakeoff.report.page.library import vega
+from bakeoff.report.page.metrics import metric
 from bakeoff.report.page.result import shown
+from bakeoff.report.page.verdicts import of_gate, refused
 
 TEMPLATE = Path(__file__).with_name("template")
 SCRIPTS = ("dom", "table", "charts", "scores", "curves", "costs", "documents", "time", "main")
@@ -40,7 +42,14 @@ def write_report(
     """Writes details.json and the page of one bake-off into `folder`."""
     found = details.content(comparison, predictions)
     replace(folder / details.NAME, details.dump(found).encode())
-    write([shown(results_json.content(comparison), found)], folder / NAME, cache)
+    content = results_json.content(comparison)
+    page = shown(content, found)
+    if gate:
+        metrics = {one["key"]: metric(one["key"], content) for one in page["metrics"]}
+        page["verdicts"] = of_gate(gate, page["name"], gate.baseline, metrics) + refused(
+            gate, page["name"], gate.baseline
+        )
+    write([page], folder / NAME, cache)
 
 
 def write(results: Sequence[dict[str, Any]], path: Path, cache: Path | None = None, time: Any = None) -> Path:

@@ -9,9 +9,11 @@ from factories import predictions, run, settings
 from bakeoff import report
 from bakeoff.cli import main
 from bakeoff.config.schema import ReportSettings
-from bakeoff.report import performance, results_json
+from bakeoff.gate.verdicts import Gate, Verdict
+from bakeoff.report import results_json
 from bakeoff.report.comparison import compare
 from bakeoff.report.escape import plain
+from bakeoff.report.headline import headline
 from bakeoff.report.page import details, over_time, read, result, write
 from bakeoff.runs.records import Death
 
@@ -35,7 +37,7 @@ def test_the_headline_is_that_of_the_comparison(comparison, content):
     for metric, label in (("rouge1", "ROUGE-1"), ("rougeL", "ROUGE-L")):
         means = {row.name: row.rouge[metric].mean for row in comparison.methods}
         [found] = [one for one in shown["metrics"] if one["key"] == metric]
-        assert found["headline"] == performance.headline(means, comparison.alike(metric), label, plain)
+        assert found["headline"] == headline(means, comparison.alike(metric), label, plain)
         assert [{shown["rows"][n]["name"] for n in group} for group in found["groups"]] == [
             set(group) for group in comparison.alike(metric)
         ]
@@ -55,15 +57,13 @@ MEANS = {"a": 0.3, "b": 0.2, "c": 0.1}
     ],
 )
 def test_a_headline_says_what_the_tests_say(alike, falls, said):
-    assert said in performance.headline(MEANS, alike, "M", plain, falls=falls)
+    assert said in headline(MEANS, alike, "M", plain, falls=falls)
 
 
 def test_equal_means_are_named_together():
     same = {"a": 0.2, "b": 0.2, "c": 0.1}
-    assert performance.headline(same, [("a", "b"), ("c",)], "M", plain) == (
-        "a and b have the highest mean M, 20.00; a is above c."
-    )
-    assert performance.headline({"a": 0.0, "b": 0.0}, None, "M", plain).startswith("a and b have the same mean M, 0.00")
+    assert headline(same, [("a", "b"), ("c",)], "M", plain) == ("a and b have the highest mean M, 20.00; a is above c.")
+    assert headline({"a": 0.0, "b": 0.0}, None, "M", plain).startswith("a and b have the same mean M, 0.00")
 
 
 def test_a_metric_of_any_name_is_shown_and_one_that_falls_is_ranked_from_below(content):
@@ -116,6 +116,16 @@ def test_without_the_setting_no_page_is_written_and_an_earlier_one_goes(tmp_path
         report.write(compare(chosen, {"lead-1": [run("lead-1", control=True)]}), {}, tmp_path)
         assert {"index.html", "details.json"} <= {path.name for path in tmp_path.iterdir()} or not page
     assert {path.name for path in tmp_path.iterdir()} == {"plots", "results.json", "report.md"}
+
+
+def test_a_page_shows_what_its_gate_said(tmp_path, comparison):
+    verdict = Verdict("lora", "rougeL", "regressed", 0.3, 0.4, comparison.pairs[0].contrast, 0.0004, None, "")
+    gate = Gate("bench/baselines/x.json", 1.0, 0.05, (verdict,), {"full": "it is new"}, {})
+    write.write_report(comparison, {}, tmp_path, gate, None)
+    [data] = re.findall('id="data">(.+)</script>', (tmp_path / "index.html").read_text(encoding="utf-8"))
+    [shown] = json.loads(data)["results"]
+    said = [(one["method"], one["metric"], one["verdict"], one["p"]) for one in shown["verdicts"]]
+    assert said == [("lora", "ROUGE-L", "regressed", "< 0.001"), ("full", "", "refused: it is new", "")]
 
 
 # bakeoff page

@@ -150,6 +150,7 @@ function renderScores() {
     ...figures.map((column) => figureCell(row, column)),
   ] }));
   fill("score-table", sortableTable("Scores with 95 % intervals and letters, and what methods cost", heads, cells, { place: first + 1, descending: true }));
+  fill("gate", verdictTable(state.result.verdicts));
   fill("notes", ...[...state.result.notes, ...state.result.deaths.map((death) => `Dead: ${death}.`)].map((note) => element("p", { class: "note", dir: "auto" }, note)));
 }
 

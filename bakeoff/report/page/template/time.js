@@ -20,13 +20,19 @@ function renderTime() {
       const found = inside.find((point) => point.method === name && point.place === place);
       return found ? { text: found.text, more: found.span, value: found.mean } : { text: DASH, value: null };
     })] }))));
-  const heading = ["result", "against", "method", "metric", "verdict"].map((text) => ({ label: text }));
-  fill("time-gate", verdicts.length ? sortableTable("Verdicts of the gate on each result", [...heading, { label: "difference", numeric: true }, { label: "p", numeric: true }],
-    verdicts.map((one) => ({ cells: [...[one.result, one.against, one.method, one.metric, one.verdict].map((text) => ({ text, value: text, strong: text === "regressed" })),
-      { text: one.difference, value: one.value }, { text: one.p, value: one.pValue }] })), { place: 0, descending: true }) : null,
+  fill("time-gate", verdictTable(verdicts),
     ...notes.map((note) => element("p", { class: "note", dir: "auto" }, note)));
   fill("time-changes", ...changes.map((one) => element("details", { open: changes.length < 4 }, element("summary", { dir: "auto" }, `${one.from} → ${one.to}: ${one.changed.length ? `${one.changed.length} changed` : "no setting and no version changed"}`),
     element("ul", {}, ...one.changed.map((text) => element("li", { dir: "auto" }, text))))));
+}
+
+function verdictTable(verdicts) {
+  if (!verdicts.length) return null;
+  const heads = ["result", "against", "method", "metric", "verdict"].map((text) => ({ label: text }));
+  const cells = (one) => [...[one.result, one.against, one.method, one.metric, one.verdict].map((text) => ({ text, value: text, strong: text === "regressed" })),
+    { text: one.difference, value: one.value }, { text: one.p, value: one.pValue }];
+  return sortableTable("Verdicts of the gate", [...heads, { label: "difference", numeric: true }, { label: "p", numeric: true }],
+    verdicts.map((one) => ({ cells: cells(one) })), { place: 0, descending: true });
 }
 
 const label = (key) => (data.time.metrics.find((metric) => metric.key === key) || { label: key }).label;
