@@ -35,8 +35,7 @@ def compared(results: Sequence[Found]) -> dict[str, Any]:
         "first": FIRST,
         "dated": all(finished) and len(set(finished)) == len(finished),
         "points": [point for place, result in enumerate(results) for point in points(place, result)],
-        "verdicts": [one for result in results for one in recorded(result.content.get("gate"), result.name, metrics)]
-        + verdicts,
+        "verdicts": verdicts,
         "notes": list(dict.fromkeys(notes)),
         "changes": [
             {"from": old.name, "to": new.name, "changed": changed(old.content, new.content)} for old, new in pairs

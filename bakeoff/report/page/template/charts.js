@@ -5,6 +5,7 @@ const SERIES = ["series-1", "series-2", "series-3", "series-4", "series-5", "ser
 const SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"];
 const DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 4]];
 const drawn = new Map();
+let lastDrawing = Promise.resolve();
 
 function theme() {
   const text = colour("text"), faint = colour("line"), muted = colour("muted");
@@ -20,7 +21,9 @@ function theme() {
 // Draws `make(width)` into the element; it is drawn again when the width or the colours change.
 function draw(id, description, make, clicked) {
   drawn.set(id, { description, make, clicked, width: 0 });
-  return redraw(id);
+  const drawing = redraw(id);
+  lastDrawing = Promise.allSettled([lastDrawing, drawing]);
+  return drawing;
 }
 
 async function redraw(id) {

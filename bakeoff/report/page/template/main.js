@@ -24,3 +24,4 @@ show(state.result);
 if (data.time) renderTime();
 watchKeys();
 followHash(true);
+lastDrawing.then(() => followHash(true)); // charts have moved what stands below them
