@@ -19,6 +19,10 @@ CARDS = (DRIVER, Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """Files of which one is there where a GPU is: NVIDIA's, AMD's, and those of Windows' own Linux."""
 
 
+ROW = 16_384
+"""Tokens of a micro-batch on a GPU: its kernels are no faster with more."""
+
+
 def resolve(asked: MachineSettings, ways: EngineSettings) -> Computation:
     """Both with every `auto` decided but that of attention, which depends on the model.
 
@@ -34,24 +38,29 @@ def resolve(asked: MachineSettings, ways: EngineSettings) -> Computation:
     precision = asked.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
-    if asked.engine == "cpu" and device != "cpu":
-        raise UsageError(f"machine.engine = 'cpu': the run is on {device}; type --set machine.engine=plain")
-    engine = "cpu" if asked.engine != "plain" and device == "cpu" else "plain"
+    if asked.engine in ("cpu", "cuda") and device != asked.engine:
+        raise UsageError(f"machine.engine = {asked.engine!r}: the run is on {device}; type --set machine.engine=auto")
+    engine = device if asked.engine == "auto" else asked.engine
     attention = ways.attention
     if attention == "auto":
         attention = "sdpa" if device == "cuda" else "eager"
-    packing = ways.packing and engine == "cpu"
+    packing = ways.packing and engine != "plain"
+    # The cpu engine's own layers keep what their gradients need.
+    rows = packing and engine == "cpu" and not asked.checkpoint_activations
     return Computation(
         device=device,
         precision=precision,
         threads=asked.threads or available_threads(),
+        checkpoint_activations=asked.checkpoint_activations,
         engine=engine,
         attention=attention,
         packing=packing,
+        micro_batch_tokens=ways.micro_batch_tokens or (ROW if packing and engine == "cuda" else 0),
+        captured=ways.captured and packing and engine == "cuda",
         labels_only=ways.labels_only,
-        fused=ways.fused and packing,
-        compiled=ways.compiled and ways.fused and packing,
-        shared_prefix=ways.shared_prefix and packing,
+        fused=ways.fused and rows,
+        compiled=ways.compiled and ways.fused and rows,
+        shared_prefix=ways.shared_prefix and rows,
         cached_features=ways.cached_features,
     )
 

@@ -83,9 +83,7 @@ class Loop:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.device = self.trained[0].device.type
         self.curves = Curves()
-        self.optimizer = torch.optim.AdamW(
-            hooks.parameter_groups(recipe), betas=(recipe.beta1, recipe.beta2), fused=True
-        )
+        self.optimizer = optimizer(hooks.parameter_groups(recipe), recipe)
         held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.curves.optimizer_parameters = sum(parameter.numel() for parameter in held)
         self.total = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
@@ -120,7 +118,7 @@ class Loop:
         """One optimizer step on an effective batch. Raises Diverged."""
         labels = sum(len(example.ids) - example.prompt for example in examples)
         total_loss = zero(self.model)
-        for micro in micro_batches(examples, self.recipe.micro_batch_size):
+        for micro in self.engine.micro_batches(self.model, examples, self.recipe.micro_batch_size):
             part = self.engine.loss(self.model, micro) / labels
             with repeatable(self.device):
                 part.backward()
@@ -197,6 +195,18 @@ class Loop:
         self.engine.release(self.model)
 
 
+def optimizer(groups: list[dict[str, Any]], recipe: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), or with moments in eight bits (Dettmers et al. 2022,
+    arXiv:2110.02861)."""
+    betas = recipe.beta1, recipe.beta2
+    if recipe.optimizer == "adamw8bit":
+        import bitsandbytes
+
+        found: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, betas=betas)
+        return found
+    return torch.optim.AdamW(groups, betas=betas, fused=True)
+
+
 def learning_rate_factor(step: int, total: int, recipe: TrainingSettings) -> float:
     """The learning rate of optimizer step `step` (from 0) as a share of its peak."""
     rising = math.ceil(recipe.warmup * total)
@@ -214,7 +224,7 @@ def mean_loss(engine: Engine, model: torch.nn.Module, examples: Sequence[Encoded
         return math.nan
     model.eval()
     total = zero(model)
-    for micro in micro_batches(examples, size):
+    for micro in engine.micro_batches(model, examples, size):
         total += engine.loss(model, micro)
     return total.item() / sum(len(example.ids) - example.prompt for example in examples)
 
@@ -229,10 +239,3 @@ def windows(count: int, size: int, order: torch.Generator | None = None) -> Iter
     indices = torch.randperm(count, generator=order).tolist() if order is not None else list(range(count))
     for start in range(0, count, size):
         yield indices[start : start + size]
-
-
-def micro_batches(window: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
-    """The sequences of one effective batch by length, `size` at a time: almost no padding, the same gradient."""
-    by_length = sorted(window, key=lambda example: len(example.ids))
-    for start in range(0, len(by_length), size):
-        yield by_length[start : start + size]
