@@ -256,6 +256,8 @@ class ReportSettings:
     history: bool = True
     """Whether a line with the figures of all methods is appended to `reports/history/PRESET.jsonl`, which
     `bakeoff history` shows. With `--report-dir`, the folder `history` stands beside the one that the option names."""
+    page: bool = True
+    """Whether `index.html` is written, a page to browse, with `details.json`, from which `bakeoff page` shows texts."""
 
 
 @dataclass(frozen=True)

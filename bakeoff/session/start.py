@@ -118,7 +118,7 @@ def ahead(chosen: schema.Settings, store: Store, new: bool) -> None:
         if new and fast and not expects_card(chosen.machine.device):
             with contextlib.suppress(engine.NoCompiler, OSError):
                 engine.compile_ahead(store.root / engine.KERNELS)
-        report.prepare()
+        report.prepare(store.root / report.PAGE if chosen.report.page else None)
 
 
 def baseline_path(options: Namespace, chosen: schema.Settings) -> Path:
