@@ -125,6 +125,7 @@ class Page:
             "limits": f"{task.max_input_tokens} input tokens, {task.max_target_tokens} target tokens",
             "recipe": f"AdamW, {number(recipe.epochs, 'epoch')}, {number(recipe.batch_size, 'document')} a step, "
             f"{recipe.schedule} schedule, warm-up {recipe.warmup:g}, gradient clipping {recipe.gradient_clip:g}",
+            "learning rates": self.rates(),
             "seeds": ", ".join(map(str, settings.seeds)),
             **self.varied,
             "runs": f"{len(self.runs)}, which took {sum(sum(run.seconds.values()) for run in self.runs) / 60:.0f} min",
@@ -132,6 +133,14 @@ class Page:
             "precision": environment.get("precision", ""),
         }
         return {key: value for key, value in said.items() if value}
+
+    def rates(self) -> str:
+        """The learning rates of each method."""
+        found: dict[str, dict[str, None]] = {}
+        for run in self.runs:
+            if rate := run.spec["training"].get("learning_rate"):
+                found.setdefault(run.spec["base"], {})[f"{rate:g}"] = None
+        return "; ".join(f"{name} {', '.join(rates)}" for name, rates in found.items())
 
     def summary(self) -> str:
         """The findings for a terminal."""

@@ -137,8 +137,8 @@ def page(runs: Runs, study: Study) -> Page:
         "± their standard deviation.",
         quality(study, tests, loss),
         Plot("quality", draw_quality(study), "Validation loss and ROUGE over LoRA's rank, beside full fine-tuning"),
-        "Trials on the validation split with the first seed, as `bakeoff tune` makes them. A grid whose best rate is at "
-        "its edge grows, and then every rank gets one trial more.",
+        "Trials on the validation split with the first seed, as `bakeoff tune` makes them. A grid whose best rate is at"
+        " its edge grows, and then every rank gets one trial more.",
         tuned(study),
         "The table says which share of the squared Frobenius norm of full fine-tuning's update rank r holds, if each "
         "matrix of each layer is replaced by its best approximation of that rank: the mean over seeds, then the range.",

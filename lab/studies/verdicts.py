@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from bakeoff.report.comparison import Comparison
+from bakeoff.report.comparison import Comparison, Row
 from bakeoff.report.escape import markdown
 from bakeoff.report.figures import MISSING, ROUGE, bounds, listing, nats, p_value, points
 from bakeoff.runs.records import RunResult
@@ -96,19 +96,21 @@ def welch(label: str, values: Mapping[str, Sequence[float]], higher: bool = Fals
 
     Nothing is tested with fewer than two seeds.
     """
-    from scipy import stats
-
     pairs = list(itertools.combinations(values, 2))
     means = {name: mean(found) for name, found in values.items()}
     if not pairs or any(len(found) < 2 for found in values.values()):
         return Verdict(label, means, {}, higher)
-    ps = []
-    for first, second in pairs:
-        a, b = values[first], values[second]
-        alike = stdev(a) == stdev(b) == 0
-        ps.append(float(means[first] == means[second]) if alike else
-                  float(stats.ttest_ind(a, b, equal_var=False).pvalue))  # fmt: skip
+    ps = [welch_p(values[first], values[second]) for first, second in pairs]
     return Verdict(label, means, dict(zip(pairs, holm(ps), strict=True)), higher)
+
+
+def welch_p(a: Sequence[float], b: Sequence[float]) -> float:
+    """Two-sided p of Welch's t-test; without any spread, 1 for equal means and else 0."""
+    from scipy import stats
+
+    if stdev(a) == stdev(b) == 0:
+        return float(mean(a) == mean(b))
+    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
 
 
 def kept_loss(run: RunResult) -> float | None:
@@ -124,12 +126,18 @@ def losses(results: Mapping[str, Sequence[RunResult]]) -> dict[str, list[float]]
 
 
 def rouge_cells(comparison: Comparison, name: str, marks: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """A row's ROUGE-1, 2 and L, F1 x 100, with interval and letters."""
+    """`row_cells` of a row by its name."""
     [row] = [row for row in comparison.rows if row.name == name]
+    return row_cells(row, marks)
+
+
+def row_cells(row: Row, marks: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A row's ROUGE-1, 2 and L, F1 x 100, with interval and letters; `marks`: letters by metric and row."""
     found = []
     for metric in ROUGE:
         interval = row.rouge[metric]
-        found.append(" ".join(filter(None, [points(interval.mean), bounds(interval), marks[metric].get(name, "")])))
+        letters_ = marks[metric].get(row.name, "")
+        found.append(" ".join(filter(None, [points(interval.mean), bounds(interval), letters_])))
     return found
 
 

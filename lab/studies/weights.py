@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -37,8 +38,19 @@ def saved(adapter: Path) -> dict[str, NDArray]:
     return dict(load_file(file if file.is_file() else adapter / PEFT_TENSORS))
 
 
-def base_weights(settings: Settings, cache: Path) -> dict[str, NDArray]:
-    """The base model's weights by name, fp32; `cache` holds converted models."""
+def virtual_tokens(adapter: Path) -> NDArray:
+    """The embeddings of a soft prompt, virtual tokens x width."""
+    [tensor] = [tensor for tensor in saved(adapter).values() if tensor.ndim == 2]
+    return tensor
+
+
+def base_model(settings: Settings, cache: Path) -> tuple[Any, Any]:
+    """The base model, fp32, and its tokenizer; `cache` holds converted models."""
     source = loading.locate(settings.model)
-    model, _ = loading.load(settings.model, source, loading.prepare(source, cache), None)
+    return loading.load(settings.model, source, loading.prepare(source, cache), None)
+
+
+def base_weights(settings: Settings, cache: Path) -> dict[str, NDArray]:
+    """The base model's weights by name, fp32."""
+    model, _ = base_model(settings, cache)
     return {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
