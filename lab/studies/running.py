@@ -77,9 +77,14 @@ class Runs:
             raise UsageError(f'{where}: study {self.name} needs a table [methods.ROW] with base = "{base}"')
         return found
 
-    def plan(self, methods: Sequence[str], changes: Sequence[str] = ()) -> Session:
-        """A session with these methods and further `--set` texts; nothing is trained yet. Raises UsageError."""
-        session = start(self.varied(methods, changes), sys.stderr, sys.stderr.isatty(), lambda: None)
+    def plan(self, methods: Sequence[str], changes: Sequence[str] = (), model: str = "") -> Session:
+        """A session with these methods, further `--set` texts and, if given, another model; nothing is trained yet.
+
+        Raises UsageError.
+        """
+        options = self.varied(methods, changes)
+        options.model = model
+        session = start(options, sys.stderr, sys.stderr.isatty(), lambda: None)
         self.sessions.append(session)
         return session
 

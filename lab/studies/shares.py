@@ -52,12 +52,17 @@ class Bootstrap:
     documents of a draw; the seeds of each method are drawn by themselves.
     """
 
-    def __init__(self, zero: ArrayLike, documents: int, draws: int = DRAWS) -> None:
-        """`zero`: the untrained model's scores, one a document."""
-        self.random = np.random.default_rng(0)
-        self.draws = draws
-        self.weights = self.random.multinomial(documents, np.full(documents, 1 / documents), size=draws) / documents
+    def __init__(self, zero: ArrayLike, stream: int = 0, draws: int = DRAWS) -> None:
+        """`zero`: the untrained model's scores, one a document.
+
+        Two of them draw the same documents; their seeds are drawn alike only where `stream` is the same.
+        """
         self.zero = np.asarray(zero, dtype=np.float64)
+        self.draws = draws
+        documents = len(self.zero)
+        shared = np.random.default_rng(0)
+        self.weights = shared.multinomial(documents, np.full(documents, 1 / documents), size=draws) / documents
+        self.random = np.random.default_rng([1, stream])
 
     def gains(self, scores: ArrayLike) -> Floats:
         """Mean score minus the untrained model's in every draw; `scores`: seeds x documents."""
