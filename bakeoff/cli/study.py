@@ -30,7 +30,8 @@ def add(commands: Any) -> None:
                         help="change a setting, e.g. task.test=50; repeatable")  # fmt: skip
     found.add_argument("--fresh", action="store_true", help="make finished runs again")
     found.add_argument("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
-    found.set_defaults(command=study, run_timeout=0.0, model="", task="", method=[], report_dir="")
+    found.add_argument("--report-dir", default="", metavar="FOLDER", help="the report; default reports/studies/NAME")
+    found.set_defaults(command=study, run_timeout=0.0, model="", task="", method=[])
 
 
 def study(options: argparse.Namespace) -> tuple[str, int]:

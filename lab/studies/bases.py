@@ -39,7 +39,7 @@ def first_layers(settings: Settings, depth: int, cache: Path) -> Path:
         raise UsageError(
             f"study scale: study.depths: {depth}: expected 1 to {(layers or 1) - 1}, below the model's layers"
         )
-    target = cache / f"{settings.model.name.replace('/', '-')}-first-{depth}-{source.sha256[:16]}"
+    target = cache / f"{Path(settings.model.name).name}-first-{depth}-{source.sha256[:16]}"
     if (target / "config.json").is_file():
         return target
     shutil.rmtree(target, ignore_errors=True)

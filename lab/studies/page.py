@@ -55,6 +55,10 @@ class Page:
     """What results.json holds beside the settings."""
     varied: dict[str, str] = field(default_factory=dict)
     """What differs between the runs, for the table of what was run."""
+    training_documents: str = ""
+    """How many training documents the runs had, where it is not what the settings say."""
+    epochs: str = ""
+    """How many epochs they made, where it is not what the settings say."""
 
     def write(self, folder: Path) -> Path:
         """Writes report, results and plots into `folder`; returns the report's path. Raises UsageError."""
@@ -116,20 +120,22 @@ class Page:
         """What was run, and on what."""
         settings, environment = self.settings, self.environment()
         task, recipe = settings.task, settings.training
-        splits = (("training", task.train), ("validation", task.validation), ("test", task.test))
+        training = self.training_documents or str(task.train or "all")
+        documents = f"training {training}; validation {task.validation or 'all'}; test {task.test or 'all'}"
         said = {
             "command": f"python -m bakeoff study {self.name}",
             "base model": settings.model.name,
             "task": task.name,
-            "documents": ", ".join(f"{split} {amount or 'all'}" for split, amount in splits),
+            "documents": documents,
             "limits": f"{task.max_input_tokens} input tokens, {task.max_target_tokens} target tokens",
-            "recipe": f"AdamW, {number(recipe.epochs, 'epoch')}, {number(recipe.batch_size, 'document')} a step, "
-            f"{recipe.schedule} schedule, warm-up {recipe.warmup:g}, gradient clipping {recipe.gradient_clip:g}",
+            "recipe": f"AdamW, {self.epochs or number(recipe.epochs, 'epoch')}, "
+            f"{number(recipe.batch_size, 'document')} a step, {recipe.schedule} schedule, "
+            f"warm-up {recipe.warmup:g}, gradient clipping {recipe.gradient_clip:g}",
             "learning rates": self.rates(),
             "seeds": ", ".join(map(str, settings.seeds)),
             **self.varied,
             "runs": f"{len(self.runs)}, which took {sum(sum(run.seconds.values()) for run in self.runs) / 60:.0f} min",
-            "processor": environment.get("cpu", environment.get("processor", "")),
+            "processor": environment.get("processor", ""),
             "precision": environment.get("precision", ""),
         }
         return {key: value for key, value in said.items() if value}

@@ -1,29 +1,27 @@
 """LoRA's rank: quality at equal tuning, the rank of full fine-tuning's update, and the subspaces of two ranks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 import numpy as np
 
-from bakeoff.report.comparison import Comparison, compare
+from bakeoff.report.comparison import compare
 from bakeoff.report.figures import ROUGE, listing, nats, number, p_value
-from bakeoff.report.plots.drawing import COLOURS, GREY, MARKERS, UNIT
 from bakeoff.report.table import text_table
-from bakeoff.report.tuning.record import Trial, lowest
-from bakeoff.runs.records import RunResult
-from lab.studies import verdicts, weights
-from lab.studies.page import Page, Plot, canvas, styled
-from lab.studies.running import Results, Runs
-from lab.studies.subspaces import Floats, chance, directions, energies, row_space, similarity
+from bakeoff.report.tuning.record import lowest
+from lab.studies import rank_plots, verdicts
+from lab.studies.page import Page, Plot
+from lab.studies.rank_figures import FULL, Study, held_at, overlaps, shown_ranks, spectrum
+from lab.studies.running import Runs
+from lab.studies.subspaces import chance
 
 QUESTION = (
     "Which rank does LoRA need? Each rank was tuned alike, then trained with every seed, beside full fine-tuning. The "
     "singular values of full fine-tuning's update say how much of it a matrix of low rank could hold, and the "
     "similarity of subspaces says whether LoRA finds the same directions at two ranks (Hu et al. 2021, section 7.2)."
 )
-FULL = "full"
 SHOWN = (1, 4, 16, 64)
 """Ranks and dimensions that tables show."""
 
@@ -34,28 +32,6 @@ class Asked:
 
     rates: tuple[float, ...] = (1e-3, 4e-3, 1.6e-2)
     """Learning rates that are tried for every rank on the validation split."""
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Full fine-tuning's update of one seed."""
-
-    shares: Floats
-    """Share of the squared Frobenius norm of all matrices that rank 1, 2, ... holds, each matrix cut to that rank."""
-    kinds: Mapping[str, Floats]
-    """The same by kind of matrix, as q_proj."""
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Similarity of the subspaces that two rows trained, the mean over layers, by seed."""
-
-    update: Sequence[Floats]
-    """phi of the right singular vectors of B A."""
-    factor: Sequence[Floats]
-    """phi of the right singular vectors of A."""
-    width: float
-    """Dimensions of the input, the mean over layers."""
 
 
 def study(runs: Runs) -> Page:
@@ -76,52 +52,6 @@ def study(runs: Runs) -> Page:
     return page(runs, Study(compared, found, trials, ranks, spectra, two, overlap))
 
 
-@dataclass(frozen=True)
-class Study:
-    """Everything that the report shows."""
-
-    compared: Comparison
-    found: Results
-    trials: Mapping[str, Sequence[Trial]]
-    ranks: Mapping[str, int]
-    spectra: Sequence[Spectrum]
-    two: Sequence[str]
-    """The rows with the two highest ranks, the lower first."""
-    overlap: Overlap | None
-
-    @property
-    def losses(self) -> dict[str, list[float]]:
-        """Validation losses of the trained rows, one a seed."""
-        return verdicts.losses({name: self.found[name] for name in (*self.ranks, FULL)})
-
-
-def spectrum(runs: Runs, run: RunResult) -> Spectrum:
-    """Of a run of full fine-tuning."""
-    base = weights.base_weights(runs.settings, runs.store / "models")
-    kinds: dict[str, list[Floats]] = {}
-    for name, update in weights.updates(runs.adapter(run), base):
-        kinds.setdefault(name.split(".")[-2], []).append(energies(update))
-    return Spectrum(shares([one for ours in kinds.values() for one in ours]), {k: shares(v) for k, v in kinds.items()})
-
-
-def shares(squares: Sequence[Floats]) -> Floats:
-    """Share of the sum of all squares that rank 1, 2, ... holds, over matrices that are each cut to that rank."""
-    length = max(map(len, squares))
-    sums = np.cumsum(np.sum([np.pad(one, (0, length - len(one))) for one in squares], axis=0))
-    return np.asarray(sums / sums[-1])
-
-
-def overlaps(runs: Runs, first: Sequence[RunResult], second: Sequence[RunResult]) -> Overlap:
-    """The similarity of two rows' subspaces, seed by seed."""
-    update, factor, widths = [], [], []
-    for one, other in zip(first, second, strict=True):
-        ours, theirs = (weights.factors(runs.adapter(run)) for run in (one, other))
-        update.append(np.mean([similarity(directions(*ours[n]), directions(*theirs[n])) for n in ours], axis=0))
-        factor.append(np.mean([similarity(row_space(ours[n][0]), row_space(theirs[n][0])) for n in ours], axis=0))
-        widths += [a.shape[1] for a, _ in ours.values()]
-    return Overlap(update, factor, mean(widths))
-
-
 def page(runs: Runs, study: Study) -> Page:
     """The report of what was found."""
     compared = study.compared
@@ -136,15 +66,17 @@ def page(runs: Runs, study: Study) -> Page:
         "that share a letter cannot be told apart. The validation loss (nats per label token) is the mean over seeds "
         "± their standard deviation.",
         quality(study, tests, loss),
-        Plot("quality", draw_quality(study), "Validation loss and ROUGE over LoRA's rank, beside full fine-tuning"),
-        "Trials on the validation split with the first seed, as `bakeoff tune` makes them. A grid whose best rate is at"
-        " its edge grows, and then every rank gets one trial more.",
+        Plot("quality", rank_plots.quality(study), "Validation loss and ROUGE over LoRA's rank"),
+        "Trials on the validation split with the first seed, as `bakeoff tune` makes them. A grid whose best rate is "
+        "at its edge grows, and then every rank gets one trial more.",
         tuned(study),
         "The table says which share of the squared Frobenius norm of full fine-tuning's update rank r holds, if each "
         "matrix of each layer is replaced by its best approximation of that rank: the mean over seeds, then the range.",
         held_table(study),
         Plot(
-            "spectrum", draw_spectrum(study), "Share of full fine-tuning's update that rank r holds, by kind of matrix"
+            "spectrum",
+            rank_plots.spectrum(study),
+            "Share of full fine-tuning's update that rank r holds",
         ),
     ]
     if study.overlap:
@@ -154,7 +86,7 @@ def page(runs: Runs, study: Study) -> Page:
             "and seeds: 1 means that the smaller subspace lies in the larger one. Directions are right singular "
             "vectors, those of the largest singular values first. Chance is that of two random subspaces.",
             overlap_table(study),
-            Plot("overlap", draw_overlap(study), f"Similarity of the subspaces of {low} and {high}"),
+            Plot("overlap", rank_plots.overlap(study), f"Similarity of the subspaces of {low} and {high}"),
         ]
     made.method += method(study)
     made.limits += limits(runs, study)
@@ -195,16 +127,6 @@ def tuned(study: Study) -> str:
 def trials_each(study: Study) -> str:
     """How many trials each rank had."""
     return ", ".join(str(count) for count in dict.fromkeys(len(ours) for ours in study.trials.values()))
-
-
-def held_at(study: Study, rank: int) -> list[float]:
-    """Share that a rank holds of full fine-tuning's update, one a seed."""
-    return [float(one.shares[min(rank, len(one.shares)) - 1]) for one in study.spectra]
-
-
-def shown_ranks(study: Study) -> list[int]:
-    """The ranks of the study that are below the full one."""
-    return [rank for rank in sorted(study.ranks.values()) if rank <= len(study.spectra[0].shares)]
 
 
 def held_table(study: Study) -> str:
@@ -268,86 +190,6 @@ def overlap_table(study: Study) -> str:
         ]
         cells.append([f"phi({i}, {i})", *row, f"{chance(i, i, round(study.overlap.width)):.3f}"])
     return text_table(["", "updates B A", "factors A", "chance"], cells)
-
-
-def draw_quality(study: Study) -> Any:
-    """Two panels over the rank: validation losses, one point a seed, and ROUGE with its interval."""
-    with styled():
-        figure = canvas(9, 3.6)
-        left, right = figure.subplots(1, 2)
-        ranks, losses = list(study.ranks.values()), study.losses
-        for name, rank in study.ranks.items():
-            left.plot([rank] * len(losses[name]), losses[name], ls="", marker="o", ms=4, color=COLOURS[0], alpha=0.5)
-        left.plot(ranks, [mean(losses[name]) for name in study.ranks], color=COLOURS[0], label="LoRA, mean over seeds")
-        left.axhline(mean(losses[FULL]), color=COLOURS[1], ls="--", label="full fine-tuning")
-        left.axhspan(min(losses[FULL]), max(losses[FULL]), color=COLOURS[1], alpha=0.15, lw=0)
-        left.set_ylabel(f"validation {UNIT}", fontsize=9)
-        rows = {row.name: row for row in study.compared.rows}
-        for number_, (metric, label) in enumerate(ROUGE.items()):
-            ours = [rows[name].rouge[metric] for name in study.ranks]
-            colour, shift = COLOURS[number_], 1.06 ** (number_ - 1)
-            places = [rank * shift for rank in ranks]
-            right.plot(
-                places, [100 * one.mean for one in ours], marker=MARKERS[number_], ms=5, color=colour, label=label
-            )
-            for place, one in zip(places, ours, strict=True):
-                if one.low is not None and one.high is not None:
-                    right.plot([place, place], [100 * one.low, 100 * one.high], color=colour, lw=1)
-            right.axhline(100 * rows[FULL].rouge[metric].mean, color=colour, ls="--", lw=1)
-        right.plot([], [], color=GREY, ls="--", lw=1, label="full fine-tuning")
-        right.set_ylabel("ROUGE F1 x 100", fontsize=9)
-        for ax in (left, right):
-            ax.set_xscale("log", base=2)
-            ax.set_xticks(ranks, [str(rank) for rank in ranks])
-            ax.minorticks_off()
-            ax.set_xlabel("LoRA's rank")
-        left.legend(fontsize=8)
-        right.legend(fontsize=8, ncols=2, loc="best")
-        top = right.get_ylim()[1]
-        right.set_ylim(0, top * 1.2)
-    return figure
-
-
-def draw_spectrum(study: Study) -> Any:
-    """The share that rank r holds, by kind of matrix and of all, with the study's ranks marked."""
-    with styled():
-        figure = canvas(6.5, 3.8)
-        ax = figure.subplots()
-        for place, kind in enumerate(study.spectra[0].kinds):
-            curve = np.mean([one.kinds[kind] for one in study.spectra], axis=0)
-            ax.plot(np.arange(1, len(curve) + 1), 100 * curve, lw=1, color=COLOURS[place % len(COLOURS)],
-                    ls=("-", ":")[place // len(COLOURS)], label=kind)  # fmt: skip
-        curve = np.mean([one.shares for one in study.spectra], axis=0)
-        ax.plot(np.arange(1, len(curve) + 1), 100 * curve, lw=2.5, color="black", label="all")
-        for rank in shown_ranks(study):
-            ax.axvline(rank, color=GREY, lw=0.8, ls="--")
-        ax.set_xscale("log", base=2)
-        ticks = [2**n for n in range(len(curve).bit_length())]
-        ax.set_xticks(ticks, [str(tick) for tick in ticks])
-        ax.set_xlabel("rank of the approximation (dashed: LoRA's ranks in this study)")
-        ax.set_ylabel("share of the squared norm, %", fontsize=9)
-        ax.set_ylim(0, 102)
-        ax.legend(fontsize=8)
-    return figure
-
-
-def draw_overlap(study: Study) -> Any:
-    """phi(i, j) as two maps, of updates and of A."""
-    assert study.overlap is not None
-    low, high = study.two
-    with styled():
-        figure = canvas(9, 3.2)
-        for ax, part, title in zip(figure.subplots(1, 2), (study.overlap.update, study.overlap.factor),
-                                   ("updates B A", "factors A"), strict=True):  # fmt: skip
-            phi = np.mean(part, axis=0)
-            image = ax.imshow(phi, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="viridis",
-                              extent=(0.5, phi.shape[1] + 0.5, 0.5, phi.shape[0] + 0.5))  # fmt: skip
-            ax.grid(False)
-            ax.set_xlabel(f"j, directions of {high}")
-            ax.set_ylabel(f"i, directions of {low}", fontsize=9)
-            ax.set_title(title, fontsize=10)
-        figure.colorbar(image, ax=figure.axes, label="phi(i, j)")
-    return figure
 
 
 def method(study: Study) -> list[str]:

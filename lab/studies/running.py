@@ -33,7 +33,7 @@ def main(options: Namespace) -> tuple[str, int]:
     """
     study: Any = importlib.import_module(f"lab.studies.{options.name.replace('-', '_')}")
     runs = Runs(options)
-    folder = project.own("reports", "studies", runs.settings.preset)
+    folder = Path(options.report_dir or project.own("reports", "studies", runs.settings.preset))
     keepable(str(folder))
     undo = stop_on_sigterm()
     try:

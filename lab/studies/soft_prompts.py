@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, Literal
 
-import numpy as np
-
 from bakeoff.core.errors import UsageError
 from bakeoff.metrics.rouge import METRICS
 from bakeoff.report.comparison import Comparison, Row, compare
@@ -17,9 +15,10 @@ from bakeoff.report.plots.drawing import COLOURS, GREY, MARKERS, UNIT
 from bakeoff.report.table import text_table
 from bakeoff.session.session import Session
 from bakeoff.stats.pairs import Pair, Side, family
-from lab.studies import verdicts, weights
+from lab.studies import verdicts
 from lab.studies.page import Page, Plot, canvas, styled
 from lab.studies.running import Results, Runs
+from lab.studies.virtual import Nearest, neighbours
 
 QUESTION = (
     "Is a soft prompt (Lester et al. 2021) better than a good instruction? The best of some hand-written instructions "
@@ -42,20 +41,6 @@ class Asked:
     """Each with {document} once: user's turns of the chat template, or whole prompts."""
     template: Literal["chat", "plain"] = "chat"
     """How the model is asked: `plain` is for a model without a chat template."""
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """Virtual tokens of one run beside the vocabulary."""
-
-    words: Sequence[str]
-    """The nearest token of each, by cosine."""
-    cosines: Sequence[float]
-    """To that token."""
-    norm: float
-    """Their mean norm over that of the vocabulary's embeddings."""
-    kept: float | None
-    """Share whose nearest token is the one from which it started; None for a random start."""
 
 
 @dataclass(frozen=True)
@@ -131,36 +116,6 @@ def untrained_loss(runs: Runs, session: Session) -> float:
     """Nats per label token of the validation split by the base model, asked as the session's settings say."""
     [run] = runs.results(session, [UNTRAINED])[UNTRAINED][:1]
     return float(run.epochs[0]["validation_loss"])
-
-
-def neighbours(runs: Runs, found: Results) -> dict[str, list[Nearest]]:
-    """What each run's virtual tokens are near to."""
-    model, tokenizer = weights.base_model(runs.settings, runs.store / "models")
-    vocabulary = model.get_input_embeddings().weight.detach().numpy()
-    near = {}
-    for name, ours in found.items():
-        text = ours[0].spec["hyperparameters"]["text"]
-        start = tokenizer(text, add_special_tokens=False).input_ids if text else []
-        near[name] = [nearest(weights.virtual_tokens(runs.adapter(run)), vocabulary, start, tokenizer) for run in ours]
-    return near
-
-
-def nearest(virtual: Any, vocabulary: Any, start: Sequence[int], tokenizer: Any) -> Nearest:
-    """The vocabulary's tokens nearest to `virtual` (tokens x width) by cosine; `start`: ids that it started from."""
-    ids, cosines = closest(virtual, vocabulary)
-    kept = None
-    if start:
-        kept = float(np.mean([number_ == start[place % len(start)] for place, number_ in enumerate(ids)]))
-    norm = np.linalg.norm(virtual, axis=1).mean() / np.linalg.norm(vocabulary, axis=1).mean()
-    return Nearest([tokenizer.decode([number_]) for number_ in ids], cosines, float(norm), kept)
-
-
-def closest(virtual: Any, vocabulary: Any) -> tuple[list[int], list[float]]:
-    """Index of the row of `vocabulary` with the highest cosine to each row of `virtual`, and that cosine."""
-    lengths = np.linalg.norm(vocabulary, axis=1)
-    cosines = (virtual @ vocabulary.T) / np.maximum(lengths, 1e-12) / np.linalg.norm(virtual, axis=1, keepdims=True)
-    ids = cosines.argmax(axis=1)
-    return ids.tolist(), [float(row[place]) for row, place in zip(cosines, ids, strict=True)]
 
 
 def page(runs: Runs, study: Study) -> Page:
@@ -308,6 +263,21 @@ def word_table(study: Study) -> str:
     return text_table(["row", "nearest tokens, in order"], cells)
 
 
+def results(study: Study) -> dict[str, Any]:
+    """What results.json holds."""
+    return {
+        "rows": verdicts.stored(study.found, study.compared),
+        "virtual_tokens": dict(study.tokens),
+        "instructions": [{"text": text, "validation_loss": loss} for text, loss in study.instructions.items()],
+        "best_instruction": study.best,
+        "nearest": {
+            name: [{"tokens": list(one.words), "cosines": [round(c, 4) for c in one.cosines],
+                    "relative_norm": one.norm, "nearest_to_start": one.kept} for one in ours]
+            for name, ours in study.nearest.items()
+        },
+    }  # fmt: skip
+
+
 def draw(study: Study) -> Any:
     """Three panels over the number of virtual tokens."""
     losses = verdicts.losses(study.found)
@@ -345,18 +315,3 @@ def draw(study: Study) -> Any:
             ax.set_xlabel("virtual tokens")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
-
-
-def results(study: Study) -> dict[str, Any]:
-    """What results.json holds."""
-    return {
-        "rows": verdicts.stored(study.found, study.compared),
-        "virtual_tokens": dict(study.tokens),
-        "instructions": [{"text": text, "validation_loss": loss} for text, loss in study.instructions.items()],
-        "best_instruction": study.best,
-        "nearest": {
-            name: [{"tokens": list(one.words), "cosines": [round(c, 4) for c in one.cosines],
-                    "relative_norm": one.norm, "nearest_to_start": one.kept} for one in ours]
-            for name, ours in study.nearest.items()
-        },
-    }  # fmt: skip
