@@ -104,15 +104,12 @@ class Page:
         parts = [
             f"# Study: {markdown(self.name)}",
             self.question,
-            "## Findings",
-            listed(self.findings),
-            "## Figures",
-            *shown,
+            *section("Findings", [listed(self.findings)] if self.findings else []),
+            *section("Figures", shown),
             "## What was run",
             text_table(["setting", "value"], [[markdown(key), markdown(value)] for key, value in self.asked().items()]),
-            *(["## How it was computed", listed(self.method)] if self.method else []),
-            "## What it does not show",
-            listed(self.limits),
+            *section("How it was computed", [listed(self.method)] if self.method else []),
+            *section("What it does not show", [listed(self.limits)] if self.limits else []),
         ]
         return "\n\n".join(parts) + "\n"
 
@@ -153,9 +150,14 @@ class Page:
         return "\n".join([f"study {self.name}", *(f"- {sentence}" for sentence in self.findings)])
 
 
+def section(title: str, parts: Sequence[str]) -> list[str]:
+    """A heading and what stands below it; nothing where that is empty."""
+    return [f"## {title}", *parts] if parts else []
+
+
 def listed(sentences: Sequence[str]) -> str:
-    """Sentences as a list; a word where there are none."""
-    return "\n".join(f"- {sentence}" for sentence in sentences) or "None."
+    """Sentences as a list."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def canvas(width: float, height: float) -> Figure:

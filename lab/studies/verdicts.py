@@ -53,10 +53,13 @@ class Verdict:
             return []
         if not self.different:
             pair = min(self.ps, key=lambda one: self.ps[one])
-            rows = "The two rows" if len(self.means) == 2 else f"No two of the {len(self.means)} rows"
-            can = "cannot" if len(self.means) == 2 else "can"
-            lowest = f"{markdown(pair[0])} against {markdown(pair[1])}, p {p_value(self.ps[pair])}"
-            return [f"{self.label}: {rows} {can} be told apart (lowest corrected p: {lowest})."]
+            first, second = map(markdown, pair)
+            if len(self.means) == 2:
+                return [f"{self.label}: {first} and {second} cannot be told apart (p {p_value(self.ps[pair])})."]
+            lowest = f"{first} against {second}, p {p_value(self.ps[pair])}"
+            return [
+                f"{self.label}: no two of the {len(self.means)} rows can be told apart (lowest corrected p: {lowest})."
+            ]
         return [*(f"{self.label}: {self.above(name)}." for name in self.order if self.better(name)), self.alike()]
 
     def better(self, name: str) -> list[str]:
