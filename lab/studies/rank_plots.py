@@ -78,10 +78,12 @@ def overlap(study: Study) -> Figure:
     low, high = study.two
     with styled():
         figure = canvas(9, 3.2)
-        for ax, part, title in zip(figure.subplots(1, 2), (study.overlap.update, study.overlap.factor),
-                                   ("updates B A", "factors A"), strict=True):  # fmt: skip
+        parts = (study.overlap.update, study.overlap.factor)
+        most = max(float(np.mean(part, axis=0).max()) for part in parts)
+        titles = ("updates B A", "factors A")
+        for ax, part, title in zip(figure.subplots(1, 2), parts, titles, strict=True):
             phi = np.mean(part, axis=0)
-            image = ax.imshow(phi, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="viridis",
+            image = ax.imshow(phi, origin="lower", aspect="auto", vmin=0, vmax=most, cmap="viridis",
                               extent=(0.5, phi.shape[1] + 0.5, 0.5, phi.shape[0] + 0.5))  # fmt: skip
             ax.grid(False)
             ax.set_xlabel(f"j, directions of {high}")

@@ -272,10 +272,14 @@ def draw(asked: Asked, measured: Sequence[Base]) -> Any:
             ax.axhline(100, color=GREY, ls="--", lw=1)
             ax.axhline(0, color="black", lw=0.8)
             ax.set_ylim(max(-100, ax.get_ylim()[0]), min(250, ax.get_ylim()[1]))
+            sizes = sorted(one.parameters / 1e6 for one in measured)
+            ax.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
             ax.set_xlabel("parameters, millions")
             ax.set_title(label, fontsize=10)
         figure.axes[0].set_ylabel("share of full fine-tuning's gain, %", fontsize=9)
         for place, method in enumerate(asked.methods):
             figure.axes[0].plot([], [], color=COLOURS[place], marker=MARKERS[place], label=method)
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(asked.methods))
+        if others := [one.name for one in measured if one not in cut]:
+            figure.axes[0].plot([], [], color=GREY, marker="o", mfc="white", ls="", label=f"hollow: {listing(others)}")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
