@@ -57,7 +57,7 @@ def tune(options: Namespace) -> tuple[str, int]:
         return f"stopped; finished trials are kept in {record.path}\ntype {again} to go on", STOPPED
     finally:
         undo()
-    return report(session, trials, notes, record.path, picture), 0
+    return report(session, trials, [*notes, *earlier(trials, record)], record.path, picture), 0
 
 
 def without_test(options: Namespace) -> Namespace:
@@ -212,6 +212,19 @@ def remarks(trials: Mapping[str, Sequence[Trial]]) -> list[str]:
         counts = ", ".join(f"{name} {number}" for name, number in numbers.items())
         said.append(f"the methods do not have the same number of trials: {counts}; no setting with fractions was "
                     "tried of those with fewer, so nothing lies between their values")  # fmt: skip
+    return said
+
+
+def earlier(trials: Mapping[str, Sequence[Trial]], record: Record) -> list[str]:
+    """What must be said where an earlier command's trial, by the record, had a lower loss than all of this one's."""
+    said = []
+    for name, ours in trials.items():
+        if row := record.lower(lowest(ours)):
+            what = ", ".join(f"{key} = {value}" for key, value in row["settings"].items())
+            said.append(
+                f"{name}: an earlier trial in the record has a lower validation loss, {row['validation_loss']:.4f} "
+                f"with {what}; name that value in --grid to compare them here"
+            )
     return said
 
 

@@ -239,6 +239,16 @@ def test_a_record_keeps_each_setting_once_and_is_counted(mine, tmp_path):
     assert Record(mine).known("3", {}) == Trial("lora", {}, 4.0, {"1": [5.0, 4.0]})
 
 
+def test_a_note_names_an_earlier_trial_that_was_better(mine):
+    ours = Record(mine)
+    ours.keep("one", Trial("lora", {"learning_rate": 1e-3}, 2.5))
+    ours.keep("two", Trial("lora", {"rank": 8}, 2.0))
+    [note] = tuning.earlier({"lora": [Trial("lora", {"learning_rate": 4e-3}, 2.75)]}, ours)
+    assert note.startswith("lora: an earlier trial") and "2.5000 with learning_rate = 0.001;" in note
+    assert not tuning.earlier({"lora": [Trial("lora", {"learning_rate": 4e-3}, 2.5)]}, ours)
+    assert not tuning.earlier({"full": [Trial("full", {"learning_rate": 4e-3}, None)]}, ours)
+
+
 def test_a_diverged_trial_is_known_and_one_that_was_killed_is_not(mine):
     kept = Record(mine)
     kept.keep("1", Trial("lora", {"learning_rate": 9.0}, None, {}, "loss is nan at step 3", True))

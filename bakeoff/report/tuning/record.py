@@ -91,6 +91,17 @@ class Record:
             row.get("diverged", False),
         )  # fmt: skip
 
+    def lower(self, trial: Trial) -> dict[str, Any] | None:
+        """The row with the lowest loss if it is below `trial`'s: same method, documents, seeds and keys of settings."""
+        subjects = {"method": trial.method, "set": None, **self.of}
+        rows = [
+            row for row in self.rows
+            if all(row.get(key) == value for key, value in subjects.items())
+            and list(row.get("settings", {})) == list(trial.settings)
+            and isinstance(row.get("validation_loss"), float) and row["validation_loss"] < trial.loss
+        ]  # fmt: skip
+        return min(rows, key=lambda row: row["validation_loss"], default=None)
+
     def keep(self, asked: str, trial: Trial) -> None:
         """Writes a trial into the file, where it replaces an earlier one of the same settings. Raises OSError."""
         if self.path.is_file():
