@@ -124,6 +124,18 @@ def tuned(study: Study) -> str:
     return text_table(["learning rate", *study.trials], cells)
 
 
+def edges(study: Study) -> list[str]:
+    """A sentence for each rank whose best learning rate has no neighbour on one side."""
+    said = []
+    for row, ours in study.trials.items():
+        tried = [trial.settings["learning_rate"] for trial in ours]
+        best = lowest(ours).settings["learning_rate"]
+        if best in (min(tried), max(tried)):
+            which = "lowest" if best == min(tried) else "highest"
+            said.append(f"The best learning rate of {row}, {best:g}, is the {which} that was tried.")
+    return said
+
+
 def trials_each(study: Study) -> str:
     """How many trials each rank had."""
     return ", ".join(str(count) for count in dict.fromkeys(len(ours) for ours in study.trials.values()))
@@ -218,6 +230,7 @@ def limits(runs: Runs, study: Study) -> list[str]:
         "model has seen may need a higher rank.",
         "The learning rate was tuned on one seed, and alpha was the same for each rank, so the update of a higher rank "
         "is scaled down (alpha / rank).",
+        *edges(study),
         "What a rank holds of full fine-tuning's update is no bound on what LoRA of that rank can learn: LoRA may find "
         "another update that does as well.",
     ]
