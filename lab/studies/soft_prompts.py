@@ -87,7 +87,8 @@ def study(runs: Runs) -> Page:
     if not asked.instructions:
         raise UsageError(f"{runs.settings.source}: study soft-prompts needs a list of texts, study.instructions")
     rows = runs.rows("soft-prompt")
-    sessions = {text: runs.plan([UNTRAINED], [*said(text, asked), *VALIDATED]) for text in asked.instructions}
+    once = [*VALIDATED, f"seeds=[{runs.settings.seeds[0]}]"]  # no seed changes what is not trained
+    sessions = {text: runs.plan([UNTRAINED], [*said(text, asked), *once]) for text in asked.instructions}
     trained = runs.plan(rows)
     plain = runs.plan([UNTRAINED], ["methods.zero-shot.prompt=plain"])
     losses = {text: untrained_loss(runs, session) for text, session in sessions.items()}
