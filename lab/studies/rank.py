@@ -22,7 +22,7 @@ QUESTION = (
     "singular values of full fine-tuning's update say how much of it a matrix of low rank could hold, and the "
     "similarity of subspaces says whether LoRA finds the same directions at two ranks (Hu et al. 2021, section 7.2)."
 )
-SHOWN = (1, 4, 16, 64)
+SHOWN = (1, 2, 4, 8, 16, 32, 64)
 """Ranks and dimensions that tables show."""
 
 
@@ -145,7 +145,7 @@ def held_table(study: Study) -> str:
     """Rank, share of all matrices, share by kind of matrix."""
     kinds = list(study.spectra[0].kinds)
     cells = []
-    for rank in shown_ranks(study):
+    for rank in (one for one in SHOWN if one <= len(study.spectra[0].shares)):
         by_kind = [mean(float(one.kinds[k][min(rank, len(one.kinds[k])) - 1]) for one in study.spectra) for k in kinds]
         ours = held_at(study, rank)
         cells.append([str(rank), f"{percent(mean(ours))} [{percent(min(ours))}, {percent(max(ours))}]",
