@@ -1,4 +1,5 @@
 # make bench   set up .venv, then compare every method on the quick preset
+# make zoo     compare over thirty methods with three seeds each on the zoo preset: hours; what is finished is kept
 # make gate    compare a small bake-off with its accepted scores, in minutes
 # make test    set up .venv, then run the harness's own tests
 # make slow    the other tests: whole bake-offs, the real model, runs that are killed or starve
@@ -9,7 +10,7 @@
 # make compatibility   every method on tiny models of every architecture: docs/compatibility.md
 # make tune    learning rates of the quick preset, tried on the validation split
 # make studies four experiments on rank, soft prompts, generalisation and scale: reports/studies/
-# make keep    copies the reports quick, speed, torture, calibration and studies, where they are there, to docs/reports/
+# make keep    copies the reports quick, zoo, speed, torture, calibration and studies, where they are there, to docs/reports/
 # make readme  writes what README and docs/ take from code and reports: folders, settings, results
 # make docs    build docs/ as a site into site/; a dead link fails
 # make requirements   pins requirements.txt and requirements-dev.txt anew from pyproject.toml; UPGRADE=--upgrade for newer versions
@@ -20,21 +21,27 @@ BIN := .venv/bin
 READY := .venv/ready
 STUDIES := rank soft-prompts generalisation scale
 
-.PHONY: bench gate test slow lint sanitize calibrate torture tune studies speed keep readme docs compatibility requirements clean
+.PHONY: bench zoo gate test slow lint sanitize calibrate torture tune studies speed keep readme docs compatibility requirements clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
 	$(BIN)/python -m pytest bench/ --method all
 
+ZOO := full,last-layer,last-blocks,bitfit,layer-norm,soft-prompt,p-tuning,prefix,lora,lora-plus,rslora,dora,pissa,olora,eva,$\
+	adalora,vera,loha,lokr,ia3,oft,hra,fourierft,vb-lora,randlora,shira,c3a,miss,road,delora,tinylora,lily,hira
+
+zoo: $(READY)
+	$(BIN)/python -m pytest bench/ --preset zoo --method $(ZOO)
+
 gate: $(READY)
 	$(BIN)/python -m pytest bench/ --preset ci --method lora --gate --junit-xml reports/ci/junit.xml
 
 test: $(READY)
-	$(BIN)/python -m pytest tests -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest tests -m "not slow" -n auto --maxprocesses 4 --dist loadfile --durations 25
 
 slow: $(READY)
 	$(BIN)/python -m pytest tests/lab/test_compatibility.py -m slow -n auto --maxprocesses 4
-	$(BIN)/python -m pytest tests -m "slow and not alone" --ignore tests/lab/test_compatibility.py \
+	$(BIN)/python -m pytest tests -m "slow and not alone" --durations 25 --ignore tests/lab/test_compatibility.py \
 		-n auto --maxprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest tests -m "slow and alone"
 
@@ -75,7 +82,7 @@ $(READY): requirements.txt requirements-dev.txt requirements-assets.txt
 	touch $(READY)
 
 keep:
-	@mkdir -p docs/reports/studies; for name in quick speed torture calibration $(STUDIES:%=studies/%); do \
+	@mkdir -p docs/reports/studies; for name in quick zoo speed torture calibration $(STUDIES:%=studies/%); do \
 		if test -d reports/$$name; then rm -rf docs/reports/$$name && cp -R reports/$$name docs/reports/$$name; fi; done
 
 readme: $(READY)

@@ -87,7 +87,7 @@ def permitted(field: dataclasses.Field, hint: Any) -> str:
     """What a field may be, in words."""
     limits = field.metadata
     if limits.get("choices"):
-        return "one of " + ", ".join(f"`{choice}`" for choice in limits["choices"])
+        return "one of " + ", ".join(f"`{choice}`" if choice else '`""`' for choice in limits["choices"])
     text = "a table" if typing.get_origin(hint) is Mapping else words(hint)
     low, high = (str(limits.get(bound)).removesuffix(".0") for bound in ("minimum", "maximum"))
     if high != "None":

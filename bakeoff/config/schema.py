@@ -35,6 +35,10 @@ class ModelSettings:
     architecture: Mapping[str, Any] = setting({})
     """A transformers configuration (`model_type` and its keys). Parameters are counted from it without weights, and the
     model `random` is built from it."""
+    quantisation: str = setting("", choices=("", "nf4", "int8"))
+    """Whether the base model's linear layers are held in four bits (`nf4`) or eight (`int8`), by bitsandbytes on a GPU.
+    The output head stays as it is. What a method adds is trained in fp32 beside them, and counts are those of the model
+    in full. Empty means that nothing is quantised."""
     trust_remote_code: bool = False
     """Whether a hub model may run Python code of its own. Only the option `--trust-remote-code` can set it, no file."""
 
@@ -112,6 +116,8 @@ class TrainingSettings:
     """Share of the steps during which the learning rate rises linearly from 0; 0 means no warm-up."""
     gradient_clip: float = setting(1.0, minimum=0.0)
     """Largest global norm of the gradient; 0 switches clipping off."""
+    optimizer: str = setting("adamw", choices=("adamw", "adamw8bit"))
+    """`adamw8bit` holds AdamW's two moments in eight bits, by bitsandbytes on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +169,16 @@ class MachineSettings:
     processor multiplies it in hardware."""
     threads: int = setting(0, minimum=0, maximum=1024)
     """CPU threads of a run; 0 means as many as the process may use."""
-    engine: str = setting("auto", choices=("auto", "plain", "cpu"))
-    """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor, as far as a
-    model allows. `auto` takes `cpu` on a processor and `plain` on a GPU. `[engine]` switches off parts of `cpu`."""
+    checkpoint_activations: bool = False
+    """Whether a decoder layer's activations are computed again in the backward pass instead of kept: far less memory,
+    for a third more computation."""
+    ranks: int = setting(1, minimum=1, maximum=1024)
+    """Processes that train one run together, each on its share of every batch: on as many GPUs, or with as many shares
+    of `threads`. The optimizer step is the same within rounding."""
+    engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
+    """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
+    on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of
+    them."""
 
 
 @dataclass(frozen=True)
@@ -177,19 +190,27 @@ class EngineSettings:
     documents it applies only to passes without a gradient. `auto` takes sdpa on a GPU. On a CPU it takes eager, or, for
     packed documents in bf16, the faster of sdpa and eager, timed once a machine."""
     packing: bool = True
-    """Whether the documents of a micro-batch stand in one row without padding. It needs a CPU, and a test on the model
-    with its method attached that shows that documents see nothing of each other. If false, documents are padded."""
+    """Whether the documents of a micro-batch stand in one row without padding. A test on the model with its method
+    attached must show that documents see nothing of each other. If false, documents are padded."""
+    micro_batch_tokens: int = setting(0, minimum=0)
+    """Most tokens per forward pass of training if documents are packed; it replaces `training.micro_batch_size`. A GPU
+    takes fewer if its memory has no room for them. 0 means 16,384 on a GPU; on a CPU it means that
+    `training.micro_batch_size` decides. It changes memory and speed, not the optimizer step."""
+    captured: bool = True
+    """Whether the steps of writing are captured once as a CUDA graph and replayed for each token, if documents are
+    packed on a GPU. If false, Python starts every kernel of every step."""
     labels_only: bool = True
     """Whether logits are computed only for positions that predict a label token. If false, they are computed for every
     position, as transformers does."""
     fused: bool = True
-    """Whether Llama-like layers are computed in fewer passes over memory, if documents are packed. If false,
+    """Whether Llama-like layers are computed in fewer passes over memory, if documents are packed on a CPU. If false,
     transformers' own layers are used."""
     compiled: bool = True
     """Whether fused layers use C kernels, which the machine's GCC compiles once. If false, torch operators are used."""
     shared_prefix: bool = True
-    """Whether a prefix that all documents of a micro-batch share is computed once, if documents are packed and enough
-    tokens are saved to pay for it (2 % of all; in bf16 with AMX 30 %). If false, it is computed for each document."""
+    """Whether a prefix that all documents of a micro-batch share is computed once, if documents are packed on a CPU and
+    enough tokens are saved to pay for it (2 % of all; in bf16 with AMX 30 %). If false, it is computed for each
+    document."""
     cached_features: bool = True
     """Whether the frozen layers below an output head are computed once per document, if only an untied head is trained.
     If false, they are computed in every epoch."""
@@ -218,6 +239,15 @@ class GateSettings:
     """Points of ROUGE (F1 x 100) by which a mean may differ from the baseline's without a verdict."""
     alpha: float = setting(0.05, minimum=1e-9, maximum=0.5)
     """Chance of any false alarm over all verdicts of a session together (Holm)."""
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What a finished bake-off leaves beside its report. It changes no run."""
+
+    history: bool = True
+    """Whether a line with the figures of all methods is appended to `reports/history/PRESET.jsonl`, which
+    `bakeoff history` shows. With `--report-dir`, the folder `history` stands beside the one that the option names."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +280,8 @@ class Settings:
     """How often an unfinished run is kept."""
     gate: GateSettings = GateSettings()
     """Tolerance and alpha of `--gate`."""
+    report: ReportSettings = ReportSettings()
+    """What is kept beside the report."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     study: Mapping[str, Any] = setting({})
@@ -263,7 +295,7 @@ class Settings:
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
             "generation": GenerationSettings, "scoring": ScoringSettings, "measure": MeasureSettings,
             "machine": MachineSettings, "engine": EngineSettings, "durability": DurabilitySettings,
-            "gate": GateSettings}  # fmt: skip
+            "gate": GateSettings, "report": ReportSettings}  # fmt: skip
 
 
 def plain(value: Any) -> Any:

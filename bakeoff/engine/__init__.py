@@ -1,4 +1,4 @@
-"""How a model computes its loss and its text: `plain` is the reference, `cpu` is faster on a processor.
+"""How a model computes its loss and its text: `plain` is the reference, `cpu` and `cuda` are faster on their devices.
 
 Other folders import from here alone. Nothing of torch is loaded before a function asks for it, so that a plan that is
 refused costs no seconds.
@@ -28,6 +28,10 @@ def make(where: Computation, pad: int) -> Engine:
         from bakeoff.engine.cpu.engine import Cpu
 
         return Cpu(where, pad)
+    if where.engine == "cuda":
+        from bakeoff.engine.cuda.engine import Cuda
+
+        return Cuda(where, pad)
     from bakeoff.engine.plain import Plain
 
     return Plain(where, pad)

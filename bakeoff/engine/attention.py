@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import PreTrainedModel
 
 from bakeoff.config.schema import Computation
+from bakeoff.engine.batches import to_device
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.kernels import BLOCK, causal_mask
 from bakeoff.engine.shared_prefix import Copies, SharedPrefix, common
@@ -36,6 +38,8 @@ class Segments(Protocol):
     """Places of the tokens whose logits are wanted; None: of all."""
     shared: SharedPrefix | None
     """Where documents have their first tokens in common, and these stand in the row once."""
+    indexed: bool
+    """Whether a model is told the places of those tokens instead of a mask, which a GPU would have to count."""
 
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float,
@@ -176,7 +180,7 @@ def causal_softmax(scores: torch.Tensor, scaling: float, start: int) -> torch.Te
 
 def positions(lengths: Sequence[int], device: Any) -> torch.Tensor:
     """1 x tokens: 0, 1, 2, ... anew for each document of a row."""
-    return torch.cat([torch.arange(length, device=device) for length in lengths]).unsqueeze(0)
+    return to_device(torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0), device)
 
 
 def row_logits(
@@ -189,9 +193,10 @@ def row_logits(
 ) -> torch.Tensor:
     """Logits (kept x vocabulary) of documents of `lengths` tokens that stand in one row `ids` (1 x tokens).
 
-    `keep` (1 x tokens, bool) is True where logits are wanted. PEFT's virtual tokens are put in front of each document,
-    with False columns of their own; `segments` gets the lengths with them. The tokens with which all documents begin
-    stand in the row once where `share` says so, which is asked how many of how many tokens may fall away.
+    `keep` (1 x tokens, bool, on the CPU or beside `ids`) is True where logits are wanted. PEFT's virtual tokens are put
+    in front of each document, with False columns of their own; `segments` gets the lengths with them. The tokens with
+    which all documents begin stand in the row once where `share` says so, which is asked how many of how many tokens
+    may fall away.
     """
     inner, inputs, name = model, ids, "input_ids"
     count = common(ids, lengths, keep) if share and len(lengths) > 1 else 0
@@ -220,16 +225,38 @@ def forward(
 ) -> torch.Tensor:  # fmt: skip
     """The model's logits of one row: kept x vocabulary. `position_ids` are others than 0, 1, 2, ..."""
     config = (model.get_base_model() if hasattr(model, "get_base_model") else model).config
-    before, config._attn_implementation = config._attn_implementation, PACKED
-    try:
+    with attention_of(config, PACKED):
         [tensor] = inputs.values()
         where = positions(lengths, tensor.device) if position_ids is None else position_ids
         if isinstance(keep, torch.Tensor):
-            segments.wanted = keep.flatten().nonzero().flatten()
+            segments.wanted = to_device(keep.flatten().nonzero().flatten(), tensor.device)
+            if segments.indexed or keep.device != tensor.device:
+                keep = segments.wanted
         logits = model(**inputs, position_ids=where, logits_to_keep=keep, use_cache=False, segments=segments).logits
+    return logits.flatten(0, -2)
+
+
+@contextmanager
+def attention_of(config: Any, name: str) -> Iterator[None]:
+    """Inside, a model of `config` computes its attention as transformers knows by `name`."""
+    before, config._attn_implementation = config._attn_implementation, name
+    try:
+        yield
     finally:
         config._attn_implementation = before
-    return logits.flatten(0, -2)
+
+
+def compute_again(model: Any) -> None:
+    """Has decoder layers compute their activations again in the backward pass (Chen et al. 2016, arXiv:1604.06174).
+
+    They do so by the attention with which they were computed first: packed rows switch it for a forward pass alone.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def contexts() -> tuple[Any, Any]:
+        return nullcontext(), attention_of(inner.config, inner.config._attn_implementation)
+
+    inner.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
 
 
 class Documents:
@@ -237,6 +264,7 @@ class Documents:
 
     wanted: torch.Tensor | None = None
     shared: SharedPrefix | None = None
+    indexed = False
 
     def __init__(self, lengths: Sequence[int], flash: bool = False) -> None:
         self.lengths, self.flash = list(lengths), flash

@@ -1,6 +1,6 @@
 """Examples as the tensors of one forward pass: padded on the right, or in one row without padding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,9 @@ class Batch:
     input_ids: torch.Tensor
     """batch x length, int64."""
     predicts: torch.Tensor
-    """batch x length, bool: True where the *next* token is labelled, so where logits are needed."""
+    """batch x length, bool: True where the *next* token is labelled, so where logits are needed.
+
+    On the CPU if the sequences stand in one row: a GPU is then told places, and nobody waits to count them there."""
     labels: torch.Tensor
     """The labelled tokens in row-major order, one for each True of `predicts`."""
     lengths: tuple[int, ...] = ()
@@ -30,11 +32,11 @@ def collate(
     `packed` puts all of them into one row, and no padding anywhere.
     """
     if packed:
-        parts = [collate([example], pad, device) for example in examples]
+        parts = [collate([example], pad) for example in examples]
         return Batch(
-            input_ids=torch.cat([part.input_ids for part in parts], dim=1),
+            input_ids=to_device(torch.cat([part.input_ids for part in parts], dim=1), device),
             predicts=torch.cat([part.predicts for part in parts], dim=1),
-            labels=torch.cat([part.labels for part in parts]),
+            labels=to_device(torch.cat([part.labels for part in parts]), device),
             lengths=tuple(len(example.ids) for example in examples),
         )
     length = max(len(example.ids) for example in examples)
@@ -51,3 +53,24 @@ def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
     """A tensor made on the CPU, on `device`; nobody waits for the transfer to a GPU."""
     pinned = str(device).startswith("cuda")
     return tensor.pin_memory().to(device, non_blocking=True) if pinned else tensor.to(device)
+
+
+def by_size(examples: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
+    """The sequences of one effective batch by length, `size` at a time: almost no padding, the same gradient."""
+    by_length = sorted(examples, key=lambda example: len(example.ids))
+    for start in range(0, len(by_length), size):
+        yield by_length[start : start + size]
+
+
+def by_tokens(examples: Sequence[Encoded], tokens: int) -> Iterator[list[Encoded]]:
+    """The sequences of one effective batch by length, at most `tokens` tokens at a time, or one that is longer."""
+    some: list[Encoded] = []
+    room = tokens
+    for example in sorted(examples, key=lambda example: len(example.ids)):
+        if some and len(example.ids) > room:
+            yield some
+            some, room = [], tokens
+        some.append(example)
+        room -= len(example.ids)
+    if some:
+        yield some

@@ -78,6 +78,7 @@ class Step:
 
     wanted: torch.Tensor | None = None
     shared: SharedPrefix | None = None
+    indexed = False
 
     def __init__(self, cache: Cache, lengths: Sequence[int], device: Any) -> None:
         """`lengths` are tokens in the cache before this step."""

@@ -108,7 +108,13 @@ def prefill(
     device, flash = where.device, where.attention == "sdpa"
     ids = torch.tensor([[token for prompt in prompts for token in prompt]], device=device)
     lengths = [len(prompt) for prompt in prompts]
-    keep = torch.zeros(ids.shape, dtype=torch.bool, device=device)
-    keep[0, torch.tensor(lengths, device=device).cumsum(0) - 1] = True
+    keep = last_tokens(lengths)
     share = sharing(model, where)
     return row_logits(model, ids, lengths, keep, lambda longer: Prefill(longer, cache, rows, flash), share)
+
+
+def last_tokens(lengths: Sequence[int]) -> torch.Tensor:
+    """1 x tokens, on the CPU: True at the last token of each document of a row."""
+    keep = torch.zeros(1, sum(lengths), dtype=torch.bool)
+    keep[0, torch.tensor(lengths).cumsum(0) - 1] = True
+    return keep

@@ -1,6 +1,6 @@
 """The Engine protocol: all that a run knows of how a model computes."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,6 +37,13 @@ class Engine(Protocol):
 
     def documents(self, model: Any) -> str:
         """How documents stand together while training and while writing, in words for the report."""
+        ...
+
+    def micro_batches(self, model: Any, examples: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
+        """The documents of an effective batch in the groups that `loss` is given, about `size` documents each.
+
+        The sum of their losses does not depend on the groups.
+        """
         ...
 
     def loss(self, model: Any, examples: Sequence[Encoded]) -> "torch.Tensor":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bakeoff.core.errors import first_line
-from bakeoff.engine.attention import CAUSAL, Documents, Variant, forward, replaceable, row_logits
+from bakeoff.engine.attention import CAUSAL, Documents, Segments, Variant, forward, replaceable, row_logits
 from bakeoff.engine.cache import Cache, Prefill, Step
 from bakeoff.engine.linear import passed_by, plain_head
 from bakeoff.engine.padded import begin, label_logits, steps
@@ -139,25 +139,43 @@ def packs(model: Any) -> str:
         return "its attention can't be replaced by one that keeps documents apart"
     if virtual_tokens(model) and not isinstance(model.get_prompt(batch_size=1), torch.Tensor):
         return "the method's virtual tokens are keys and values"
+    windows: dict[int, int] = {}
+    cache = Cache(len(LENGTHS), max(LENGTHS) + virtual_tokens(model))
+    if reason := together(
+        model,
+        lambda longer: Listening(longer, windows),
+        lambda longer: Prefill(longer, cache, range(len(longer))),
+        lambda before: Step(cache, before, device_of(model)),
+    ):
+        return reason
+    return windows_missing(model, windows)
+
+
+def together(
+    model: Any,
+    rows: Callable[[Sequence[int]], Segments],
+    prefill: Callable[[Sequence[int]], Segments],
+    step: Callable[[Sequence[int]], Segments],
+) -> str:
+    """Two documents by `rows`, then into a cache by `prefill`, then one token on by `step`: each as by itself.
+
+    All are given tokens of each document; `step` those that are in the cache.
+    """
     device, two = device_of(model), documents(model)
     texts, ids = [text[:-1] for text in two], torch.tensor([[t for text in two for t in text[:-1]]])
     ids, lengths = ids.to(device), [len(text) for text in texts]
     everywhere = torch.ones_like(ids, dtype=torch.bool)
     alone = [whole_logits(model, text) for text in two]
-    windows: dict[int, int] = {}
-    row = row_logits(model, ids, lengths, everywhere, lambda longer: Listening(longer, windows))
+    row = row_logits(model, ids, lengths, everywhere, rows)
     if not same(row, torch.cat([one[:-1] for one in alone])):
         return "documents in one row do not give the logits of each by itself"
-    if reason := windows_missing(model, windows):
-        return reason
     virtual, ends = virtual_tokens(model), torch.zeros_like(everywhere)
     ends[0, torch.tensor(lengths).cumsum(0) - 1] = True
-    cache = Cache(len(two), max(lengths) + virtual + 1)
-    first = row_logits(model, ids, lengths, ends, lambda longer: Prefill(longer, cache, range(len(two))))
+    first = row_logits(model, ids, lengths, ends, prefill)
     before = [length + virtual for length in lengths]
     last, positions = torch.tensor([[text[-1] for text in two]], device=device), torch.tensor([before], device=device)
     inner = model.base_model if virtual else model
-    second = forward(inner, Step(cache, before, device), before, 0, positions, input_ids=last)
+    second = forward(inner, step(before), before, 0, positions, input_ids=last)
     expected = [torch.stack([one[index] for one in alone]) for index in (-2, -1)]
     if not same(first, expected[0]) or not same(second, expected[1]):
         return "a token written with kept keys and values is not the one written without"

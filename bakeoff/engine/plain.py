@@ -11,7 +11,8 @@ from torch.nn import functional
 from bakeoff.config.schema import Computation
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
-from bakeoff.engine.batches import Batch, collate, to_device
+from bakeoff.engine.attention import compute_again
+from bakeoff.engine.batches import Batch, by_size, collate, to_device
 from bakeoff.engine.cached_features import CachedFeatures, Features, head_alone
 from bakeoff.engine.linear import passed_by
 from bakeoff.engine.padded import label_logits, write
@@ -38,11 +39,17 @@ class Plain:
 
     def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
         """`model` as `prepared` gives it, with nothing patched."""
-        model.to(self.where.device)
-        layout.settle(model, added, self.where.packing, known)
+        move(model, self.where.device)
+        # A model that was read in bf16 with fp32 beside it computes as it will while it is trained.
+        mixed = any(parameter.dtype != torch.float32 for parameter in model.parameters())
+        with self.products() if mixed else nullcontext():
+            layout.settle(model, added, self.where.packing, known)
         frozen = torch.bfloat16 if self.where.precision == "bf16" else torch.float32
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+            if castable(parameter):
+                parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+        if self.where.checkpoint_activations:
+            compute_again(model)
         return model
 
     def answers(self, model: Any) -> dict[str, str]:
@@ -56,6 +63,10 @@ class Plain:
     def documents(self, model: Any) -> str:
         """See Engine."""
         return layout.summary(layout.answers(model), self.where.packing)
+
+    def micro_batches(self, model: Any, examples: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
+        """See Engine: `size` documents at a time."""
+        return by_size(examples, size)
 
     def loss(self, model: Any, examples: Sequence[Encoded]) -> torch.Tensor:
         """See Engine."""
@@ -108,7 +119,9 @@ class Plain:
         keep = batch.predicts if self.where.labels_only else torch.ones_like(batch.predicts)
         with self.products(), head or nullcontext():
             logits = self.read(model, batch, keep)
-        return logits if self.where.labels_only else logits[batch.predicts.flatten()]
+        if self.where.labels_only:
+            return logits
+        return logits[to_device(batch.predicts.flatten().nonzero().flatten(), logits.device)]
 
     def read(self, model: Any, batch: Batch, keep: torch.Tensor) -> torch.Tensor:
         """kept x vocabulary: logits where `keep` (batch x length, bool) is True."""
@@ -163,6 +176,21 @@ class Plain:
 
     def release(self, model: Any) -> None:
         """Nothing is derived from weights."""
+
+
+def castable(parameter: torch.Tensor) -> bool:
+    """Whether a parameter means the same in another floating type: not if it is quantised."""
+    return parameter.is_floating_point() and parameter.itemsize > 1
+
+
+def move(model: Any, device: str) -> None:
+    """Puts on `device` what is not there; quantised weights are, and bitsandbytes would pack others again."""
+    if all(castable(parameter) for parameter in model.parameters()):
+        model.to(device)
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type != torch.device(device).type:
+            tensor.data = tensor.data.to(device)
 
 
 def highest(logits: torch.Tensor, barred: torch.Tensor | None = None) -> list[int]:

@@ -140,7 +140,7 @@ def shapes_of(model: "nn.Module") -> Shapes:
             ties[name] = first[id(tensor)]
         else:
             first[id(tensor)] = name
-            shapes[name] = tuple(tensor.shape)
+            shapes[name] = shape_of(tensor)
     names = {id(module): name for name, module in model.named_modules()}
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -157,6 +157,12 @@ def shapes_of(model: "nn.Module") -> Shapes:
         layers=getattr(config, "num_hidden_layers", None) or 0,
         key_width=(getattr(config, "num_key_value_heads", None) or heads) * width,
     )
+
+
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """The shape of a parameter; of one that bitsandbytes packs into four bits, the shape that it stands for."""
+    packed = getattr(getattr(tensor, "quant_state", None), "shape", None)
+    return tuple(tensor.shape if packed is None else packed)
 
 
 def linear_size(module: "nn.Module") -> tuple[int, int] | None:
@@ -191,9 +197,9 @@ def count(model: "nn.Module", base: Shapes) -> ParameterCounts:
     repeated = [
         tensor
         for name, tensor in inner.named_parameters(remove_duplicate=False)
-        if name in ties and tuple(tensor.shape) in own
+        if name in ties and shape_of(tensor) in own
     ]
-    total = sum(tensor.numel() for tensor in once.values())
+    total = sum(math.prod(shape_of(tensor)) for tensor in once.values())
     trainable = sum(tensor.numel() for tensor in once.values() if tensor.requires_grad)
     return ParameterCounts(
         total=total,

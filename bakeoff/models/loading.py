@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config.schema import ModelSettings, plain
+from bakeoff.config.schema import Computation, ModelSettings, plain
 from bakeoff.core.errors import UsageError, first_line, nearest
 from bakeoff.data.sources import package_folder
 from bakeoff.methods.parameters import Shapes, shapes_of
+from bakeoff.models import quantise
 from bakeoff.models.gguf import convert, converted
+from bakeoff.models.hashes import remembered, sha256_of
 from bakeoff.models.safety import check_folder, check_gguf, separate_head
 
 KNOWN = {  # name: package, file in it, sha256, note for the report
@@ -45,10 +47,11 @@ class Source:
     """What a report must say of the weights."""
 
 
-def locate(settings: ModelSettings, known: str = "") -> Source:
+def locate(settings: ModelSettings, known: str = "", cache: Path | None = None) -> Source:
     """The model's files, hashed. Raises UsageError for what is not installed, not there, not reachable or not safe.
 
     `known` is taken for the hash of a GGUF file, which is then not read: its conversion will be, or `prepare` reads it.
+    `cache` keeps the hashes of a folder's files.
     """
     name = settings.name
     if name == "random":
@@ -72,9 +75,9 @@ def locate(settings: ModelSettings, known: str = "") -> Source:
             raise UsageError(f"--model {name}: no such file")
         return Source("gguf", str(path.resolve()), known or sha256_of(path), f"weights dequantised from {path.name}")
     if os.path.isdir(path):
-        return folder_source(path, name)
+        return folder_source(path, name, cache=cache)
     if "/" in name and not name.startswith((".", "/", "~")):
-        return hub_source(settings)
+        return hub_source(settings, cache)
     raise UsageError(
         f"--model {name!r} is not known; {nearest(name, KNOWN)}; or give a hub id, a folder or a .gguf file"
     )
@@ -86,15 +89,15 @@ def named_folder(settings: ModelSettings) -> Path | None:
     return path if settings.name not in (*KNOWN, "random") and os.path.isdir(path) else None
 
 
-def folder_source(folder: Path, name: str, note: str = "") -> Source:
+def folder_source(folder: Path, name: str, note: str = "", cache: Path | None = None) -> Source:
     """A folder as `save_pretrained` writes it. Raises UsageError without a configuration or safetensors."""
     check_folder(folder, name)
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)})
-    digest = hashlib.sha256(json.dumps([[path.name, sha256_of(path)] for path in files]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([[path.name, remembered(path, cache)] for path in files]).encode()).hexdigest()
     return Source("folder", str(folder.resolve()), digest, note)
 
 
-def hub_source(settings: ModelSettings) -> Source:
+def hub_source(settings: ModelSettings, cache: Path | None = None) -> Source:
     """A hub model's safetensors, downloaded into the hub's own cache. Raises UsageError."""
     from huggingface_hub import snapshot_download
 
@@ -106,13 +109,7 @@ def hub_source(settings: ModelSettings) -> Source:
             f"--model {settings.name}: can't be loaded from the hub ({type(error).__name__}); "
             "check the name and the network, or give a folder or a .gguf file"
         ) from None
-    return folder_source(Path(folder), settings.name, f"hub revision {Path(folder).name}")
-
-
-def sha256_of(path: Path) -> str:
-    """Of the file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return folder_source(Path(folder), settings.name, f"hub revision {Path(folder).name}", cache)
 
 
 def prepare(source: Source, cache: Path, planned: bool = False) -> Path | None:
@@ -134,11 +131,13 @@ def prepare(source: Source, cache: Path, planned: bool = False) -> Path | None:
 
 
 def load(
-    settings: ModelSettings, source: Source, folder: Path | None, attention: str | None, tokenizer: Any = None
-) -> tuple[Any, Any]:
-    """Model in fp32 on the CPU and tokenizer, with the preset's special tokens added. Raises UsageError.
+    settings: ModelSettings, source: Source, folder: Path | None, attention: str | None, tokenizer: Any = None,
+    where: Computation | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Model and tokenizer, with the preset's special tokens added: in fp32 on the CPU, or as
+    `quantise.placed` says.
 
-    A `tokenizer` that was loaded before is not loaded again.
+    A `tokenizer` that was loaded before is not loaded again. Raises UsageError.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -150,26 +149,29 @@ def load(
         model = AutoModelForCausalLM.from_config(configuration(settings, len(tokenizer)), attn_implementation=attention)
         torch.random.set_rng_state(state)
     else:
-        model = from_files(settings, str(folder), attention)
+        options = quantise.placed(settings, lambda: read_configuration(settings, folder), where)
+        model = from_files(settings, str(folder), attention, **options)
     grow(model, len(tokenizer))
     return model, tokenizer
 
 
 def from_files(settings: ModelSettings, folder: str, attention: str | None, **options: Any) -> Any:
-    """The model of a folder, in fp32; an output head that its files hold apart stays apart, whatever its configuration
-    says. Raises UsageError for what transformers can't load, or would draw at random."""
+    """The model of a folder, in fp32 unless `options` say otherwise.
+
+    An output head that its files hold apart stays apart, whatever its configuration says. Raises UsageError for what
+    transformers can't load, or would draw at random.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     with loading(settings, "its weights"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=settings.trust_remote_code,
             attn_implementation=attention,
             output_loading_info=True,
-            **options,
+            **{"dtype": torch.float32, **options},
         )
     model, found = loaded
     if missing := sorted(found["missing_keys"]):

@@ -8,6 +8,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bakeoff.methods.parameters import ParameterCounts
+from bakeoff.models.memory import Memory
 from bakeoff.report import figures
 from bakeoff.report.comparison import MEMORY, Comparison, Row, extreme, points
 from bakeoff.report.figures import MISSING, bounds, cell
@@ -192,6 +193,20 @@ def parameter_table(counts: Mapping[str, ParameterCounts]) -> str:
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(counts), dtype=object)
     return to_text(table, "parameters")
+
+
+def memory_table(estimates: Mapping[str, Memory]) -> str:
+    """Estimated bytes of each method, for a terminal."""
+    names = {"weights": "weights", "gradients": "gradients", "optimizer": "optimizer's moments",
+             "activations": "activations", "logits": "logits", "training": "training, all of these",
+             "cache": "keys and values", "writing": "writing: weights, keys and values"}  # fmt: skip
+    unit, size = ("GB", 1e9) if max(found.training for found in estimates.values()) >= 1e9 else ("MB", 1e6)
+    rows = {
+        f"{label}, {unit}": [f"{getattr(found, field) / size:.2f}" for found in estimates.values()]
+        for field, label in names.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(estimates), dtype=object)
+    return to_text(table, "memory, estimated")
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -21,14 +21,17 @@ class Base:
         self.tokenizer, self.words = None, 0
         self.own: set[int] = set()
         engine.open_kernels(where, cache.parent / engine.KERNELS)
-        self.source = loading.locate(settings, known)
+        self.source = loading.locate(settings, known, cache)
         self.folder = loading.prepare(self.source, cache, planned=bool(known))
         self.ends = loading.end_tokens(self.folder)
 
     def load(self) -> tuple[Any, Any]:
-        """Model (fp32, on the CPU) and tokenizer: the one that was loaded before, if nobody gave it a word since."""
+        """Model (fp32 on the CPU, or on the run's GPU) and tokenizer.
+
+        The tokenizer is the one that was loaded before, if nobody gave it a word since.
+        """
         known = self.tokenizer if self.tokenizer is not None and len(self.tokenizer) == self.words else None
-        found = loading.load(self.settings, self.source, self.folder, self.where.attention, known)
+        found = loading.load(self.settings, self.source, self.folder, self.where.attention, known, self.where)
         self.tokenizer, self.words = found[1], len(found[1])
         self.own = set(map(id, found[0].parameters()))
         return found

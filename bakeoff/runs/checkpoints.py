@@ -292,7 +292,7 @@ def tensors_of(state: Training) -> dict[str, torch.Tensor]:
     for name, values in (("trained", state.trained), ("kept", kept)):
         found |= {f"{name}.{index}": value for index, value in enumerate(values)}
     for index, moments in {} if state.over else state.optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{index}.{name}": value for name, value in moments.items() if torch.is_tensor(value)}
+        found |= {f"optimizer.{index}.{name}": value for name, value in flat(moments).items() if torch.is_tensor(value)}
     for part, own in {} if state.over else state.of_method.items():
         found |= {f"method/{part}/{name}": value for name, value in own.items()}
     return found
@@ -305,7 +305,7 @@ def plain_of(state: Training) -> dict[str, Any]:
     optimizer = state.optimizer.state_dict()
     numbers: dict[str, dict[str, Any]] = {}  # JSON holds texts as names
     for index, moments in optimizer["state"].items():
-        if found := {name: value for name, value in moments.items() if not torch.is_tensor(value)}:
+        if found := {name: value for name, value in flat(moments).items() if not torch.is_tensor(value)}:
             numbers[str(index)] = found
     drawn: Any = numpy.random.get_state()
     kind, words, *rest = drawn
@@ -327,6 +327,24 @@ def plain_of(state: Training) -> dict[str, Any]:
     }
 
 
+def flat(moments: Mapping[str, Any]) -> dict[str, Any]:
+    """What an optimizer keeps of a parameter, without tables in tables: `table/name` for each of their values."""
+    found: dict[str, Any] = {}
+    for name, value in moments.items():
+        inner = {f"{name}/{key}": one for key, one in flat(value).items()} if isinstance(value, Mapping) else None
+        found |= {name: value} if inner is None else inner
+    return found
+
+
+def deep(moments: Mapping[str, Any]) -> dict[str, Any]:
+    """What `flat` was given."""
+    found: dict[str, Any] = {}
+    for name, value in moments.items():
+        table, _, key = name.rpartition("/")
+        (found.setdefault(table, {}) if table else found)[key] = value
+    return found
+
+
 def thaw(state: Training, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> None:
     """Puts back what `tensors_of` and `plain_of` took."""
     import numpy
@@ -335,7 +353,8 @@ def thaw(state: Training, tensors: dict[str, torch.Tensor], plain: dict[str, Any
     for name in [name for name in tensors if name.startswith("optimizer.")]:
         _, index, moment = name.split(".", 2)
         moments.setdefault(int(index), {})[moment] = tensors.pop(name)
-    state.optimizer.load_state_dict({"state": moments, "param_groups": plain["groups"]})
+    nested = {index: deep(values) for index, values in moments.items()}
+    state.optimizer.load_state_dict({"state": nested, "param_groups": plain["groups"]})
     state.schedule.load_state_dict(plain["schedule"])
     for name, value in plain["curves"].items():
         setattr(state.curves, name, value)

@@ -16,6 +16,7 @@ from bakeoff.config.schema import (
 from bakeoff.data.sources import remote
 from bakeoff.methods.registry import Entry
 from bakeoff.methods.selection import configure, refuse_unread, select
+from bakeoff.models import quantise
 from bakeoff.runs.records import RunSpec
 from bakeoff.session import worker
 from bakeoff.session.store import Store
@@ -41,14 +42,19 @@ class Plan:
     """What `probe` found: hashes of model and data, the machine resolved, its compiler and its GPU."""
 
 
-def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str, Any] | None = None) -> Plan:
+def make(
+    settings: Settings, asked: Sequence[str], store: Store, found: dict[str, Any] | None = None, parallel: int = 1
+) -> Plan:
     """The checked plan for `--method asked`. Raises UsageError for everything that a user can mend.
 
-    `found` is what another process's plan found, which is then not checked again.
+    `found` is what another process's plan found, which is then not checked again. `parallel` runs share the processor.
     """
     chosen = configured(settings, asked)
     methods = [(entry.name, entry.method, str(entry.file), plain(method)) for entry, (method, _) in chosen]
-    found = found or worker.call(probe, sections(settings), methods, str(store.models), log=store.logs / "prepare.log")
+    if found is None:
+        read = {**sections(settings), "parallel": parallel or 1}
+        found = worker.call(probe, read, methods, str(store.models), log=store.logs / "prepare.log")
+    refuse_optimizers(chosen, found["machine"]["device"])
     hashes = {"model": found["model"], "data": found["data"], "text": found["text"], "source": source_sha256()}
     versions = {**hardware.versions(), "compiler": found["compiler"], **found["card"]}
     specs = {}
@@ -70,11 +76,23 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
                 measure={} if entry.control else plain(settings.measure),
                 machine=found["machine"],
                 hashes={**hashes, "method": entry.sha256, "prompt": found["prompts"].get(entry.name, "")},
-                versions=versions,
+                versions={**versions, **of_optimizer(recipe)},
             )
             for seed in seeds
         )
     return Plan(settings, tuple(entry for entry, _ in chosen), specs, found)
+
+
+def refuse_optimizers(chosen: Sequence[tuple[Entry, tuple[Any, TrainingSettings]]], device: str) -> None:
+    """Raises UsageError where a method asks for an optimizer that can't be had on `device`."""
+    for entry, (_, recipe) in chosen:
+        if recipe.optimizer == "adamw8bit" and not entry.control:
+            quantise.refuse(f"method {entry.name!r}, optimizer = 'adamw8bit'", device, "training.optimizer=adamw")
+
+
+def of_optimizer(recipe: TrainingSettings) -> dict[str, str]:
+    """The version of what an optimizer needs beside torch."""
+    return quantise.installed() if recipe.optimizer == "adamw8bit" else {}
 
 
 def configured(settings: Settings, asked: Sequence[str]) -> list[tuple[Entry, tuple[Any, TrainingSettings]]]:

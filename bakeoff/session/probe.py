@@ -23,30 +23,34 @@ from bakeoff.core.events import Emit
 from bakeoff.core.validation import build
 from bakeoff.data import other_text, tasks
 from bakeoff.data.encoding import Encoder, template_of
+from bakeoff.methods.parameters import shapes_of
 from bakeoff.methods.registry import Entry, find
 from bakeoff.metrics.rouge import Scorer
-from bakeoff.models import blueprint, loading, positions
+from bakeoff.models import blueprint, loading, positions, quantise
 from bakeoff.runs.attaching import fitted
 from bakeoff.session.plan import MACHINE
 
 
 def probe(
-    asked: Mapping[str, dict[str, Any]], methods: list[tuple[str, str, str, dict[str, Any]]], cache: str, emit: Emit
+    asked: Mapping[str, Any], methods: list[tuple[str, str, str, dict[str, Any]]], cache: str, emit: Emit
 ) -> dict[str, Any]:
     """Hashes of model and data, the machine resolved, its compiler, and each method's hyperparameters as the model
     decides them.
 
-    Runs in a process of its own. `asked` are settings by section, each of `methods` is a row's name, its method's, its
-    file, and its hyperparameters. Raises UsageError.
+    Runs in a process of its own. `asked` are settings by section, and how many runs share the processor; each of
+    `methods` is a row's name, its method's, its file, and its hyperparameters. Raises UsageError.
     """
     where = hardware.resolve(
-        build(MachineSettings, asked["machine"], "run"), build(EngineSettings, asked["engine"], "run")
+        build(MachineSettings, asked["machine"], "run"),
+        build(EngineSettings, asked["engine"], "run"),
+        asked.get("parallel", 1),
     )
     settings = build(ModelSettings, asked["model"], "run")
     documents = build(TaskSettings, asked["task"], "run")
     loaded, notes = loaded_task(documents, build(ScoringSettings, asked["scoring"], "run"))
     texts = other_text.load(build(MeasureSettings, asked["measure"], "run"))
-    source = loading.locate(settings)
+    source = loading.locate(settings, cache=Path(cache))
+    quantise.refuse_base(settings, source.kind, where.device)
     store = Path(cache).parent
     with ThreadPoolExecutor(1) as beside:
         # The C compiler works while Python converts a model.
@@ -59,6 +63,11 @@ def probe(
             compiler = compiling.result()
         except engine.NoCompiler as missing:
             compiler, why, where = "none", str(missing), dataclasses.replace(where, compiled=False)
+    if where.checkpoint_activations and not loading.meta_model(settings, folder).supports_gradient_checkpointing:
+        raise UsageError(
+            f"machine.checkpoint_activations: --model {settings.name} can't compute its layers again; "
+            "type --set machine.checkpoint_activations=false"
+        )
     chosen = attention(settings, folder, where, asked["engine"]["attention"] != "auto", store)
     fitting = Fitting(settings, documents, loaded, tokenizer, folder)
     decided = {
@@ -71,7 +80,8 @@ def probe(
         "text": other_text.sha256(texts),
         "machine": plain(dataclasses.replace(where, attention=chosen)),
         "compiler": compiler,
-        "card": hardware.card(where.device),
+        "card": {**hardware.card(where.device), **(quantise.installed() if settings.quantisation else {})},
+        "cards": hardware.cards(where.device),
         "no compiler": why,
         "methods": decided,
         "prompts": fitting.prompts,
@@ -96,6 +106,7 @@ def attention(settings: ModelSettings, folder: Path | None, where: Computation, 
     if (
         not forced
         and where.packing
+        and where.device == "cpu"
         and where.precision == "bf16"
         and engine.replaceable_attention(loading.meta_model(settings, folder))
     ):
@@ -111,6 +122,7 @@ class Fitting:
     ) -> None:
         self.settings, self.documents, self.task, self.tokenizer = settings, documents, task, tokenizer
         self.base = blueprint.builder(settings, folder, len(tokenizer))
+        self.shapes = shapes_of(self.base("meta"))
         self.ends = loading.end_tokens(folder)
         self.encoders: dict[str, Encoder] = {}
         self.prompts: dict[str, str] = {}
@@ -122,6 +134,7 @@ class Fitting:
         method = build(entry.kind, hyperparameters, str(entry.file))
         if entry.needs_model:
             method, _, attached = fitted(entry, method, self.base, self.settings.name)
+            quantise.refuse_method(entry.name, self.settings, self.shapes, attached)
             refuse_text(entry.name, method, self.tokenizer)
             encoder = self.encoder(template_of(method, self.documents))
             self.prompts[entry.name] = encoder.sha256()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from bakeoff.stats.contrasts import Contrast, SeedVariance, contrast, pool
 from bakeoff.stats.intervals import groups, holm, mean_over_seeds, wins_ties_losses
@@ -46,6 +47,21 @@ class Pair:
         return self.first if self.contrast.difference > 0 else self.second
 
 
+class Verdict(Protocol):
+    """What letters need of a pair."""
+
+    @property
+    def first(self) -> str: ...
+    @property
+    def second(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def tested(self) -> bool: ...
+    @property
+    def different(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Side:
     """What a pair needs of a row."""
@@ -87,7 +103,7 @@ def pair(first: Side, second: Side, metric: str) -> Pair:
     return Pair(first.name, second.name, metric, found, found.p, *wins_ties_losses(a, b))
 
 
-def alike(names: Sequence[str], pairs: Iterable[Pair], metric: str) -> list[tuple[str, ...]] | None:
+def alike(names: Sequence[str], pairs: Iterable[Verdict], metric: str) -> list[tuple[str, ...]] | None:
     """The groups among `names` that can't be told apart; None where a pair was not tested, or there is none."""
     ours = [one for one in pairs if one.metric == metric]
     if not ours or not all(one.tested for one in ours):

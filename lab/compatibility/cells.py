@@ -40,7 +40,7 @@ from bakeoff.methods.registry import Entry, known_methods
 from bakeoff.runs import adapters
 from bakeoff.runs.generation import summarise
 from bakeoff.runs.resources import Clock
-from bakeoff.runs.training import fine_tune, micro_batches
+from bakeoff.runs.training import fine_tune
 from bakeoff.session import plan
 from lab.compatibility import architectures
 from lab.compatibility.reference import Reference, merged
@@ -247,7 +247,7 @@ class Trial:
         for size in (1, 4):
             model.zero_grad(set_to_none=True)
             total = 0.0
-            for micro in micro_batches(self.train_examples, size):
+            for micro in engine.micro_batches(model, self.train_examples, size):
                 loss = engine.loss(model, micro)
                 total += loss.item()
                 if trained:

@@ -37,7 +37,7 @@ saved adapter writes the same text.
 - **no cache**: the whole text is read again for each token.
 - **-**, with a number: the method is refused when a bake-off is planned, with the line below.
 
-If nothing is packed, `compatibility.json` says why. What is packed here is padded on a GPU; both are tested.
+If nothing is packed, `compatibility.json` says why. What is packed here is packed on a GPU, too.
 """
 
 

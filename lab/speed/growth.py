@@ -13,10 +13,10 @@ from bakeoff.config.schema import ModelSettings, TaskSettings
 from bakeoff.core.disk_list import DiskList
 from bakeoff.data import tasks
 from bakeoff.data.encoding import Encoder
-from bakeoff.engine.batches import collate
+from bakeoff.engine.batches import by_size, collate
 from bakeoff.models import loading
 from bakeoff.runs.resources import Memory
-from bakeoff.runs.training import micro_batches, windows
+from bakeoff.runs.training import windows
 from bakeoff.session import worker
 
 SIZES = (1_000, 10_000, 100_000)
@@ -49,7 +49,7 @@ def walk(path: str, model: dict[str, Any], cache: str, tell: Any) -> dict[str, A
     encoded = time.perf_counter()
     tokens = 0
     for window in windows(len(train), 8):
-        for micro in micro_batches([train[place] for place in window], 8):
+        for micro in by_size([train[place] for place in window], 8):
             tokens += collate(micro, tokenizer.pad_token_id).input_ids.numel()
     batched = time.perf_counter()
     return {

@@ -10,8 +10,9 @@ from transformers import GenerationConfig, Trainer, TrainingArguments
 
 from bakeoff.config.schema import Computation
 from bakeoff.data.encoding import Encoded
+from bakeoff.engine.batches import by_size
 from bakeoff.models import loading
-from bakeoff.runs.training import learning_rate_factor, micro_batches, windows
+from bakeoff.runs.training import learning_rate_factor, windows
 
 
 def load(base: Any, method: Any, seed: int, where: Computation) -> tuple[Any, Any]:
@@ -37,7 +38,7 @@ class Order(torch.utils.data.Sampler):
     def __iter__(self) -> Iterator[int]:
         for window in windows(len(self.examples), self.recipe.batch_size, self.draw):
             place = {id(self.examples[number]): number for number in window}
-            for micro in micro_batches([self.examples[number] for number in window], self.recipe.micro_batch_size):
+            for micro in by_size([self.examples[number] for number in window], self.recipe.micro_batch_size):
                 yield from (place[id(example)] for example in micro)
 
 

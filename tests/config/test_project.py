@@ -66,7 +66,7 @@ def test_a_working_directory_that_was_deleted_is_one_line(tmp_path, monkeypatch,
 
 def test_presets_are_those_of_the_project_and_those_that_ship(home):
     own_preset(home, "evening")
-    assert presets.preset_names() == ["ci", "evening", "quick", "reference", "smoke"]
+    assert presets.preset_names() == ["ci", "evening", "quick", "reference", "smoke", "zoo"]
     assert presets.preset_path("evening") == home / "bench" / "presets" / "evening.toml"
     assert presets.preset_path("smoke") == ROOT / "bench" / "presets" / "smoke.toml"
 

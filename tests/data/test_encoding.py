@@ -8,8 +8,8 @@ import torch
 from bakeoff.config.schema import TaskSettings
 from bakeoff.data.encoding import Encoder
 from bakeoff.data.tasks import Example
-from bakeoff.engine.batches import collate
-from bakeoff.runs.training import micro_batches, windows
+from bakeoff.engine.batches import by_size, collate
+from bakeoff.runs.training import windows
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_predicts_marks_the_position_before_each_label(encoder):
 
 
 def test_micro_batches_hold_each_sequence_of_the_window_once_by_length(encoded):
-    parts = list(micro_batches(encoded, 3))
+    parts = list(by_size(encoded, 3))
     lengths = [len(example.ids) for part in parts for example in part]
     assert [len(part) for part in parts] == [3, 3, 2]
     assert lengths == sorted(lengths) and len(lengths) == len(encoded)

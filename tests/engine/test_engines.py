@@ -1,26 +1,34 @@
 """Every engine is held against plain: the same loss, the same gradient, the same text, on one architecture each."""
 
+import contextlib
 import copy
 import dataclasses
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from varlen_reference import varlen_attn
 
 from bakeoff import engine
+from bakeoff.config import hardware
 from bakeoff.config.schema import Computation
 from bakeoff.data.encoding import Encoded
+from bakeoff.engine import layout
+from bakeoff.engine.cuda import decoding, varlen
 from bakeoff.methods.selection import select
 from lab.compatibility.architectures import ARCHITECTURES, WIDE
 
 PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, engine="plain", packing=False,
                     fused=False, compiled=False, shared_prefix=False)  # fmt: skip
 CPU = dataclasses.replace(PLAIN, engine="cpu", packing=True, fused=True, shared_prefix=True)
+CUDA = dataclasses.replace(PLAIN, engine="cuda", packing=True, attention="sdpa", micro_batch_tokens=16_384)
 ENGINES = {
     "cpu": CPU,
     "cpu, compiled": dataclasses.replace(CPU, compiled=True),
     "cpu, sdpa": dataclasses.replace(CPU, attention="sdpa"),
     "cpu, rows alone": dataclasses.replace(CPU, fused=False, shared_prefix=False),
+    "cuda": CUDA,
+    "cuda, flash attention": CUDA,
 }
 NAMES = (
     "llama",
@@ -36,6 +44,13 @@ NAMES = (
     "bloom",
     "mamba",
 )
+CASES = [
+    *((kind, name) for kind in ENGINES if kind.startswith("cpu") for name in NAMES),
+    *(("cuda, flash attention", name) for name in ("llama", "qwen2", "gemma3", "gpt2", "gpt_neox", "bloom")),
+    *(("cuda", name) for name in ("llama", "gemma2")),
+]
+UNPACKED = ("gemma2", "bloom", "mamba")
+"""Without flash attention: scores that are squeezed, and no packed rows."""
 LORA = next(entry.kind for entry in select(["lora"]) if entry.name == "lora")
 PROMPTS = [[5, 6, 7, *range(number, number + 4 + 3 * number)] for number in range(6)]
 EXAMPLES = [Encoded([*prompt, 1, 2, 3 + number], len(prompt)) for number, prompt in enumerate(PROMPTS)]
@@ -65,8 +80,9 @@ def figures(where, name):
     made = engine.make(where, 256)
     with made.prepared(model, added) as model:
         loss = made.loss(model.eval(), EXAMPLES)
-        loss.backward()
-        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad])
+        with hardware.repeatable(where.device):
+            loss.backward()
+        gradient = torch.cat([one.grad.flatten() for one in model.parameters() if one.requires_grad]).cpu()
         rows = []
         with made.writing(model):
             size = made.chunk(model, 2)
@@ -85,9 +101,15 @@ def plain():
     return lambda name: known.setdefault(name, None) or known.update({name: figures(PLAIN, name)}) or known[name]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ENGINES)
-def test_loss_gradient_and_text_are_those_of_plain(plain, compiled, name, kind):
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_loss_gradient_and_text_are_those_of_plain(plain, compiled, monkeypatch, name, kind):
+    calls = []
+    if kind == "cuda, flash attention":
+        monkeypatch.setattr(varlen, "HALF", (torch.float32,))
+        monkeypatch.setattr(varlen, "DEVICES", ("cpu",))
+        monkeypatch.setattr(
+            varlen, "varlen_attn", lambda *given, **named: calls.append(named) or varlen_attn(*given, **named)
+        )
     if ENGINES[kind].compiled:
         compiled()
     loss, gradient, rows, reason = figures(ENGINES[kind], name)
@@ -95,6 +117,7 @@ def test_loss_gradient_and_text_are_those_of_plain(plain, compiled, name, kind):
     assert loss == pytest.approx(expected[0], rel=1e-5)
     assert torch.norm(gradient - expected[1]) < 1e-4 * torch.norm(expected[1])
     assert rows == expected[2]
+    assert bool(calls) == (kind == "cuda, flash attention" and name not in UNPACKED)
     assert reason  # on no architecture is a model in fp32 computed in the fastest way
 
 
@@ -106,3 +129,64 @@ def test_the_figures_can_tell_engines_apart(plain):
     mixed = copy.deepcopy(EXAMPLES[1])
     mixed.ids[0] += 1
     assert made.loss(model, [mixed]).item() != pytest.approx(made.loss(model, [EXAMPLES[1]]).item(), rel=1e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-4), ("bf16", 0.05)])
+def test_a_card_gives_the_figures_of_plain_on_a_processor(plain, monkeypatch, name, precision, close):
+    where = dataclasses.replace(CUDA, device="cuda", precision=precision)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    loss, gradient, rows, reason = figures(where, name)
+    expected = plain(name)
+    assert loss == pytest.approx(expected[0], rel=close / 10)
+    assert torch.norm(gradient - expected[1]) < close * torch.norm(expected[1])
+    assert precision == "bf16" or rows == expected[2]
+    again = figures(where, name)
+    assert again[0] == loss and again[2] == rows and torch.equal(again[1], gradient)
+    assert not reason or precision == "fp32" or name in UNPACKED
+
+
+def test_micro_batches_by_tokens_leave_the_gradient_as_it_is():
+    model, added = built("llama")
+    made = engine.make(dataclasses.replace(CUDA, micro_batch_tokens=40), 256)
+    found, sizes = [], []
+    with made.prepared(model, added) as model:
+        for groups in (list(made.micro_batches(model, EXAMPLES, 1)), [EXAMPLES]):
+            sizes.append([sum(len(example.ids) for example in group) for group in groups])
+            model.zero_grad()
+            for group in groups:
+                made.loss(model.eval(), group).backward()
+            found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
+    assert sizes == [[10 + 13 + 16, 19, 22, 25], [105]]
+    assert torch.norm(found[0] - found[1]) < 1e-5 * torch.norm(found[1])
+
+
+def test_nothing_is_asked_of_a_device_while_it_trains_and_writes(monkeypatch):
+    """The device `meta` has no values to give; what it is asked to compute is what a GPU is, flash attention too."""
+    monkeypatch.setattr(varlen, "HALF", (torch.float32,))
+    made = engine.make(dataclasses.replace(CUDA, device="meta"), 256)
+    monkeypatch.setattr(made, "products", contextlib.nullcontext)  # autocast knows no such device
+    model = built("llama")[0].to("meta")
+    monkeypatch.setattr(layout, "answers", lambda model: {"packed": "", "varlen": "", "head": "", "steady": ""})
+    monkeypatch.setattr(layout, "packed", lambda model: "")
+    made.loss(model, EXAMPLES).backward()
+    rows = decoding.Rows(model.eval(), 2, 256, torch.tensor([3]), "meta")
+    with torch.no_grad():
+        rows.read(PROMPTS[:2], [0, 1], 6, torch.float32)
+        rows.compute()
+    assert all(parameter.grad.device.type == "meta" for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 20])
+def test_rows_that_are_refilled_write_what_each_prompt_alone_is_answered(limit):
+    model, added = built("llama")
+    made = engine.make(CUDA, 256)
+    prompts = [[(7 * row + 3 * place) % 250 for place in range(2 + 5 * (row % 4))] for row in range(7)]
+    with made.prepared(model, added) as model, made.writing(model):
+        ends = {made.generate(model, [prompts[0]], 20, rows=1, ends=(), vocabulary=range(257))[0][9]}
+        alone = [made.generate(model, [p], limit, rows=1, ends=ends, vocabulary=range(257))[0] for p in prompts]
+        together = made.generate(model, prompts, limit, rows=3, ends=ends, vocabulary=range(257))
+    assert together == alone
+    assert all(len(row) <= limit and not ends & set(row[:-1]) for row in together)

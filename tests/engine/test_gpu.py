@@ -39,7 +39,8 @@ def h100(monkeypatch, tmp_path):
     driver.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC 12.2.0\n")
     monkeypatch.setattr(hardware, "DRIVER", driver)
     for name, value in {"is_available": True, "is_bf16_supported": True, "get_device_name": "NVIDIA H100",
-                        "get_device_capability": (9, 0)}.items():  # fmt: skip
+                        "get_device_capability": (9, 0), "device_count": 1,
+                        "get_device_properties": SimpleNamespace(name="H100", total_memory=80)}.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda *given, value=value, **more: value)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
@@ -66,6 +67,26 @@ def test_a_plan_finds_the_card_and_starts_no_compiler_beside_it(h100, tmp_path, 
     chosen = presets.load("smoke", changes=SMALL)
     found = plan.probe(plan.sections(chosen), [], str(tmp_path / "models"), print)
     assert found["machine"]["device"] == "cuda" and found["card"] == H100
+
+
+def test_a_gpu_takes_its_own_engine_with_rows_by_tokens(h100):
+    found = hardware.resolve(schema.MachineSettings(threads=1), schema.EngineSettings())
+    assert (found.engine, found.precision, found.packing, found.captured) == ("cuda", "bf16", True, True)
+    assert found.micro_batch_tokens == 16_384 and not (found.fused or found.compiled or found.shared_prefix)
+    assert hardware.resolve(schema.MachineSettings(engine="plain"), schema.EngineSettings()).micro_batch_tokens == 0
+
+
+@pytest.mark.parametrize(("device", "engine"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_an_engine_of_another_device_is_refused_in_one_line(h100, device, engine):
+    with pytest.raises(UsageError, match=f"^machine.engine = '{engine}': the run is on {device}; type --set mach"):
+        hardware.resolve(schema.MachineSettings(device=device, engine=engine), schema.EngineSettings())
+
+
+def test_moments_in_eight_bits_are_refused_before_a_run_on_a_processor(tmp_path, probed):
+    chosen, found = probed
+    asked = dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, optimizer="adamw8bit"))
+    with pytest.raises(UsageError, match=r"^method 'lora', optimizer = 'adamw8bit': needs a GPU, and .*=adamw$"):
+        spec_of(tmp_path, found, asked)
 
 
 def test_another_card_driver_or_cuda_is_another_run(tmp_path, probed):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from computing import fine_tune, loss_sum, mean_loss
 
-from bakeoff.config.schema import TrainingSettings
+from bakeoff import engine
+from bakeoff.config.schema import Computation, DurabilitySettings, TrainingSettings
 from bakeoff.core.errors import Diverged
-from bakeoff.engine.batches import collate
+from bakeoff.engine.batches import by_size, collate
 from bakeoff.methods.selection import select
-from bakeoff.runs import training
+from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.resources import Clock
 from bakeoff.runs.training import learning_rate_factor
 
@@ -37,7 +38,7 @@ def weights(model):
 def gradient(model, encoded, fp32, size):
     model.zero_grad()
     labels = sum(len(example.ids) - example.prompt for example in encoded)
-    for micro in training.micro_batches(encoded, size):
+    for micro in by_size(encoded, size):
         (loss_sum(model, collate(micro, 256), fp32) / labels).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
@@ -195,3 +196,52 @@ def test_logits_of_labelled_positions_give_the_loss_and_gradient_of_all(tiny, en
         found.append((loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)))
     assert sizes == [len(batch.labels), batch.predicts.numel()]
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
+
+
+def test_activations_that_are_computed_again_give_the_same_gradient_from_less_memory(tiny, encoded):
+    found, kept = [], []
+    where = Computation(device="cpu", precision="fp32", attention="sdpa", threads=1, engine="cuda", fused=False,
+                        compiled=False, shared_prefix=False)  # fmt: skip
+    for again in (False, True):
+        model, tokenizer = tiny()
+        torch.manual_seed(0)
+        model = METHODS["lora"].kind().attach(model, tokenizer)
+        made = engine.make(dataclasses.replace(where, checkpoint_activations=again), 256)
+        with made.prepared(model, []) as model:
+            held = {}
+
+            def keep(tensor, held=held):
+                held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                loss = made.loss(model.train(), encoded)
+            kept.append(sum(held.values()))
+            loss.backward()
+            found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
+    assert torch.equal(*found) and kept[1] < kept[0] / 2
+
+
+def test_moments_in_eight_bits_are_resumed_to_the_bit(tiny, encoded, fp32, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    found, large = [], {"hidden_size": 64}  # bitsandbytes leaves tensors of less than 4,096 numbers in fp32
+
+    def stop(news):
+        if news.get("step") == 3:
+            raise InterruptedError
+
+    for folder, emit in ((None, None), (tmp_path, stop), (tmp_path, None)):
+        model, tokenizer = tiny(**large)
+        torch.manual_seed(0)
+        model = METHODS["lora"].kind(rank=64).attach(model, tokenizer)
+        recipe = TrainingSettings(epochs=2, batch_size=2, optimizer="adamw8bit", learning_rate=1e-2)
+        settings = DurabilitySettings(checkpoint_steps=1)
+        try:
+            curves = fine_tune(
+                model, encoded, encoded[:2], recipe, fp32, seed=0, pad=256, clock=Clock(),
+                emit=emit or (lambda news: None), checkpointer=Checkpointer(folder, settings) if folder else None,
+            )  # fmt: skip
+            found.append([row["loss"] for row in curves.steps])
+        except InterruptedError:
+            pass
+    assert found[0] == found[1] and found[0][-1] < found[0][0]

@@ -19,6 +19,7 @@ from bakeoff.session import plan
 from bakeoff.shipped import ROOT
 from bakeoff.starter import repository
 from lab import readme
+from lab.gpu import measure as gpu
 
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
          *sorted((ROOT / "docs" / "adr").glob("*.md"))]  # fmt: skip
@@ -89,6 +90,8 @@ def test_a_command_is_one_that_can_be_typed(page, command, folder):
         assert set(words) <= set(TARGETS)
     elif command.startswith(("python -m bakeoff ", "bakeoff ")):
         cli.parser().parse_args(words[2:] if program == "python" else words)
+    elif command.startswith("python -m lab.gpu"):
+        gpu.parser().parse_args(words[2:])
     elif "bench/" in words:
         options = bake_off(words[words.index("bench/") :])
         chosen = presets.load(options.preset, model=options.model, task=options.task, seeds=options.seeds,

@@ -1,30 +1,23 @@
 """The cpu engine: documents in one row, and layers of Llama's kind by compiled kernels, as far as a model allows."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 
-from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
-from bakeoff.engine.attention import documents, row_logits, unlike_llama
-from bakeoff.engine.batches import Batch, collate
+from bakeoff.engine.attention import unlike_llama
+from bakeoff.engine.batches import Batch
 from bakeoff.engine.cpu import layers
 from bakeoff.engine.cpu.decoder import forget
 from bakeoff.engine.cpu.head import CrossEntropy
 from bakeoff.engine.cpu.packed_weights import packed_weights
-from bakeoff.engine.decoding import decode
 from bakeoff.engine.linear import passed_by, plain_head
-from bakeoff.engine.plain import Plain, highest, unwritable
-from bakeoff.engine.shared_prefix import sharing
-
-REFILL = 4
-"""A chunk holds so many times the rows that are decoded together: a row that ends makes room for the next document."""
+from bakeoff.engine.packed import Packed, in_precision
 
 
-class Cpu(Plain):
+class Cpu(Packed):
     """What it can't do faster for a model, it does as `plain` does."""
 
     name = "cpu"
@@ -50,19 +43,9 @@ class Cpu(Plain):
             return "the kernels are not compiled"
         return layers.slow_layers(model)
 
-    def packs(self, model: Any) -> bool:
-        """Whether documents may stand in one row."""
-        return self.where.packing and not layout.packed(model)
-
     def unlike(self, model: Any) -> bool:
         """Whether the layers of `model` are transformers' own business."""
         return not self.packs(model) or bool(unlike_llama(model))
-
-    def batches(self, model: Any, examples: Sequence[Encoded]) -> list[Batch]:
-        """`examples` in one row where `model` may read them so, else as `plain` has them."""
-        if self.packs(model):
-            return [collate(examples, self.pad, self.where.device, packed=True)]
-        return super().batches(model, examples)
 
     def batch_loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """Cross-entropy in nats, summed over the batch's label tokens."""
@@ -84,13 +67,6 @@ class Cpu(Plain):
             loss: torch.Tensor = CrossEntropy.apply(hidden, head.weight, labels, needed)
             return loss
 
-    def read(self, model: Any, batch: Batch, keep: torch.Tensor) -> torch.Tensor:
-        """kept x vocabulary, of documents in one row or padded."""
-        if not batch.lengths:
-            return super().read(model, batch, keep)
-        share = sharing(model, self.where)
-        return row_logits(model, batch.input_ids, batch.lengths, keep, documents(self.where), share)
-
     def decoding_weights(self, model: Any) -> AbstractContextManager[Any]:
         """Inside, the weights are in the run's precision and in an order that suits a few rows."""
         return super().decoding_weights(model) if self.unlike(model) else self.weights_for_few_rows(model)
@@ -101,34 +77,6 @@ class Cpu(Plain):
         with in_precision(model, self.where.precision), packed_weights(model, self.where):
             yield
 
-    def chunk(self, model: Any, rows: int) -> int:
-        """See Engine."""
-        return rows * REFILL if self.packs(model) else rows
-
-    def generate(
-        self, model: Any, prompts: Sequence[Sequence[int]], limit: int, *, rows: int, ends: Collection[int],
-        vocabulary: Collection[int],
-    ) -> list[list[int]]:  # fmt: skip
-        """See Engine."""
-        if not self.packs(model):
-            return super().generate(model, prompts, limit, rows=rows, ends=ends, vocabulary=vocabulary)
-        pick = partial(highest, barred=unwritable(model, vocabulary))
-        return decode(model, prompts, limit, rows, ends, pick, self.where)
-
     def release(self, model: Any) -> None:
         """Drops weights in panels: what changes weights behind autograd's back is not seen by them."""
         forget(model)
-
-
-@contextmanager
-def in_precision(model: Any, precision: str) -> Iterator[None]:
-    """Every weight in the run's precision, once, instead of a cast at each product; fp32 again afterwards."""
-    lower = torch.bfloat16 if precision == "bf16" else torch.float32
-    changed = {parameter: parameter.data for parameter in model.parameters() if parameter.dtype != lower}
-    try:
-        for parameter, value in changed.items():
-            parameter.data = value.to(lower)
-        yield
-    finally:
-        for parameter, value in changed.items():
-            parameter.data = value

@@ -1,0 +1,1 @@
+"""The fast way on a GPU: flash attention over packed rows, and writing by a captured graph."""

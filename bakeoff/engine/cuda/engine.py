@@ -1,0 +1,126 @@
+"""The cuda engine: documents in one row by flash attention, and writing by a graph, as far as a model allows."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from bakeoff.engine import layout
+from bakeoff.engine.attention import Segments
+from bakeoff.engine.cuda.decoding import READ, ROUND, Rows, capacity_for, write
+from bakeoff.engine.cuda.varlen import FixedCache, FixedPrefill, FixedStep, Varlen, arguments
+from bakeoff.engine.packed import Packed, in_precision
+from bakeoff.models.memory import fitting
+
+FITTING = "_bakeoff_fitting"
+"""The attribute of a model that holds how many tokens the GPU's memory has room for."""
+ROWS = "_bakeoff_rows"
+"""The attribute of a model, while it writes: the rows that it writes in."""
+
+
+class Cuda(Packed):
+    """What it can't do faster for a model, it does as `plain` does."""
+
+    name = "cuda"
+
+    def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
+        """`model` as `prepared` gives it, with nothing patched."""
+        model = super().prepare(model, added, known)
+        if self.packs(model):
+            with self.products():
+                layout.answer(model, "varlen", self.joins)
+            if self.where.captured and not layout.answers(model)["varlen"]:
+                training = model.training
+                with self.writing(model):
+                    layout.answer(model, "captured", self.replays)
+                model.train(training)
+        return model
+
+    def row(self, model: Any) -> int:
+        """Tokens of a micro-batch: those of the settings, or as many as the GPU's memory holds."""
+        if self.where.device != "cuda":
+            return super().row(model)
+        if FITTING not in vars(model):
+            total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            vars(model)[FITTING] = fitting(
+                model, total, precision=self.where.precision, again=self.where.checkpoint_activations
+            )
+        return min(super().row(model), vars(model)[FITTING])
+
+    @property
+    def kind(self) -> torch.dtype:
+        """The type of products and of attention."""
+        return torch.bfloat16 if self.where.precision == "bf16" else torch.float32
+
+    def joins(self, model: Any) -> str:
+        """Why documents can't be read and written by this engine's attention, which is held against each by itself."""
+        device, kind, count = self.where.device, self.kind, len(layout.LENGTHS)
+        cache = FixedCache(count, ROUND)
+        return layout.together(
+            model,
+            partial(Varlen, device=device, kind=kind),
+            lambda longer: FixedPrefill(longer, device, kind, cache, range(count)),
+            lambda before: FixedStep(cache, torch.tensor([before], device=device)),
+        )
+
+    def replays(self, model: Any) -> str:
+        """Why the steps of writing can't be captured, or what a replayed graph writes otherwise."""
+        found = []
+        for captured in (False, True):
+            rows = Rows(model, len(layout.LENGTHS), ROUND, None, self.where.device)
+            found.append(write(rows, layout.documents(model), READ, (), self.kind, captured))
+        return "" if found[0] == found[1] else "a captured step does not write the tokens of one that is not"
+
+    def reason(self, model: Any) -> str:
+        """See Engine."""
+        if not self.where.packing:
+            return "engine.packing is off"
+        if why := layout.packed(model):
+            return why
+        found = layout.answers(model)
+        if why := found["varlen"]:
+            return why
+        if self.kind == torch.float32:
+            return "flash attention computes in bf16, and the run is in fp32"
+        if "window_size" not in arguments():
+            return "this torch has no flash attention over packed rows; install torch 2.11 or newer"
+        return found["captured"] if self.where.captured else "engine.captured is off"
+
+    def segments(self, model: Any) -> Callable[[Sequence[int]], Segments]:
+        """What keeps documents of given lengths apart in a row of `model`."""
+        if layout.answers(model).get("varlen"):
+            return super().segments(model)
+        return partial(Varlen, device=self.where.device, kind=self.kind)
+
+    def decoding_weights(self, model: Any) -> AbstractContextManager[Any]:
+        """Inside, the weights are in the run's precision, and the rows that `decode` makes are kept."""
+        return self.weights_for_rows(model) if self.packs(model) else super().decoding_weights(model)
+
+    @contextmanager
+    def weights_for_rows(self, model: Any) -> Iterator[None]:
+        """See `decoding_weights`. A graph can't hold what autocast would remember of casts."""
+        autocast = torch.autocast(
+            self.where.device, dtype=torch.bfloat16, enabled=self.where.precision == "bf16", cache_enabled=False
+        )
+        with in_precision(model, self.where.precision), autocast:
+            try:
+                yield
+            finally:
+                vars(model).pop(ROWS, None)
+
+    def decode(
+        self, model: Any, prompts: Sequence[Sequence[int]], limit: int, rows: int, ends: Collection[int],
+        barred: torch.Tensor | None,
+    ) -> list[list[int]]:  # fmt: skip
+        """New tokens of each prompt, where documents may stand in one row; `barred` are no tokens."""
+        found = layout.answers(model)
+        if found.get("varlen", "not asked"):
+            return super().decode(model, prompts, limit, rows, ends, barred)
+        key = rows, capacity_for(model, prompts, limit), () if barred is None else tuple(barred.tolist())
+        held = vars(model).get(ROWS)
+        if held is None or held[0] != key:
+            vars(model).pop(ROWS, None)  # before another is allocated
+            held = vars(model)[ROWS] = key, Rows(model, *key[:2], barred, self.where.device)
+        return write(held[1], prompts, limit, ends, self.kind, found.get("captured") == "")

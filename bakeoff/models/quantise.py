@@ -1,0 +1,81 @@
+"""Where and in how many bits a base model's weights are held; four and eight bits are bitsandbytes'."""
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from bakeoff.config.schema import Computation, ModelSettings
+from bakeoff.core.errors import UsageError
+from bakeoff.methods.parameters import Shapes
+
+PACKAGE = "bitsandbytes"
+
+
+def refuse(what: str, device: str, instead: str) -> None:
+    """Raises UsageError where the setting `what` can't be had on `device`; `instead` is the setting without it."""
+    if device != "cuda":
+        raise UsageError(f"{what}: needs a GPU, and the run is on {device}; type --set {instead}")
+    if find_spec(PACKAGE) is None:
+        raise UsageError(f"{what}: needs {PACKAGE}, which is not installed; type pip install {PACKAGE}")
+
+
+def refuse_base(settings: ModelSettings, kind: str, device: str) -> None:
+    """Raises UsageError where a base model of `kind` (see Source) can't be quantised as its settings say."""
+    if not settings.quantisation:
+        return
+    what = f"model.quantisation = {settings.quantisation!r}"
+    refuse(what, device, "model.quantisation=")
+    if kind == "random":
+        raise UsageError(f"{what}: the model 'random' has no files to read; type --set model.quantisation=")
+
+
+def refuse_method(name: str, settings: ModelSettings, shapes: Shapes, attached: Any) -> None:
+    """Raises UsageError where a method trains weights that are quantised: those of linear layers but the head."""
+    if not settings.quantisation:
+        return
+    for place, module in attached.named_modules():
+        weight = getattr(module, "weight", None)
+        if place in shapes.linear and place != shapes.head and weight is not None and weight.requires_grad:
+            raise UsageError(
+                f"method {name!r}: trains {place}.weight, which model.quantisation = {settings.quantisation!r} "
+                "freezes; take --method lora or type --set model.quantisation="
+            )
+
+
+def installed() -> dict[str, str]:
+    """The version of what quantises."""
+    try:
+        return {PACKAGE: version(PACKAGE)}
+    except PackageNotFoundError:
+        return {PACKAGE: "missing"}
+
+
+def placed(settings: ModelSettings, read: Callable[[], Any], where: Computation | None) -> dict[str, Any]:
+    """How transformers reads a folder's weights where a run computes on a GPU: straight to it, quantised if asked.
+
+    `read` gives the model's configuration. Weights are in bf16 where the files and the run are: nothing is lost, and
+    nothing stands in fp32 on the way. Empty where they are read in fp32 on the CPU.
+    """
+    if where is None or (where.device == "cpu" and not settings.quantisation):
+        return {}
+    import torch
+
+    products = torch.bfloat16 if where.precision == "bf16" else torch.float32
+    halved = settings.quantisation or getattr(read().get_text_config(), "dtype", None) == torch.bfloat16
+    found: dict[str, Any] = {"dtype": products if halved else torch.float32, "device_map": {"": where.device}}
+    if settings.quantisation:
+        found["quantization_config"] = configuration(settings, products)
+    return found
+
+
+def configuration(settings: ModelSettings, products: Any) -> Any:
+    """What transformers reads weights by: NF4 with scales in eight bits (Dettmers et al. 2023, arXiv:2305.14314), or
+    LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339). `products` is the type in which layers compute."""
+    from transformers import BitsAndBytesConfig
+
+    if settings.quantisation == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=products
+    )

@@ -1,0 +1,109 @@
+"""Runs every check and every shape on one device, and writes reports/gpu/report.md (or .../rehearsal.md on a CPU)."""
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from bakeoff.config import hardware, project
+from bakeoff.config.schema import Computation, EngineSettings, MachineSettings
+from bakeoff.core.errors import UsageError
+from lab.gpu import checks, report, shapes, speed
+
+BUDGET = 480.0
+"""Seconds after which no further shape is begun."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    found = argparse.ArgumentParser(prog="python -m lab.gpu", description=__doc__)
+    found.add_argument("--device", default="cuda", choices=("cuda", "cpu"),
+                       help="cpu rehearses the same code on tiny shapes in under a minute")  # fmt: skip
+    found.add_argument("--shapes", default="", help="names of shapes, as 135M,7B; by default all")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and writes; the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        places = {precision: computation(options.device, precision) for precision in ("fp32", "bf16")}
+    except UsageError as error:
+        print(error)
+        return 2
+    known = shapes.SHAPES if options.device == "cuda" else shapes.REHEARSAL
+    asked = [name for name in options.shapes.split(",") if name] or list(known)
+    if unknown := [name for name in asked if name not in known]:
+        print(f"--shapes {unknown[0]}: expected some of {', '.join(known)}")
+        return 2
+    found = measured({name: known[name] for name in asked}, places, options.device)
+    folder = project.root() / "reports" / "gpu"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "report" if options.device == "cuda" else "rehearsal"
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = report.text(found)
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"wrote {folder / f'{name}.md'}")
+    return 0 if all(row["holds"] for row in found["checks"]) else 1
+
+
+def computation(device: str, precision: str) -> Computation:
+    """The cuda engine on `device`; on a CPU, where no run may use it, for a rehearsal. Raises UsageError."""
+    if device == "cuda":
+        return hardware.resolve(MachineSettings(device=device, precision=precision), EngineSettings())
+    plain = hardware.resolve(MachineSettings(device="cpu", precision=precision, threads=1), EngineSettings())
+    return dataclasses.replace(
+        plain, engine="cuda", attention="sdpa", micro_batch_tokens=hardware.ROW, captured=True, fused=False,
+        compiled=False, shared_prefix=False,
+    )  # fmt: skip
+
+
+def measured(sizes: dict[str, shapes.Shape], places: dict[str, Computation], device: str) -> dict[str, Any]:
+    """Checks on the first shape, then figures of each while there is time."""
+    start = time.perf_counter()
+    first = next(iter(sizes.values()))
+    done = []
+    for name, check in (("equal to plain", checks.equal), ("same seed, same bits", checks.same_bits),
+                        ("ended and resumed", checks.resumes)):  # fmt: skip
+        for precision, where in places.items():
+            if precision == "bf16" or check is checks.equal:
+                print(f"{name}, {precision}", flush=True)
+                done.append({"name": f"{name}, {precision}", **checks.outcome(check, first, where)})
+                shapes.free(device)
+    rows = []
+    where = places["bf16"]
+    if find_spec("bitsandbytes"):
+        print("a quantised base", flush=True)
+        done.append({"name": "a quantised base", **checks.outcome(checks.quantised, first, where)})
+        shapes.free(device)
+    for name, shape in sizes.items():
+        for arm, how, place in (
+            ("Bakeoff", speed.ours, where),
+            ("Bakeoff, plain engine", speed.ours, checks.plain_of(where)),
+            ("Trainer, PEFT, generate", speed.theirs, where),
+        ):
+            if time.perf_counter() - start > BUDGET:
+                rows.append({"shape": name, "arm": arm, "failed": "no time was left"})
+                continue
+            print(f"{name}: {arm}", flush=True)
+            rows.append({"shape": name, "arm": arm, **attempt(how, shape, place)})
+            shapes.free(device)
+    return {
+        "device": device, "environment": {**hardware.environment(), **hardware.card(device)}, "checks": done,
+        "rows": rows, "seconds": time.perf_counter() - start,
+    }  # fmt: skip
+
+
+def attempt(how: Any, *given: Any) -> dict[str, Any]:
+    """The figures, or why there are none."""
+    try:
+        found: dict[str, Any] = how(*given)
+        return found
+    except (RuntimeError, ValueError, torch.cuda.OutOfMemoryError) as error:
+        return {"failed": (str(error).strip().splitlines() or [type(error).__name__])[0]}

@@ -1,0 +1,75 @@
+"""The report of a GPU as Markdown: every figure is measured, every ratio is computed from the table."""
+
+from typing import Any
+
+from tabulate import tabulate
+
+OPPONENT = "Trainer, PEFT, generate"
+AIMS = {"135M": (4.0, 10.0), "7B": (1.3, None)}
+"""What was aimed at, by shape: training and writing, times the opponent's tokens a second."""
+
+
+def text(found: dict[str, Any]) -> str:
+    """Markdown of what `measured` found."""
+    card = found["environment"].get("gpu")
+    title = f"Bakeoff on {card}" if card else "A rehearsal without a GPU: its figures say nothing of one"
+    failed = [row["name"] for row in found["checks"] if not row["holds"]]
+    verdict = f"{len(failed)} of {len(found['checks'])} checks failed." if failed else "Every check holds."
+    parts = [f"# {title}", f"`python -m lab.gpu` took {found['seconds']:.0f} s. {verdict}"]
+    checks = [(row["name"], "holds" if row["holds"] else "FAILS", row["says"]) for row in found["checks"]]
+    parts += ["## Checks", table(checks, ("check", "outcome", "what was found"))]
+    parts += ["## Speed and memory", ABOUT, table([line(row, found["rows"]) for row in found["rows"]], COLUMNS)]
+    parts += [f"- {sentence}" for sentence in aims(found["rows"])]
+    if reasons := sorted({row["reason"] for row in found["rows"] if row.get("reason") and row["arm"] == "Bakeoff"}):
+        parts.append("Not faster because: " + "; ".join(reasons) + ".")
+    environment = [(name, str(value)) for name, value in sorted(found["environment"].items())]
+    return "\n\n".join([*parts, "## Environment", table(environment, ("name", "value"))]) + "\n"
+
+
+ABOUT = """Models have random weights of known shapes, and documents random tokens of random lengths. All arms train a
+LoRA for one epoch with the same batches, and write the same number of tokens after the same prompts. "x" is tokens a
+second divided by those of Trainer or `generate`. The estimate is
+that of `bakeoff parameters --memory` for the micro-batches of the training. A dash means that the figure was not
+measured."""
+COLUMNS = ("shape", "arm", "training, tokens/s", "x", "writing, tokens/s", "x", "training, peak GB",
+           "estimated", "writing, peak GB")  # fmt: skip
+
+
+def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """A row of the table."""
+    if "failed" in row:
+        return row["shape"], row["arm"], row["failed"], *("–",) * 6
+    cells: list[str] = []
+    for what in ("training", "writing"):
+        cells += [f"{row[what]:,.0f}", shown(ratio(row, rows, what))]
+    peaks = [row.get(f"{what} bytes") for what in ("training", "estimated", "writing")]
+    return row["shape"], row["arm"], *cells, *("–" if peak is None else f"{peak / 1e9:.2f}" for peak in peaks)
+
+
+def ratio(row: dict[str, Any], rows: list[dict[str, Any]], what: str) -> float | None:
+    """Tokens a second of `row` over the opponent's; None where either is missing."""
+    [other] = [one for one in rows if one["shape"] == row["shape"] and one["arm"] == OPPONENT]
+    return row[what] / other[what] if what in row and what in other else None
+
+
+def shown(value: float | None) -> str:
+    """A ratio, or a dash."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def aims(rows: list[dict[str, Any]]) -> list[str]:
+    """A sentence for every aim whose figure was measured."""
+    found = []
+    for row in rows:
+        aim = AIMS.get(row["shape"]) if row["arm"] == "Bakeoff" else None
+        for what, least in zip(("training", "writing"), aim or (), strict=False):
+            value = ratio(row, rows, what)
+            if least is not None and value is not None:
+                verdict = "reaches" if value >= least else "misses"
+                found.append(f"{row['shape']}, {what}: {value:.2f} times {OPPONENT} {verdict} the aim of {least:g}.")
+    return found
+
+
+def table(rows: Any, headers: tuple[str, ...]) -> str:
+    """A Markdown table."""
+    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)

@@ -1,0 +1,55 @@
+"""The script for a machine with a GPU: its report, and a rehearsal of all of it on a processor."""
+
+import json
+
+import pytest
+import torch
+
+from bakeoff.config import project
+from lab.gpu import measure, report
+
+CHECKS = [{"name": "equal to plain, bf16", "holds": True, "says": "yes"},
+          {"name": "ended and resumed, bf16", "holds": False, "says": "the weights differ"}]  # fmt: skip
+FULL = {"training": 900.0, "writing": 50.0, "training bytes": 2_500_000_000, "writing bytes": None, "reason": ""}
+
+
+def found(*rows):
+    return {"checks": CHECKS, "rows": list(rows), "seconds": 7.0, "environment": {"gpu": "NVIDIA H100", "torch": "2"}}
+
+
+def test_the_report_names_the_card_and_computes_ratios_and_aims():
+    text = report.text(
+        found(
+            {"shape": "135M", "arm": "Bakeoff", **FULL},
+            {"shape": "135M", "arm": report.OPPONENT, **FULL, "training": 200.0, "writing": 10.0},
+        )
+    )
+    assert text.startswith("# Bakeoff on NVIDIA H100\n") and "1 of 2 checks failed." in text
+    assert "| 900 " in text and "| 4.50 | 50 " in text and "| 2.50 " in text and "| – " in text
+    assert f"135M, training: 4.50 times {report.OPPONENT} reaches the aim of 4." in text
+    assert f"135M, writing: 5.00 times {report.OPPONENT} misses the aim of 10." in text
+
+
+def test_an_arm_that_failed_has_dashes_and_no_ratio():
+    rows = [{"shape": "7B", "arm": "Bakeoff", **FULL},
+            {"shape": "7B", "arm": report.OPPONENT, "failed": "CUDA out of memory"}]  # fmt: skip
+    assert report.ratio(rows[0], rows, "training") is None and report.aims(rows) == []
+    assert report.line(rows[1], rows) == ("7B", report.OPPONENT, "CUDA out of memory", *("–",) * 6)
+
+
+def test_a_machine_without_a_gpu_is_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert measure.main([]) == 2
+    assert capsys.readouterr().out == (
+        "machine.device = 'cuda': torch finds no GPU; type --set machine.device=cpu\n"
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_rehearsal_holds_every_check_and_measures_every_arm(tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "_root", tmp_path)
+    assert measure.main(["--device", "cpu"]) == 0
+    made = json.loads((tmp_path / "reports" / "gpu" / "rehearsal.json").read_text())
+    assert [row["holds"] for row in made["checks"]] == [True] * 5
+    assert all(row["training"] > 0 and row["writing"] > 0 for row in made["rows"]) and len(made["rows"]) == 3
+    assert not (tmp_path / "reports" / "gpu" / "report.md").exists()

@@ -1,0 +1,102 @@
+"""Base models in four and eight bits: counted as they are in full, frozen to the bit, and trained beside."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from bakeoff import engine
+from bakeoff.config.schema import Computation, ModelSettings, TrainingSettings
+from bakeoff.core.errors import UsageError
+from bakeoff.data.encoding import Encoded
+from bakeoff.methods.parameters import count, shapes_of
+from bakeoff.methods.selection import select
+from bakeoff.models import loading, quantise
+from bakeoff.runs import adapters
+from bakeoff.runs.resources import Clock
+from bakeoff.runs.training import fine_tune
+
+METHODS = {entry.name: entry.kind for entry in select(["all"])}
+WHERE = Computation(device="cpu", precision="bf16", attention="sdpa", threads=1, engine="cuda", fused=False,
+                    compiled=False, shared_prefix=False)  # fmt: skip
+EXAMPLES = [Encoded(list(range(5, 30 + 3 * number)), 10) for number in range(4)]
+VALUES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+          "num_key_value_heads": 2, "vocab_size": 257, "tie_word_embeddings": True, "eos_token_id": 256}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **VALUES), dtype=torch.bfloat16)
+    model.save_pretrained(made)
+    loading.byte_tokenizer().save_pretrained(made)
+    return made
+
+
+def loaded(folder, how, where=WHERE):
+    settings = ModelSettings(name=str(folder), quantisation=how)
+    source = loading.locate(settings)
+    return loading.load(settings, source, loading.prepare(source, None), "sdpa", where=where)
+
+
+@pytest.mark.parametrize(("how", "kind"), [("nf4", torch.uint8), ("int8", torch.int8)])
+def test_a_quantised_base_is_counted_in_full_and_a_lora_is_trained_beside_it(folder, how, kind):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    model, tokenizer = loaded(folder, how)
+    shapes, right = shapes_of(model), shapes_of(loaded(folder, "", None)[0])
+    assert dict(shapes) == dict(right) and shapes.linear == right.linear
+    lora = METHODS["lora"](targets="all-linear")
+    own = set(map(id, model.parameters()))
+    model = lora.attach(model, tokenizer)
+    assert count(model, shapes) == lora.expected_parameters(right)
+    made = engine.make(WHERE, 256)
+    with made.prepared(model, [one for one in model.parameters() if id(one) not in own]) as model:
+        assert made.documents(model) == "in one row"
+        assert {p.dtype for p in model.parameters()} == {kind, torch.bfloat16, torch.float32}
+        before = adapters.frozen_digests(model)
+        recipe = TrainingSettings(epochs=3, batch_size=2, learning_rate=1e-2)
+        losses = fine_tune(made, model, EXAMPLES, EXAMPLES[:1], recipe, seed=0, clock=Clock()).steps
+        assert losses[-1]["loss"] < losses[0]["loss"]
+        assert adapters.frozen_digests(model) == before
+        with made.writing(model):
+            assert len(made.generate(model, [[5, 6]], 4, rows=2, ends=(), vocabulary=range(257))[0]) == 4
+        assert {p.dtype for p in model.parameters()} == {kind, torch.bfloat16, torch.float32}
+
+
+def test_weights_go_where_they_are_computed_in_the_precision_of_files_and_run(folder):
+    def found(device, precision, dtype):
+        class Config:
+            def get_text_config(self):
+                return type("Text", (), {"dtype": dtype})
+
+        where = Computation(device=device, precision=precision)
+        return quantise.placed(ModelSettings(), Config, where)
+
+    assert found("cpu", "bf16", torch.bfloat16) == {}
+    on_card = {"device_map": {"": "cuda"}}
+    assert found("cuda", "bf16", torch.bfloat16) == {**on_card, "dtype": torch.bfloat16}
+    assert found("cuda", "bf16", torch.float32) == {**on_card, "dtype": torch.float32}
+    assert found("cuda", "fp32", torch.bfloat16) == {**on_card, "dtype": torch.float32}
+
+
+@pytest.mark.parametrize(("device", "kind", "there", "said"), [
+    ("cpu", "folder", True, "needs a GPU, and the run is on cpu; type --set model.quantisation=$"),
+    ("cuda", "folder", False, "needs bitsandbytes, which is not installed; type pip install bitsandbytes$"),
+    ("cuda", "random", True, "the model 'random' has no files to read; type --set model.quantisation=$"),
+])  # fmt: skip
+def test_what_cannot_be_quantised_is_refused_in_one_line(monkeypatch, device, kind, there, said):
+    monkeypatch.setattr(quantise, "find_spec", lambda name: there or None)
+    with pytest.raises(UsageError, match=f"^model.quantisation = 'nf4': {said}"):
+        quantise.refuse_base(ModelSettings(quantisation="nf4"), kind, device)
+    quantise.refuse_base(ModelSettings(), kind, device)
+
+
+def test_a_method_that_trains_quantised_weights_is_refused(tiny):
+    settings = ModelSettings(quantisation="nf4")
+    for name in ("lora", "soft-prompt", "last-layer"):
+        model, tokenizer = tiny()
+        quantise.refuse_method(name, settings, shapes_of(model), METHODS[name]().attach(model, tokenizer))
+    model, tokenizer = tiny()
+    attached = METHODS["full"]().attach(model, tokenizer)
+    with pytest.raises(UsageError, match=r"^method 'full': trains model.layers.0.*; take --method lora or type --set"):
+        quantise.refuse_method("full", settings, shapes_of(tiny()[0]), attached)
