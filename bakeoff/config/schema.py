@@ -294,6 +294,8 @@ class Settings:
     """What is kept beside the report."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
+    study: Mapping[str, Any] = setting({})
+    """`[study]`: what an experiment of `bakeoff study` varies. It changes no run, and nothing else reads it."""
     changes: Mapping[str, Any] = setting({})
     """What `--set` changed, by dotted key. It wins over presets and methods."""
     source: str = ""
