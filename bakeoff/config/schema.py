@@ -180,6 +180,9 @@ class MachineSettings:
     checkpoint_activations: bool = False
     """Whether a decoder layer's activations are computed again in the backward pass instead of kept: far less memory,
     for a third more computation."""
+    ranks: int = setting(1, minimum=1, maximum=1024)
+    """Processes that train one run together, each on its share of every batch: on as many GPUs, or with as many shares
+    of `threads`. The optimizer step is the same within rounding."""
     engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
     """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
     on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of
@@ -247,6 +250,15 @@ class GateSettings:
 
 
 @dataclass(frozen=True)
+class ReportSettings:
+    """What a finished bake-off leaves beside its report. It changes no run."""
+
+    history: bool = True
+    """Whether a line with the figures of all methods is appended to `reports/history/PRESET.jsonl`, which
+    `bakeoff history` shows. With `--report-dir`, the folder `history` stands beside the one that the option names."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a bake-off was asked to do."""
 
@@ -276,6 +288,8 @@ class Settings:
     """How often an unfinished run is kept."""
     gate: GateSettings = GateSettings()
     """Tolerance and alpha of `--gate`."""
+    report: ReportSettings = ReportSettings()
+    """What is kept beside the report."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     changes: Mapping[str, Any] = setting({})
@@ -289,7 +303,7 @@ READ_LATER = ("metrics", "verdicts")
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
             "generation": GenerationSettings, "scoring": ScoringSettings, "measure": MeasureSettings,
             "machine": MachineSettings, "engine": EngineSettings, "durability": DurabilitySettings,
-            "gate": GateSettings}  # fmt: skip
+            "gate": GateSettings, "report": ReportSettings}  # fmt: skip
 
 
 def plain(value: Any) -> Any:

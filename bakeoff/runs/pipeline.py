@@ -33,6 +33,7 @@ from bakeoff.runs import adapters, side_effects
 from bakeoff.runs.base import Base, seed_everything
 from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.generation import summarise
+from bakeoff.runs.ranks import Alone, assembled
 from bakeoff.runs.records import Evidence, RunResult, RunSpec
 from bakeoff.runs.resources import Clock, Memory, release
 from bakeoff.runs.training import Curves, fine_tune
@@ -51,16 +52,24 @@ def run(
     method = build(entry.kind, spec.hyperparameters, spec.method_file)
     emit({"phase": "setup"})
     with clock("setup"):
-        task = tasks.load(build(TaskSettings, spec.task, "run"), Scorer(build(ScoringSettings, spec.scoring, "run")))
+        task = task_of(spec)
     if not entry.needs_model:
         with clock("evaluation"):
             return finish(spec, task, method.summarise(task.examples), clock)
     with ExitStack() as patches:
         made = ModelRun(spec, entry, method, task, cache, emit, clock, checkpointer or Checkpointer(), patches)
-        made.train()
+        with ExitStack() as others:
+            with clock("setup"):
+                ranks = Alone() if entry.control else others.enter_context(assembled(spec, made.base.where, cache))
+            made.train(ranks)
         made.write()
         made.forget()
         return made.result(folder)
+
+
+def task_of(spec: RunSpec) -> tasks.Task:
+    """The documents of a run."""
+    return tasks.load(build(TaskSettings, spec.task, "run"), Scorer(build(ScoringSettings, spec.scoring, "run")))
 
 
 class ModelRun:
@@ -119,12 +128,12 @@ class ModelRun:
         prompts = [encoder.every_token(ids) for ids in self.prompts[: self.measure.forgetting]]
         return tuple([one for one in part if len(one.ids) > one.prompt] for part in (texts, prompts))
 
-    def train(self) -> None:
-        """Trains the method."""
+    def train(self, ranks: Alone) -> None:
+        """Trains the method, together with the other ranks."""
         self.curves = fine_tune(
             self.engine, self.model, self.training, self.validation, build(TrainingSettings, self.spec.training, "run"),
             seed=self.spec.seed, clock=self.clock, emit=self.emit, checkpointer=self.checkpointer,
-            method=self.method,
+            method=self.method, ranks=ranks,
         )  # fmt: skip
 
     def summaries(self, model: Any, prompts: Sequence[Sequence[int]], **durably: Any) -> tuple[dict[int, str], int]:

@@ -128,21 +128,37 @@ class Gatekeeper:
         )
 
     def report(self, folder: Path) -> str | None:
-        """The session's report with the gate's table; on GitHub also the step summary and the annotations."""
+        """The session's report with the gate's table, and comment.md; on GitHub also the step summary and the
+        annotations."""
         if self.update:
             return self.session.report(folder)
         self.session.gather()
         self.judged = None
         gate = self.gate()
         text = self.session.report(folder, gate)
-        from bakeoff.report.gate import annotations, markdown_table
+        from bakeoff.core.files import replace
+        from bakeoff.report.gate import annotations
 
+        comment = self.comment(gate)
+        replace(folder / "comment.md", comment.encode())
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             with open(summary, "a", encoding="utf-8") as file:
-                file.write(markdown_table(gate) + "\n")
+                file.write(comment + "\n")
         if os.environ.get("GITHUB_ACTIONS") == "true":
             text = "\n".join([text or "", *annotations(gate, self.strict)])
         return text
+
+    def comment(self, gate: Gate) -> str:
+        """What a pull request is told."""
+        from bakeoff.report.exports import comment
+
+        measured, found = self.measured(), []
+        if measured and self.accepted:
+            runs = {name: self.session.results[name][0].fingerprint for name in measured.methods}
+            written = {name: self.session.store.predictions(run) for name, run in runs.items()}
+            found = comment.losses(gate, measured, self.accepted, written)
+        preset = self.session.plan.settings.preset
+        return comment.render(preset, gate, self.strict, found, comment.link_here())
 
 
 def shown(path: Path) -> str:

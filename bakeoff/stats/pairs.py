@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from bakeoff.stats.contrasts import Contrast, SeedVariance, contrast, pool
 from bakeoff.stats.intervals import groups, holm, mean_over_seeds, wins_ties_losses
@@ -44,6 +45,21 @@ class Pair:
         if not self.different:
             return ""
         return self.first if self.contrast.difference > 0 else self.second
+
+
+class Verdict(Protocol):
+    """What letters need of a pair."""
+
+    @property
+    def first(self) -> str: ...
+    @property
+    def second(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def tested(self) -> bool: ...
+    @property
+    def different(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,7 @@ def pair(first: Side, second: Side, metric: str) -> Pair | None:
     return Pair(first.name, second.name, metric, found, found.p, *wins_ties_losses(a, b))
 
 
-def alike(names: Sequence[str], pairs: Iterable[Pair], metric: str) -> list[tuple[str, ...]] | None:
+def alike(names: Sequence[str], pairs: Iterable[Verdict], metric: str) -> list[tuple[str, ...]] | None:
     """The groups among `names` that can't be told apart; None where a pair was not tested, or there is none."""
     ours = [one for one in pairs if one.metric == metric]
     if not ours or not all(one.tested for one in ours):
