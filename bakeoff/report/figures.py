@@ -9,7 +9,7 @@ from bakeoff.stats.intervals import Interval
 MISSING = "–"
 ROUGE = {name: facts.label for name, facts in scoring.ROUGE.items()}
 SHOWN = {**ROUGE, scoring.LSUM.name: scoring.LSUM.label}
-"""With the one that never carries a verdict."""
+"""With the one that is shown and gets no verdict."""
 MEMORY = {
     "allocated": "allocated memory",
     "max_allocated": "peak allocated memory",

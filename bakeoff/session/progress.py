@@ -1,5 +1,6 @@
 """What is happening: every run with its state in a terminal, a line for each epoch elsewhere."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -26,6 +27,7 @@ class Progress:
         self.running = 0
         """Runs that are made now."""
         self.drawn: Live | None = None
+        self.changing = threading.Lock()
 
     def say(self, spec: RunSpec, text: str) -> None:
         """A line that names its run."""
@@ -74,12 +76,13 @@ class Progress:
     def _board(self, spec: RunSpec) -> Iterator[Emit]:
         """Draws the board while any run is made; runs may overlap."""
         self.board.start(spec)
-        self.running += 1
-        if self.running == 1:
-            self.newline()
-            self.drawn = Live(get_renderable=self.board.render, console=self.console, refresh_per_second=2,
-                              transient=True, vertical_overflow="crop")  # fmt: skip
-            self.drawn.start()
+        with self.changing:
+            self.running += 1
+            if self.running == 1:
+                self.newline()
+                self.drawn = Live(get_renderable=self.board.render, console=self.console, refresh_per_second=2,
+                                  transient=True, vertical_overflow="crop")  # fmt: skip
+                self.drawn.start()
         try:
             yield lambda news: self.board.hear(spec, news)
         except BaseException:
@@ -88,6 +91,7 @@ class Progress:
         else:
             self.board.end(spec, "done")
         finally:
-            self.running -= 1
-            if self.running == 0 and self.drawn is not None:
-                self.drawn.stop()
+            with self.changing:
+                self.running -= 1
+                if self.running == 0 and self.drawn is not None:
+                    self.drawn.stop()

@@ -35,9 +35,9 @@ class Session:
     def __init__(
         self, plan: Plan, store: Store, progress: Progress, *, fresh: bool = False, ledger: Ledger | None = None,
         loans: Loans | None = None, published: Sequence[Published] = (), run_timeout: float = 0.0,
-        metrics: Sequence[Any] = (),
         executor: Executor | None = None,
         tracking: Tracking | None = None,
+        metrics: Sequence[Any] = (),
     ) -> None:  # fmt: skip
         self.plan, self.store, self.progress, self.fresh = plan, store, progress, fresh
         self.executor = executor or Local(store)
@@ -48,9 +48,9 @@ class Session:
         self.ledger = ledger or Ledger()
         self.loans, self.published = loans, published
         self.run_timeout = run_timeout
+        self.tracking = tracking or Tracking()
         self.metrics = metrics
         """Beside ROUGE, as `bakeoff.scoring.registry.load` gives them."""
-        self.tracking = tracking or Tracking()
         self.unfinished: dict[str, str] = {}
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
