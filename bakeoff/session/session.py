@@ -1,6 +1,7 @@
 """A bake-off: the runs of a plan, each fetched from the store or made, and the report that they leave."""
 
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -171,6 +172,12 @@ class Session:
         except OSError as error:
             return [f"note: {path}: can't be appended to: {error.strerror}; or type --set report.history=false"]
         return []
+
+    def close(self) -> None:
+        """Ends the trackers; what went wrong since the report, or in a process that writes none, goes to stderr."""
+        self.tracking.close()
+        for complaint in self.tracking.complained():
+            print(complaint, file=sys.stderr)
 
     def summary(self) -> str:
         """How many runs were made and how many were there already."""
