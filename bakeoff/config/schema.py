@@ -156,6 +156,14 @@ class ScoringSettings:
     references: str = setting("best", choices=("best", "mean"))
     """If a document has several references: `best` takes the best score of each metric, as rouge-score's `score_multi`
     does, and `mean` takes their mean."""
+    metrics: tuple[str, ...] = ("chrf", "length_ratio", "new_bigrams", "coverage", "density", "repeated_trigrams",
+                                "empty", "cut")  # fmt: skip
+    """Metrics beside ROUGE: names, or .py files with a metric of your own, each with settings as
+    `bertscore:model=FOLDER`. They are computed from stored summaries, so a change here trains nothing again. The option
+    `--metric` adds to the list."""
+    verdicts: tuple[str, ...] = ("rouge1", "rouge2", "rougeL")
+    """Metrics that carry verdicts: letters, bold and sentences in the report, and the gate. The other metrics are shown
+    with intervals and tests. A metric needs values from 0 to 1 and a better direction."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,9 @@ class MachineSettings:
     checkpoint_activations: bool = False
     """Whether a decoder layer's activations are computed again in the backward pass instead of kept: far less memory,
     for a third more computation."""
+    ranks: int = setting(1, minimum=1, maximum=1024)
+    """Processes that train one run together, each on its share of every batch: on as many GPUs, or with as many shares
+    of `threads`. The optimizer step is the same within rounding."""
     engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
     """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
     on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of
@@ -287,6 +298,8 @@ class Settings:
     """The preset's file, for messages."""
 
 
+READ_LATER = ("metrics", "verdicts")
+"""Settings of [scoring] that change no run: they say what the report makes of stored summaries."""
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
             "generation": GenerationSettings, "scoring": ScoringSettings, "measure": MeasureSettings,
             "machine": MachineSettings, "engine": EngineSettings, "durability": DurabilitySettings,

@@ -12,6 +12,7 @@ __all__ = ["prepare", "terminal", "write"]
 
 def prepare() -> None:
     """Imports what writes a report: more than a second, best taken while there is something else to wait for."""
+    import sacrebleu.metrics  # noqa: F401
     import scipy.stats  # noqa: F401
 
     import bakeoff.report.document

@@ -23,7 +23,8 @@ from bakeoff.gate import baseline
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.report import published
 from bakeoff.report.tuning import record
-from bakeoff.session import plan, tracking, worker
+from bakeoff.scoring import registry
+from bakeoff.session import executors, plan, tracking, worker
 from bakeoff.session.gatekeeper import Gatekeeper
 from bakeoff.session.ledger import Ledger
 from bakeoff.session.progress import Progress
@@ -39,6 +40,7 @@ def load_settings(options: Namespace) -> schema.Settings:
         *(["model.trust_remote_code=true"] if getattr(options, "trust_remote_code", False) else []),
     ]
     chosen = presets.load(options.preset, model=options.model, task=options.task, seeds=options.seeds, changes=changes)
+    chosen = registry.add(chosen, getattr(options, "metric", ()))
     record.counts(chosen)
     floors(chosen, "")
     keepable(getattr(options, "report_dir", ""))
@@ -71,13 +73,17 @@ def start(
     trackers = tracking.chosen(options.track)
     known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": "", "group": ""}
     loans, others = Loans.read(chosen), published.beside(chosen)
+    metrics = registry.load(chosen, getattr(options, "metric", ()))
     store = Store(Path(options.store))
     plan.configured(chosen, options.method or ["all"])  # what it refuses needs no second of waiting
+    where, parallel = getattr(options, "executor", "local"), getattr(options, "parallel", 0)
+    executors.named(where, parallel)
     worker.start_server(offline=not plan.on_hub(chosen))
     beside = threading.Thread(target=ahead, args=(chosen, store, known["found"] is None), daemon=True)
     beside.start()
     try:
-        planned = plan.make(chosen, options.method or ["all"], store, known["found"])
+        planned = plan.make(chosen, options.method or ["all"], store, known["found"], parallel)
+        executor = executors.choose(where, parallel, store, planned.found)
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
     finally:
@@ -85,12 +91,15 @@ def start(
     group = known["group"] or f"{chosen.preset}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
     tracked = tracking.Tracking(trackers, group, report_folder(options, chosen).parent / "tracking")
     progress = Progress(file, live=live, newline=newline)
+    specs = (spec for seeds in planned.specs.values() for spec in seeds)
+    progress.board.expect(specs, lambda fingerprint: not options.fresh and store.folder(fingerprint).is_dir())
     if reason := planned.found["no compiler"]:
         progress.note(f"using torch operators (slower): the C kernels could not be compiled: {reason}")
     for note in planned.found["notes"]:
         progress.note(note)
     return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
-                   loans=loans, published=others, run_timeout=options.run_timeout, tracking=tracked)  # fmt: skip
+                   loans=loans, published=others, run_timeout=options.run_timeout, executor=executor,
+                   tracking=tracked, metrics=metrics)  # fmt: skip
 
 
 def report_folder(options: Namespace, chosen: schema.Settings) -> Path:

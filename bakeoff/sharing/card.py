@@ -14,8 +14,9 @@ from bakeoff.core.errors import UsageError
 from bakeoff.data.sources import HUB, is_aclsum, remote
 from bakeoff.metrics.rouge import METRICS
 from bakeoff.report import figures
-from bakeoff.report.comparison import Row, points, row
+from bakeoff.report.comparison import Row, points
 from bakeoff.report.escape import clip, markdown
+from bakeoff.report.rows import row_of
 from bakeoff.report.table import text_table
 from bakeoff.session.store import amend
 from bakeoff.sharing.stored import Stored
@@ -56,7 +57,7 @@ def write(run: Stored, folder: Path | None = None) -> Path:
 
 def render(run: Stored, merged: bool = False) -> str:
     """The card: YAML between two lines of dashes, then Markdown; `merged` for a model, else for an adapter."""
-    spec, found = run.result.spec, row(run.name, [run.result])
+    spec, found = run.result.spec, row_of(run.name, [run.result])
     parts = [
         f"---\n{front(run, found, merged).to_yaml()}\n---",
         f"# {markdown(title(run))}",

@@ -10,8 +10,8 @@ from bakeoff.stats.intervals import groups, holm, mean_over_seeds, wins_ties_los
 ALPHA = 0.05
 """A corrected p below this tells two rows apart."""
 
-Scores = Sequence[Sequence[float]]
-"""F1 in 0..1, seeds x documents."""
+Scores = Sequence[Sequence[float | None]]
+"""Seeds x documents; None where a document has no value."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,30 @@ class Side:
         return self.fixed or len(self.scores[metric]) > 1 or metric in (self.spread or {})
 
 
+def known(*sides: Scores) -> list[list[list[float]]]:
+    """The sides without the documents of which a seed of any side has no value."""
+    rows = [row for side in sides for row in side]
+    if not any(None in row for row in rows):
+        return [[list(row) for row in side] for side in sides]  # type: ignore[arg-type]
+    places = [place for place, values in enumerate(zip(*rows, strict=True)) if None not in values]
+    return [[[row[place] for place in places] for row in side] for side in sides]  # type: ignore[misc]
+
+
 def family(couples: Iterable[tuple[Side, Side]], metrics: Sequence[str]) -> tuple[Pair, ...]:
     """Every couple on every metric, corrected for their number metric by metric; in the order of `metrics`."""
     couples, found = list(couples), []
     for metric in metrics:
-        pairs = [pair(first, second, metric) for first, second in couples]
+        pairs = [one for first, second in couples if (one := pair(first, second, metric)) is not None]
         corrected = holm([one.p for one in pairs])
         found += [replace(one, p=p) for one, p in zip(pairs, corrected, strict=True)]
     return tuple(found)
 
 
-def pair(first: Side, second: Side, metric: str) -> Pair:
-    """One pair, its p not yet corrected."""
-    a, b = first.scores[metric], second.scores[metric]
+def pair(first: Side, second: Side, metric: str) -> Pair | None:
+    """One pair, its p not yet corrected, on the documents of which all seeds of both have a value; None of none."""
+    a, b = known(first.scores[metric], second.scores[metric])
+    if not a[0]:
+        return None
     if first.known(metric) and second.known(metric):
         borrowed = [side.spread[metric] for side in (first, second)
                     if not side.fixed and len(side.scores[metric]) == 1 and side.spread]  # fmt: skip
