@@ -31,7 +31,7 @@ def test_a_line_is_results_json_without_the_scores_of_documents():
     found = line(gated=True)
     assert found["schema"] == 1 and found["preset"] == "synthetic" and found["settings"]["seeds"] == [42]
     method = found["methods"]["lora"]
-    assert set(method) == {"rouge", "seconds", "memory_bytes", "parameters", "hyperparameters", "seeds", "documents",
+    assert set(method) == {"rouge", "metrics", "seconds", "memory_bytes", "parameters", "hyperparameters", "seeds", "documents",
                            "runs"}  # fmt: skip
     assert set(method["rouge"]["rougeL"]) == {"mean", "low", "high"} and method["documents"] == 20
     assert found["gate"]["verdicts"]["lora"]["rougeL"]["verdict"] == "regressed"
