@@ -26,6 +26,7 @@ def content(comparison: Comparison) -> dict[str, Any]:
             "model": settings.model.name,
             "task": settings.task.name,
             "signature": comparison.signature,
+            "finished": max((run.finished for row in comparison.rows for run in row.runs), default=""),
             "environment": dict(sorted(comparison.environment().items())),
             "settings": {key: value for key, value in plain(settings).items() if key not in ("preset", "source")},
             "metrics": {name: metric(found, name in comparison.verdicts) for name, found in comparison.beside.items()},

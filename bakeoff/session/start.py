@@ -91,6 +91,7 @@ def start(
     group = known["group"] or f"{chosen.preset}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
     tracked = tracking.Tracking(trackers, group, report_folder(options, chosen).parent / "tracking")
     progress = Progress(file, live=live, newline=newline)
+    progress.board.at_once = executor.count
     specs = (spec for seeds in planned.specs.values() for spec in seeds)
     progress.board.expect(specs, lambda fingerprint: not options.fresh and store.folder(fingerprint).is_dir())
     if reason := planned.found["no compiler"]:
@@ -118,7 +119,7 @@ def ahead(chosen: schema.Settings, store: Store, new: bool) -> None:
         if new and fast and not expects_card(chosen.machine.device):
             with contextlib.suppress(engine.NoCompiler, OSError):
                 engine.compile_ahead(store.root / engine.KERNELS)
-        report.prepare()
+        report.prepare(store.root / report.PAGE if chosen.report.page else None)
 
 
 def baseline_path(options: Namespace, chosen: schema.Settings) -> Path:

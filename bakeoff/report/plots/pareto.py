@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from bakeoff.report.comparison import Comparison, Row
-from bakeoff.stats.pairs import Pair
+from bakeoff.stats import frontier as stats
 
 WIDE = 20
 """The axis is logarithmic where the dearest costs more than so many times the cheapest."""
@@ -58,18 +58,13 @@ def frontier(comparison: Comparison, cost: Mapping[str, float]) -> list[str] | N
     metric, sign = comparison.main, -1 if comparison.falls(comparison.main) else 1
     if comparison.alike(metric) is None:
         return None
-    better = {pair_names(pair): comparison.better(pair) for pair in comparison.pairs if pair.metric == metric}
+    better = {
+        frozenset((pair.first, pair.second)): comparison.better(pair)
+        for pair in comparison.pairs
+        if pair.metric == metric
+    }
     means = {row.name: sign * comparison.mean(metric, row) for row in comparison.methods}
-    steps: list[str] = []
-    for name in sorted(cost, key=lambda name: (cost[name], -means[name])):
-        if not steps or better.get(frozenset((name, steps[-1]))) == name:
-            steps.append(name)
-    return steps
-
-
-def pair_names(pair: Pair) -> frozenset[str]:
-    """The two that are compared, in no order."""
-    return frozenset((pair.first, pair.second))
+    return stats.frontier(cost, means, better)
 
 
 def draw(comparison: Comparison, label: Callable[[str], str]) -> Figure | None:
