@@ -79,7 +79,7 @@ def pytest_sessionstart(session):
         shared = getattr(config, "workerinput", {}).get("bakeoff", "")
         try:
             config.bakeoff = start(config.option, *_terminal(config), shared)
-            config.add_cleanup(config.bakeoff.tracking.close)
+            config.add_cleanup(config.bakeoff.close)
             config.bakeoff_gate = keep(config.option, config.bakeoff)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None

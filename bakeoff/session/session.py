@@ -1,6 +1,7 @@
 """A bake-off: the runs of a plan, each fetched from the store or made, and the report that they leave."""
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -217,6 +218,12 @@ class Session:
         except OSError as error:
             return [f"note: {path}: can't be appended to: {error.strerror}; or type --set report.history=false"]
         return []
+
+    def close(self) -> None:
+        """Ends the trackers; what went wrong since the report, or in a process that writes none, goes to stderr."""
+        self.tracking.close()
+        for complaint in self.tracking.complained():
+            print(complaint, file=sys.stderr)
 
     def beside(self, results: Mapping[str, Sequence[RunResult]], metrics: Sequence[Any]) -> Beside:
         """Metrics beside ROUGE over finished runs, by method."""

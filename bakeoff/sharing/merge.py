@@ -86,6 +86,8 @@ class Maker:
     def __init__(self, run: Stored, cache: Path) -> None:
         spec = run.result.spec
         self.run, self.spec = run, spec
+        if how := spec["model"].get("quantisation"):
+            raise UsageError(f"merge {run.name}: its base model is quantised ({how}), not in full; {instead(run)}")
         entry = method_of(run)
         self.method = build(entry.kind, spec["hyperparameters"], str(entry.file))
         self.task = build(TaskSettings, spec["task"], "run")

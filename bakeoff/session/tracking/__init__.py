@@ -21,8 +21,8 @@ NEEDED = {
 """By tracker: the module that it is, and what installs it, as the extra of its name does."""
 OPENING = 30.0
 """Seconds that a bake-off waits for its trackers before the first run: to import one takes a core for seconds."""
-CLOSING = 30.0
-"""Seconds that it waits at its end for what is still to be written."""
+CLOSING = 120.0
+"""Seconds that it waits at its end for what is still to be written: a busy machine imports MLflow in a minute."""
 
 
 def chosen(names: Sequence[str]) -> list[str]:

@@ -40,10 +40,10 @@ class MLflow:
 
     def __init__(self, group: str, place: Path) -> None:
         settle()
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
+        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):  # after the import, which sets levels of its own
+            logging.getLogger(name).setLevel(logging.ERROR)
         self.group = group
         self.runs: dict[str, str] = {}
         address, artifacts = os.environ.get("MLFLOW_TRACKING_URI", ""), None
