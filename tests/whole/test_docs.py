@@ -59,6 +59,7 @@ def folder(tmp_path, monkeypatch):
     """A repository of one's own as `bakeoff init` leaves it, with every file that the pages show."""
     repository.init(tmp_path)
     for name, text in {**named("python"), **named("toml")}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(project, "_root", tmp_path)
