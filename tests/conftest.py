@@ -14,6 +14,7 @@ from bakeoff.data.tasks import Example, Examples, Task
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.models import loading
+from bakeoff.report.page import library
 from bakeoff.shipped import ROOT
 
 # A command that a test starts is no worker of the tests, though these may run in several processes.
@@ -24,6 +25,8 @@ ARCHITECTURE = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "vocab_size": 257, "tie_word_embeddings": True,
 }  # fmt: skip
+
+NO_CHARTS = "// No library: no browser opens this page."
 
 
 @pytest.fixture
@@ -51,13 +54,16 @@ def libraries(tmp_path_factory):
 
 @pytest.fixture
 def furnished(libraries):
-    """A function that puts kernels into a store, compiled once for all tests: GCC takes seconds for each store."""
+    """A function that puts kernels into a store, compiled once for all tests, and a library of charts that draws none:
+    both take seconds for each store."""
 
     def furnish(store):
         with contextlib.suppress(NoCompiler):
             native.build(libraries)
             shutil.copytree(libraries, store / "native", dirs_exist_ok=True)
         native.close()
+        (store / "page").mkdir(parents=True, exist_ok=True)
+        (store / "page" / library.kept()).write_text(NO_CHARTS)
         return store
 
     return furnish
@@ -92,6 +98,14 @@ def encoded(tiny, task):
     _, tokenizer = tiny()
     encoder = Encoder(tokenizer, task, TaskSettings(max_input_tokens=96, max_target_tokens=24))
     return [encoder.example(example) for example in task.examples.train]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_charts():
+    """A page that no browser opens needs no library, which takes seconds to put together."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "bundle", lambda: NO_CHARTS)
+        yield
 
 
 @pytest.fixture(autouse=True)

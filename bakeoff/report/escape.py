@@ -5,7 +5,7 @@ import re
 
 from bakeoff.core.errors import one_line as plain
 
-__all__ = ["clip", "markdown", "plain", "workflow", "workflow_property"]
+__all__ = ["clip", "lines", "markdown", "plain", "workflow", "workflow_property"]
 
 MARKUP = {character: "\\" + character for character in "\\`*_{}[]#~=^"}
 MARKUP |= {"|": "&#124;", "<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -40,6 +40,11 @@ def markdown(text: str) -> str:
         return character if place in bare else MARKUP.get(character, character)
 
     return "".join(inert(place, character) for place, character in enumerate(shown))
+
+
+def lines(text: str) -> str:
+    """`text` with its line breaks; control and bidirectional characters are shown as escapes, as `plain` does."""
+    return "\n".join(line if line.isprintable() else plain(line) for line in text.splitlines())
 
 
 def clip(text: str, limit: int) -> str:

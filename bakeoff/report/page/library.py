@@ -1,0 +1,38 @@
+"""The library that draws the page's charts: Vega, Vega-Lite and Vega-Embed, as vl-convert-python holds them."""
+
+import functools
+from importlib.metadata import version
+from pathlib import Path
+
+from bakeoff.core.files import replace
+
+PACKAGE = "vl-convert-python"
+EXPORTS = "globalThis.vegaEmbed = vegaEmbed;"
+
+
+def vega(folder: Path | None = None) -> str:
+    """The library as one script that defines `vegaEmbed`.
+
+    It takes seconds to put together, so it is kept in `folder`, if one is given, under the package's version.
+    """
+    path = folder / kept() if folder else None
+    if path and path.is_file():
+        return path.read_text(encoding="utf-8")
+    script = bundle()
+    if path:
+        replace(path, script.encode())
+    return script
+
+
+def kept() -> str:
+    """The name of the file that keeps the library."""
+    return f"vega-{version(PACKAGE)}.js"
+
+
+@functools.cache
+def bundle() -> str:
+    """The library, put together anew."""
+    import vl_convert
+
+    # What would end a <script> early is written in another way (HTML standard, "Restrictions for contents of scripts").
+    return str(vl_convert.javascript_bundle(EXPORTS)).replace("</script", "<\\/script").replace("<!--", "<\\!--")

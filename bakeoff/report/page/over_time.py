@@ -1,0 +1,100 @@
+"""Several results together: the trend of every method's scores, verdicts, and what changed from each to the next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bakeoff.core.errors import UsageError
+from bakeoff.gate import saved, seed_variance
+from bakeoff.gate.baseline import flat
+from bakeoff.gate.verdicts import Gate, differences, judge
+from bakeoff.report.page.metrics import FIRST, Metric, metric
+from bakeoff.report.page.read import Found
+from bakeoff.report.page.verdicts import of_gate, recorded
+
+UNCOUNTED = ("description", "changes", "report")
+"""Settings that change no run."""
+
+
+def compared(results: Sequence[Found]) -> dict[str, Any]:
+    """The page's data about `results`, two or more."""
+    metrics = {one["key"]: metric(one["key"], result.content) for result in results for one in result.shown["metrics"]}
+    pairs = list(pairwise(results))
+    finished = [result.content.get("finished") for result in results]
+    verdicts, notes = [], []
+    for result in results:
+        verdicts += recorded(result.content.get("gate"), result.name, metrics)
+    for old, new in pairs:
+        made, said = between(old, new, metrics)
+        verdicts += made
+        notes += said
+    return {
+        "metrics": [asdict(one) for one in metrics.values()],
+        "first": FIRST,
+        "dated": all(finished) and len(set(finished)) == len(finished),
+        "points": [point for place, result in enumerate(results) for point in points(place, result)],
+        "verdicts": verdicts,
+        "notes": list(dict.fromkeys(notes)),
+        "changes": [
+            {"from": old.name, "to": new.name, "changed": changed(old.content, new.content)} for old, new in pairs
+        ],
+    }
+
+
+def points(place: int, result: Found) -> list[dict[str, Any]]:
+    """Every method's scores in one result."""
+    return [
+        {"place": place, "finished": result.content.get("finished"), "method": row["name"], "metric": key, **score}
+        for row in result.shown["rows"]
+        if not row["control"]
+        for key, score in row["scores"].items()
+    ]
+
+
+def between(old: Found, new: Found, metrics: Mapping[str, Metric]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The verdicts of `bakeoff compare` on `new` against `old`, and why there are none."""
+    if not all(result.path.suffix == ".json" for result in (old, new)):
+        return [], []
+    try:
+        gate = judged(old.path, new.path)
+    except UsageError as error:
+        return [], [f"{new.name} was not compared with {old.name}: {error}."]
+    verdicts = of_gate(gate, new.name, old.name, metrics)
+    return verdicts, [f"{new.name}, {name}, was not compared: {reason}." for name, reason in gate.refusals.items()]
+
+
+def judged(old: Path, new: Path) -> Gate:
+    """The gate's verdicts on the methods of `new`. Raises UsageError."""
+    accepted, measured = saved.read(old), saved.read(new)
+    asked = [name for name in measured.record.methods if name in accepted.record.methods]
+    calibration = seed_variance.load(accepted.settings, accepted.record.signature)
+    return judge(
+        measured.record,
+        accepted.record,
+        tolerance=accepted.settings.gate.tolerance,
+        alpha=accepted.settings.gate.alpha,
+        asked=asked,
+        spreads={name: seed_variance.of_method(calibration, name) for name in asked},
+        unscored="; ".join(dict.fromkeys(filter(None, (accepted.unscored, measured.unscored)))),
+        baseline=str(old),
+        remedy="give results of the same methods and documents",
+    )
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`training.epochs 3 -> 5` for every setting, version and fact about the machine that differs, and for methods."""
+    return differences(facts(old), facts(new))
+
+
+def facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a result's scores, in one table."""
+    settings = {key: value for key, value in (content.get("settings") or {}).items() if key not in UNCOUNTED}
+    if not all(isinstance(settings.get(key), dict) for key in ("model", "task")):
+        settings = {**settings, "model": {"name": content["model"]}, "task": {"name": content["task"]}}
+    environment = {key: value for key, value in (content.get("environment") or {}).items() if key != "memory_gib"}
+    named = {key: content[key] for key in ("signature", "bakeoff", "commit") if content.get(key)}
+    recipes = {name: found.get("hyperparameters") or {} for name, found in content["methods"].items()}
+    rows = {"compared methods": ", ".join(content["methods"])}
+    return flat({**named, **rows, **settings, "method": recipes, "machine": environment})

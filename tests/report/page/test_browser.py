@@ -1,0 +1,269 @@
+"""The page in Chromium: it draws, sorts, filters, opens documents, asks for nothing, and lets no text become a page."""
+
+import json
+import shutil
+from urllib.parse import quote
+
+import pytest
+from factories import run, settings
+
+from bakeoff.metrics.rouge import Prediction
+from bakeoff.report import results_json
+from bakeoff.report.comparison import compare
+from bakeoff.report.escape import lines
+from bakeoff.report.page import details, library, over_time, read, write
+from bakeoff.report.page.result import shown
+
+pytestmark = pytest.mark.slow
+
+BUNDLE = library.bundle  # other tests do without it
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+)
+HOSTILE = (
+    "</script><script>globalThis.hacked = 1</script><img src=x onerror=alert(1)>[x](javascript:alert(1)) "
+    "\u202eback& &amp; \x07"
+)
+NAMES = {"lora": 0.40, "full": 0.41, "soft-prompt": 0.25, "__proto__": 0.2, HOSTILE: 0.12}
+DOCUMENTS = 30
+
+
+def made():
+    """Five methods with three seeds, two of them alike, a control, and documents of which one is hostile."""
+    ids = [f"paper-{n}" for n in range(DOCUMENTS - 1)] + [HOSTILE]
+    results = {
+        name: [
+            run(name, mean, seed=seed, documents=DOCUMENTS, document_ids=ids, trained=1000 * place)
+            for seed in (1, 2, 3)
+        ]
+        for place, (name, mean) in enumerate(NAMES.items(), 1)
+    }
+    results["lead-1"] = [run("lead-1", 0.3, control=True, documents=DOCUMENTS, document_ids=ids)]
+    reference = "The model beats earlier work on speech."
+    written = {
+        name: [
+            Prediction(
+                one, f"About {one}.", reference, f"{name}: the MODEL\u2028beats nothing on {one}.", aspect="outcome"
+            )
+            for one in ids
+        ]
+        for name in results
+    }
+    return compare(settings(seeds=(1, 2, 3)), results), written
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    """What the page shows."""
+    return made()[0]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Folders with a page of one bake-off (its texts inside, and beside it), and of two."""
+    folder = tmp_path_factory.mktemp("pages")
+    compared, written = made()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "bundle", BUNDLE)
+        write.write_report(compared, written, folder / "one", None, folder)
+        patch.setattr(write, "LIMIT", 1000)
+        write.write_report(compared, written, folder / "beside", None, folder)
+        patch.setattr(write, "LIMIT", 10**7)
+        for name, drop in (("old", 0.0), ("new", 0.1)):
+            values = results_json.content(compared)
+            for metric in ("rouge1", "rouge2", "rougeL"):
+                rows = values["methods"]["lora"]["scores"][metric]
+                values["methods"]["lora"]["scores"][metric] = [[max(0, score - drop) for score in row] for row in rows]
+            (folder / f"{name}.json").write_text(json.dumps(values))
+        found = read.results([folder / "old.json", folder / "new.json"])
+        write.write([one.shown for one in found], folder / "two.html", folder, over_time.compared(found))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for all tests."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.fail("no Chromium found; type apt-get install chromium", pytrace=False)
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, files):
+    """Opens a page: `page = visit("one/index.html")`. Fails at the end for complaints, requests and dialogs."""
+    contexts, wrong = [], []
+
+    def open_page(name, hash="", **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url))
+        page.goto(f"{(files / name).as_uri()}{hash}")
+        page.wait_for_selector("#score-plot svg")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def column(page, table, place):
+    """The texts of a table's column, from above."""
+    return [text.strip() for text in page.locator(f"{table} tbody tr > :nth-child({place})").all_inner_texts()]
+
+
+def test_the_first_screen_says_what_cannot_be_told_apart(visit, comparison):
+    page = visit("one/index.html")
+    together = next(group for group in comparison.alike("rougeL") if "full" in group)
+    assert set(together) == {"full", "lora"}
+    assert page.locator("#headline").inner_text().startswith("full has the highest mean ROUGE-L")
+    assert "lora cannot be told from it" in page.locator("#headline").inner_text()
+    assert page.locator("#headline").bounding_box()["y"] < 450
+    assert page.locator("#apart dd").first.inner_text() == "lora"
+    page.locator("#apart-choice select").select_option("soft-prompt")
+    above = page.locator("#apart dt", has_text="above").locator("+ dd").inner_text().split(" and ")
+    pairs = [pair for pair in comparison.pairs if pair.metric == "rougeL"]
+    higher = {pair.higher for pair in pairs if "soft-prompt" in (pair.first, pair.second)} - {"soft-prompt", ""}
+    assert set(above) == higher == {"full", "lora"}
+
+
+def test_tables_sort_by_their_columns_with_controls_below(visit, comparison):
+    page = visit("one/index.html")
+    head = page.locator("#score-table th", has_text="ROUGE-1")
+    order = sorted(comparison.methods, key=lambda row: row.rouge["rouge1"].mean)
+    for direction, rows in (("descending", order[::-1]), ("ascending", order)):
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == direction
+        assert column(page, "#score-table", 1) == [*(lines(row.name) for row in rows), "lead-1"]
+
+
+def test_documents_are_sorted_searched_and_filtered(visit, comparison):
+    page = visit("one/index.html")
+    rows = {row.name: row for row in comparison.rows}
+    first, second = (rows[name].scores["rougeL"][0] for name in ("full", "lora"))
+    apart = sorted(range(DOCUMENTS), key=lambda place: -abs(first[place] - second[place]))
+    shown_ids = page.locator("#list a .id").all_inner_texts()
+    assert shown_ids == [lines(comparison.document_ids[place]) for place in apart]
+    page.locator("#from").fill("40")
+    assert page.locator("#list a").count() == sum(score >= 0.4 for score in first)
+    page.locator("#from").fill("")
+    page.locator("#search").fill("NOTHING on paper-7.")
+    assert page.locator("#list a .id").all_inner_texts() == ["paper-7"]
+    assert page.locator("#document h3").inner_text() == "paper-7"
+    assert page.locator("#document .chosen").first.locator("mark").all_inner_texts() == ["the", "MODEL", "beats", "on"]
+
+
+def test_a_link_opens_its_document_and_keys_move_on(visit):
+    page = visit("one/index.html", f"#document=paper-5&a=soft-prompt&b={quote(HOSTILE)}&metric=rouge2")
+    assert page.locator("#document h3").inner_text() == "paper-5"
+    assert page.locator("#document .chosen h4 span[dir]").first.inner_text() == "soft-prompt"
+    ids = page.locator("#list a .id").all_inner_texts()
+    place = ids.index("paper-5")
+    step = 1 if place + 1 < len(ids) else -1
+    page.keyboard.press("j" if step > 0 else "k")
+    assert page.locator("#document h3").inner_text() == ids[place + step]
+    assert "metric=rouge2" in page.url and "document=" in page.url
+    page.keyboard.press("/")
+    page.keyboard.type("paper-11")
+    assert page.locator("#list a .id").all_inner_texts() == ["paper-11"]
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+
+
+def test_hostile_text_stays_text(visit):
+    for name in ("one/index.html", "two.html"):
+        page = visit(name)
+        assert page.evaluate("globalThis.hacked") is None
+        assert page.locator("img, iframe, a[href^='javascript']").count() == 0
+        assert page.locator("script").count() == 3
+        assert lines(HOSTILE) in column(page, "#score-table", 1)
+        assert "\u202e" not in page.locator("body").inner_text()
+    page = visit("one/index.html", f"#document={quote(lines(HOSTILE))}")
+    assert page.locator("#document h3").text_content() == lines(HOSTILE)
+
+
+def test_texts_beside_the_page_are_read_from_disk(visit):
+    page = visit("beside/index.html")
+    assert page.locator("#list a").count() == DOCUMENTS
+
+
+def test_two_results_stand_side_by_side_with_their_verdicts(visit):
+    page = visit("two.html")
+    page.wait_for_selector("#time-plot svg")
+    assert page.locator("#time-table thead").inner_text().split() == ["method", "▲", "old", "new"]
+    lora = page.locator("#time-gate tr", has_text="lora").filter(has_text="ROUGE-L")
+    assert "regressed" in lora.inner_text()
+    page.locator("#result-choice select").select_option("0")
+    assert "no setting and no version changed" in page.locator("#time-changes").inner_text()
+
+
+CONTRAST = """() => {
+  const channel = (one) => (one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+  const light = (text) => {
+    const [red, green, blue] = text.match(/[\\d.]+/g).map((one) => channel(one / 255));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const behind = (one) => {
+    const found = getComputedStyle(one).backgroundColor;
+    return /, 0\\)|transparent/.test(found) && one.parentElement ? behind(one.parentElement) : found;
+  };
+  const poor = (text, back) => {
+    const [a, b] = [light(text), light(back)].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05) < 4.5; // WCAG 2.2, 1.4.3
+  };
+  const said = (one) => [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+  const seen = [...document.querySelectorAll("body *")].filter((one) => one.getClientRects().length && said(one));
+  const texts = seen.filter((one) => !one.closest("svg, noscript"));
+  const labels = seen.filter((one) => one.closest("svg") && getComputedStyle(one).fill !== "none");
+  if (texts.length < 50 || labels.length < 10) throw new Error("nothing to look at");
+  const pale = texts.filter((one) => poor(getComputedStyle(one).color, behind(one)));
+  pale.push(...labels.filter((one) => poor(getComputedStyle(one).fill, behind(document.body))));
+  return pale.map((one) => one.outerHTML.slice(0, 90));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_the_contrast_of_wcag_aa(visit, scheme):
+    page = visit("two.html" if scheme == "light" else "one/index.html", color_scheme=scheme)
+    assert page.evaluate(CONTRAST) == []
+
+
+def test_a_phone_scrolls_down_alone_and_every_control_has_a_name(visit):
+    page = visit("one/index.html", viewport={"width": 360, "height": 740}, is_mobile=True)
+    page.wait_for_selector("#curve-plot svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    nameless = (
+        "[...document.querySelectorAll('select, input')].filter((one) => !one.closest('label')?.innerText).length"
+    )
+    assert page.evaluate(nameless) == 0
+    assert page.evaluate("[...document.querySelectorAll('table')].filter((one) => !one.caption).length") == 0
+
+
+def test_a_hundred_documents_of_thirty_methods_stay_below_5_megabytes(tmp_path):
+    words = " ".join(f"word{n}" for n in range(30))
+    ids = [f"paper-{n}" for n in range(100)]
+    results = {f"method-{n}": [run(f"method-{n}", 0.2 + n / 200, documents=100)] for n in range(30)}
+    written = {name: [Prediction(one, 8 * words, words, words) for one in ids] for name in results}
+    compared = compare(settings(), results)
+    page = shown(results_json.content(compared), details.content(compared, written))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "bundle", BUNDLE)
+        assert write.write([page], tmp_path / "index.html").stat().st_size < 5_000_000
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
