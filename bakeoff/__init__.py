@@ -9,6 +9,7 @@ from bakeoff.methods.api import Control, Example, Examples, Method, ParameterGro
 from bakeoff.methods.parameters import ParameterCounts, Shapes, shapes_of
 from bakeoff.methods.targets import target_layers, target_names
 from bakeoff.metrics.rouge import rouge
+from bakeoff.scoring.api import Metric
 
 __all__ = [
     "Adapter",
@@ -16,6 +17,7 @@ __all__ = [
     "Example",
     "Examples",
     "Method",
+    "Metric",
     "ParameterCounts",
     "ParameterGroup",
     "Shapes",

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import os
-from pathlib import Path
 
 import pytest
 
@@ -27,11 +26,19 @@ def pytest_addoption(parser):
     add("--seeds", default="", metavar="42,43,44", help="one run of every method for each")
     add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
         help="change a setting, e.g. training.learning_rate=1e-3 or methods.lora.rank=8; repeatable")  # fmt: skip
+    add("--metric", action="append", default=[], metavar="NAME|FILE.py",
+        help="a metric beside ROUGE and those of the preset; NAME:KEY=VALUE sets it up; repeatable")  # fmt: skip
     add("--fresh", action="store_true", help="train again what is finished")
     add("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
     add("--run-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="end a run that takes longer; "
         "its stack is in the report, what it finished is kept; default 0: never")  # fmt: skip
+    add("--executor", default="local", metavar="NAME", help="where runs are made: local (default), ray, "
+        "ray://HOST:PORT or slurm")  # fmt: skip
+    add("--parallel", type=_count, default=0, metavar="N", help="runs at a time; default: one on each visible GPU, "
+        "one on a CPU, where N share its processors")  # fmt: skip
     add("--report-dir", default="", metavar="FOLDER", help="where the report goes; default reports/PRESET")
+    add("--track", action="append", default=[], metavar="NAME", help="send losses and scores to mlflow, tensorboard, "
+        "wandb or trackio; default: nowhere")  # fmt: skip
     add("--gate", action="store_true", help="fail where a method got worse than its baseline")
     add("--gate-strict", action="store_true", help="--gate, and fail where that can't be told")
     add("--update-baseline", action="store_true", help="accept what is measured, of five seeds or more; fails once")
@@ -45,6 +52,13 @@ def _seconds(text):
     if not 0 <= value < 1e9:
         raise ValueError
     return value
+
+
+def _count(text):
+    """A whole number from 1 on."""
+    if not text.isdecimal() or not 0 < int(text) < 1e5:
+        raise ValueError
+    return int(text)
 
 
 def pytest_configure(config):
@@ -65,6 +79,7 @@ def pytest_sessionstart(session):
         shared = getattr(config, "workerinput", {}).get("bakeoff", "")
         try:
             config.bakeoff = start(config.option, *_terminal(config), shared)
+            config.add_cleanup(config.bakeoff.tracking.close)
             config.bakeoff_gate = keep(config.option, config.bakeoff)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
@@ -127,6 +142,12 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(fixture, names, indirect=True, scope="session")
 
 
+def _asked_by(item) -> list[str]:
+    """The methods and controls whose runs a test asks for by name."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return [params[name] for name in ("runs", "control_run") if isinstance(params.get(name), str)]
+
+
 def pytest_collection_modifyitems(config, items):
     """Without --gate there is no verdict to test; where bench/ was not named, no run."""
     asking = [item for item in items if _asks(getattr(item, "fixturenames", ()))]
@@ -136,6 +157,13 @@ def pytest_collection_modifyitems(config, items):
     if gone := set(asking):
         items[:] = [item for item in items if item not in gone]
         config.hook.pytest_deselected(items=asking)
+
+
+def pytest_collection_finish(session):
+    """Says which runs will be asked for, so that several can be made at once."""
+    bakeoff = getattr(session.config, "bakeoff", None)
+    if bakeoff is not None:
+        bakeoff.expected = list(dict.fromkeys(name for item in session.items for name in _asked_by(item)))
 
 
 @pytest.fixture(scope="session")
@@ -201,7 +229,9 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if exitstatus == pytest.ExitCode.INTERRUPTED:
         terminalreporter.write_line(config.bakeoff.interrupted())
         return
-    folder = Path(config.option.report_dir or project.own("reports", config.bakeoff.plan.settings.preset))
+    from bakeoff.session.start import report_folder
+
+    folder = report_folder(config.option, config.bakeoff.plan.settings)
     try:
         text = config.bakeoff_gate.report(folder) if config.bakeoff_gate else config.bakeoff.report(folder)
     except OSError as error:

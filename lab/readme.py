@@ -48,7 +48,9 @@ def results() -> str:
     if missing := [name for name in FIGURES if name not in by_name]:
         raise ValueError(f"{REPORT} has no row {missing[0]!r} in its comparison")
     rows = [*lines[:2], *(by_name[name] for name in FIGURES)]
-    concluded = [line for line in sections["Conclusion"].splitlines() if not line.startswith(("- Fewest", "- Lowest"))]
+    concluded = [
+        line for line in sections["Conclusion"].splitlines() if line.startswith(("- The best", "- Highest", "- No "))
+    ]
     return "\n".join([*rows, "", *concluded])
 
 

@@ -1,17 +1,16 @@
-"""The commands that need no pytest, one file a command: init, assets, parameters, tune, score, compare
-and page"""
+"""The commands that need no pytest, one file a command, as tune, export or merge"""
 
 import argparse
 import os
 import sys
 
 import bakeoff
-from bakeoff.cli import compare, page, parameters, score, start, tune
+from bakeoff.cli import card, compare, export, history, merge, page, parameters, score, start, tune
 from bakeoff.cli.options import Parser
 from bakeoff.config import project
 from bakeoff.core.errors import UsageError
 
-COMMANDS = (start, parameters, tune, score, compare, page)
+COMMANDS = (start, parameters, tune, score, compare, page, export, history, merge, card)
 """In the order of --help; each adds itself by `add`."""
 
 

@@ -43,6 +43,8 @@ def compare(options: argparse.Namespace) -> tuple[str, int]:
         asked=asked,
         dead=measured.dead,
         spreads={name: seed_variance.of_method(calibration, name) for name in asked},
+        metrics=accepted.verdicts,
+        lower=accepted.lower,
         unscored="; ".join(dict.fromkeys(filter(None, (accepted.unscored, measured.unscored)))),
         baseline=options.baseline,
         remedy="give two files of the same methods and documents",

@@ -37,7 +37,16 @@ def choosing(command: argparse.ArgumentParser) -> None:
 
 
 def several(text: str) -> int:
-    """A number of trials."""
+    """A number of something."""
     if not text.isdecimal() or not 0 < len(text) < 6 or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
     return int(text)
+
+
+def executing(command: argparse.ArgumentParser) -> None:
+    """Adds the options that say where runs are made, as a bake-off has them."""
+    add = command.add_argument
+    add("--executor", default="local", metavar="NAME", help="where runs are made: local (default), ray, "
+        "ray://HOST:PORT or slurm")  # fmt: skip
+    add("--parallel", type=several, default=0, metavar="N", help="runs at a time; default: one on each visible GPU, "
+        "one on a CPU, where N share its processors")  # fmt: skip

@@ -87,7 +87,9 @@ def predictions_path(name: str, store: Path) -> Path:
         return path / "predictions.jsonl"
     if os.path.isfile(path):
         return path
-    found = sorted((store / "runs").glob(f"{name}*")) if name.isalnum() else []
+    from bakeoff.session.store import matching
+
+    found = matching(name, store)
     if len(found) != 1:
         kind = "several runs" if found else "no file, no folder and no run in " + str(store)
         raise UsageError(

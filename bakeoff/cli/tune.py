@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from bakeoff.cli.options import choosing, command, several
+from bakeoff.cli.options import choosing, command, executing, several
 from bakeoff.config import project
 
 
@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
                         help="let Optuna choose N settings of each method within the grid")  # fmt: skip
     found.add_argument("--fresh", action="store_true", help="make finished trials again")
     found.add_argument("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
+    executing(found)
     found.set_defaults(command=tune, run_timeout=0.0)
 
 

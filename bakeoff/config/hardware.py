@@ -23,10 +23,10 @@ ROW = 16_384
 """Tokens of a micro-batch on a GPU: its kernels are no faster with more."""
 
 
-def resolve(asked: MachineSettings, ways: EngineSettings) -> Computation:
+def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> Computation:
     """Both with every `auto` decided but that of attention, which depends on the model.
 
-    Raises UsageError for what this machine doesn't have.
+    `parallel` runs share the processor's threads. Raises UsageError for what this machine doesn't have.
     """
     import torch
 
@@ -38,6 +38,9 @@ def resolve(asked: MachineSettings, ways: EngineSettings) -> Computation:
     precision = asked.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
+    if device == "cuda" and asked.ranks > (count := torch.cuda.device_count()):
+        raise UsageError(f"machine.ranks = {asked.ranks}: each needs a GPU, and {count} are visible; "
+                         f"type --set machine.ranks={count}")  # fmt: skip
     if asked.engine in ("cpu", "cuda") and device != asked.engine:
         raise UsageError(f"machine.engine = {asked.engine!r}: the run is on {device}; type --set machine.engine=auto")
     engine = device if asked.engine == "auto" else asked.engine
@@ -50,8 +53,9 @@ def resolve(asked: MachineSettings, ways: EngineSettings) -> Computation:
     return Computation(
         device=device,
         precision=precision,
-        threads=asked.threads or available_threads(),
         checkpoint_activations=asked.checkpoint_activations,
+        threads=asked.threads or max(1, available_threads() // (parallel if device == "cpu" else 1)),
+        ranks=asked.ranks,
         engine=engine,
         attention=attention,
         packing=packing,
@@ -130,6 +134,23 @@ def card(device: str) -> dict[str, str]:
         "cuda": str(torch.version.cuda or f"ROCm {torch.version.hip}"),
         "cudnn": str(torch.backends.cudnn.version()),
     }
+
+
+def cards(device: str) -> list[str]:
+    """The visible GPUs that are of the first one's kind, as CUDA_VISIBLE_DEVICES names them; [] on a CPU.
+
+    A run's fingerprint names its card's kind, so that a run on another kind would not be the one that was planned.
+    """
+    if device != "cuda":
+        return []
+    import torch
+
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    names = names[:count] if len(names) >= count else [str(number) for number in range(count)]
+    kinds = [torch.cuda.get_device_properties(number) for number in range(count)]
+    same = [(kind.name, kind.total_memory) == (kinds[0].name, kinds[0].total_memory) for kind in kinds]
+    return [name for name, alike in zip(names, same, strict=True) if alike]
 
 
 def expects_card(device: str) -> bool:

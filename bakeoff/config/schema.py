@@ -156,6 +156,14 @@ class ScoringSettings:
     references: str = setting("best", choices=("best", "mean"))
     """If a document has several references: `best` takes the best score of each metric, as rouge-score's `score_multi`
     does, and `mean` takes their mean."""
+    metrics: tuple[str, ...] = ("chrf", "length_ratio", "new_bigrams", "coverage", "density", "repeated_trigrams",
+                                "empty", "cut")  # fmt: skip
+    """Metrics beside ROUGE: names, or .py files with a metric of your own, each with settings as
+    `bertscore:model=FOLDER`. They are computed from stored summaries, so a change here trains nothing again. The option
+    `--metric` adds to the list."""
+    verdicts: tuple[str, ...] = ("rouge1", "rouge2", "rougeL")
+    """Metrics that carry verdicts: letters, bold and sentences in the report, and the gate. The other metrics are shown
+    with intervals and tests. A metric needs values from 0 to 1 and a better direction."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,9 @@ class MachineSettings:
     checkpoint_activations: bool = False
     """Whether a decoder layer's activations are computed again in the backward pass instead of kept: far less memory,
     for a third more computation."""
+    ranks: int = setting(1, minimum=1, maximum=1024)
+    """Processes that train one run together, each on its share of every batch: on as many GPUs, or with as many shares
+    of `threads`. The optimizer step is the same within rounding."""
     engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
     """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
     on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of
@@ -240,10 +251,13 @@ class GateSettings:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What is written beside report.md and results.json. It changes no run."""
+    """What a finished bake-off leaves beside its report. It changes no run."""
 
     page: bool = True
     """Whether `index.html` is written, a page to browse, with `details.json`, from which `bakeoff page` shows texts."""
+    history: bool = True
+    """Whether a line with the figures of all methods is appended to `reports/history/PRESET.jsonl`, which
+    `bakeoff history` shows. With `--report-dir`, the folder `history` stands beside the one that the option names."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +291,7 @@ class Settings:
     gate: GateSettings = GateSettings()
     """Tolerance and alpha of `--gate`."""
     report: ReportSettings = ReportSettings()
-    """What a report consists of."""
+    """What is kept beside the report."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
     changes: Mapping[str, Any] = setting({})
@@ -286,6 +300,8 @@ class Settings:
     """The preset's file, for messages."""
 
 
+READ_LATER = ("metrics", "verdicts")
+"""Settings of [scoring] that change no run: they say what the report makes of stored summaries."""
 SECTIONS = {"model": ModelSettings, "task": TaskSettings, "training": TrainingSettings,
             "generation": GenerationSettings, "scoring": ScoringSettings, "measure": MeasureSettings,
             "machine": MachineSettings, "engine": EngineSettings, "durability": DurabilitySettings,

@@ -4,13 +4,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bakeoff.core.errors import UsageError
 from bakeoff.metrics.rouge import METRICS, Prediction, same_scores
 from bakeoff.runs.records import RunResult
+from bakeoff.scoring.api import Beside, Values
 
 SCHEMA = 1
 SEEDS = 5
@@ -30,7 +31,7 @@ class Scored:
     environment: Mapping[str, str]
     """Machine and versions."""
     scores: Mapping[str, Mapping[int, tuple[float, ...]]]
-    """F1 in 0..1 by metric and seed, one a document."""
+    """By metric and seed, one a document, in 0..1: F1 of ROUGE, and other metrics that carry verdicts."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -54,13 +55,19 @@ class Record:
     texts: str
     """sha256 of those documents and their references; empty where nobody recorded it."""
     methods: Mapping[str, Scored]
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Signatures of the metrics beside ROUGE, by name."""
 
 
 def of_runs(
-    preset: str, results: Mapping[str, Sequence[RunResult]], predictions: Sequence[Prediction] = ()
+    preset: str,
+    results: Mapping[str, Sequence[RunResult]],
+    predictions: Sequence[Prediction] = (),
+    beside: Beside | None = None,
 ) -> Record | None:
     """The record of finished runs, by method one a seed; None without any. `predictions` are those of any one of them.
 
+    `beside` holds the metrics beside ROUGE that carry verdicts; where a document has no value, the method has none.
     Raises ValueError where runs have other documents or another signature.
     """
     every = [(name, run) for name, runs in results.items() for run in runs]
@@ -75,12 +82,17 @@ def of_runs(
         signature=first.signature,
         documents=tuple(first.document_ids),
         texts=digest(predictions) if predictions else "",
-        methods={name: of_method(runs) for name, runs in results.items()},
+        methods={
+            name: of_method(runs, beside.values.get(name, {}) if beside else {}) for name, runs in results.items()
+        },
+        metrics={name: facts.signature for name, facts in beside.facts.items()} if beside else {},
     )
 
 
-def of_method(runs: Sequence[RunResult]) -> Scored:
+def of_method(runs: Sequence[RunResult], beside: Mapping[str, Values]) -> Scored:
     """One method's runs, one a seed."""
+    rouge: dict[str, Values] = {metric: [run.scores[metric] for run in runs] for metric in METRICS}
+    others = {metric: rows for metric, rows in beside.items() if not any(None in row for row in rows)}
     spec, counts = runs[0].spec, runs[0].parameters
     asked = {
         "model": spec.get("model", {}),
@@ -99,9 +111,10 @@ def of_method(runs: Sequence[RunResult]) -> Scored:
         settings=flat(asked),
         environment={key: str(value) for key, value in described.items() if value not in ("", None)},
         scores={
-            metric: {int(run.spec["seed"]): rounded(run.scores[metric]) for run in runs} for metric in METRICS
+            metric: {int(run.spec["seed"]): rounded(row) for run, row in zip(runs, rows, strict=True)}
+            for metric, rows in {**rouge, **others}.items()
         },
-    )  # fmt: skip
+    )
 
 
 def digest(predictions: Sequence[Prediction]) -> str:
@@ -110,9 +123,9 @@ def digest(predictions: Sequence[Prediction]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def rounded(values: Sequence[float]) -> tuple[float, ...]:
+def rounded(values: Sequence[float | None]) -> tuple[float, ...]:
     """Scores as a baseline keeps them."""
-    return tuple(round(value, DIGITS) for value in values)
+    return tuple(round(value, DIGITS) for value in values if value is not None)
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -135,13 +148,14 @@ def merge(old: Record | None, new: Record) -> Record:
             ("signature", old.signature, new.signature),
             ("documents", old.documents, new.documents),
             ("documents' texts", old.texts, new.texts),
+            ("metrics beside ROUGE", old.metrics, new.metrics),
         ):
             if before != after and not (what == "signature" and same_scores(old.signature, new.signature)):
                 raise UsageError(
                     f"--update-baseline: the {what} changed, and {', '.join(sorted(kept))} in the baseline would be "
                     f"left with the old; type --method {names} --update-baseline, or delete the file"
                 )
-    return Record(new.preset, new.signature, new.documents, new.texts, {**kept, **new.methods})
+    return Record(new.preset, new.signature, new.documents, new.texts, {**kept, **new.methods}, new.metrics)
 
 
 def content(record: Record) -> dict[str, Any]:
@@ -151,6 +165,7 @@ def content(record: Record) -> dict[str, Any]:
         "preset": record.preset,
         "signature": record.signature,
         "texts": record.texts,
+        **({"metrics": dict(record.metrics)} if record.metrics else {}),
         "document_ids": list(record.documents),
         "methods": {
             name: {
@@ -158,7 +173,8 @@ def content(record: Record) -> dict[str, Any]:
                 "settings": dict(sorted(found.settings.items())),
                 "environment": dict(sorted(found.environment.items())),
                 "scores": {
-                    metric: {str(seed): list(found.scores[metric][seed]) for seed in found.seeds} for metric in METRICS
+                    metric: {str(seed): list(rows[seed]) for seed in found.seeds}
+                    for metric, rows in found.scores.items()
                 },
             }
             for name, found in sorted(record.methods.items())
@@ -216,8 +232,8 @@ class Reader:
         """The complaint about `key`."""
         return UsageError(f"{self.path}: {key!r:.200}: expected {expected}; {self.remedy}")
 
-    def table(self, value: Any, key: str, keys: Sequence[str] = ()) -> dict[str, Any]:
-        """An object, with exactly `keys` where they are given."""
+    def table(self, value: Any, key: str, keys: Sequence[str] = (), more: Sequence[str] = ()) -> dict[str, Any]:
+        """An object, with exactly `keys` where they are given; those in `more` may be missing."""
         if not isinstance(value, dict):
             raise self.wrong(key, "an object")
         inside = f"{key}." if key != "the file" else ""
@@ -225,7 +241,7 @@ class Reader:
             if name not in value:
                 raise self.wrong(f"{inside}{name}", "a value, but it is missing")
         for name in value:
-            if keys and name not in keys:
+            if keys and name not in (*keys, *more):
                 raise self.wrong(f"{inside}{name}", f"only {', '.join(keys)}")
         return value
 
@@ -244,19 +260,21 @@ class Reader:
     def record(self, values: Any) -> Record:
         """The whole file."""
         keys = ("schema", "preset", "signature", "texts", "document_ids", "methods")
-        table = self.table(values, "the file", keys)
+        table = self.table(values, "the file", keys, ("metrics",))
         if table["schema"] != SCHEMA or isinstance(table["schema"], bool):
             raise self.wrong("schema", f"{SCHEMA}")
         ids = self.documents(table["document_ids"])
         methods = self.table(table["methods"], "methods")
         if not methods:
             raise self.wrong("methods", "at least one method")
+        metrics = self.table(table.get("metrics", {}), "metrics")
         return Record(
             self.text(table["preset"], "preset"),
             self.text(table["signature"], "signature"),
             ids,
             self.text(table["texts"], "texts"),
-            {name: self.scored(found, f"methods.{name}", len(ids)) for name, found in methods.items()},
+            {name: self.scored(found, f"methods.{name}", len(ids), tuple(metrics)) for name, found in methods.items()},
+            {name: self.text(signature, f"metrics.{name}") for name, signature in metrics.items()},
         )
 
     def documents(self, value: Any) -> tuple[str, ...]:
@@ -276,20 +294,20 @@ class Reader:
                 raise self.wrong(f"{key}.{name}", "a whole number from 0 on")
         return dict(value)
 
-    def scored(self, value: Any, key: str, documents: int) -> Scored:
-        """One method."""
+    def scored(self, value: Any, key: str, documents: int, more: Sequence[str] = ()) -> Scored:
+        """One method, which may have scores of the metrics in `more`."""
         table = self.table(value, key, ("parameters", "settings", "environment", "scores"))
         counts = self.counts(table["parameters"], f"{key}.parameters")
         environment = self.table(table["environment"], f"{key}.environment")
         for name, fact in environment.items():
             self.text(fact, f"{key}.environment.{name}")
-        scores = self.table(table["scores"], f"{key}.scores", METRICS)
+        scores = self.table(table["scores"], f"{key}.scores", METRICS, more)
         found = {
             metric: {
                 self.seed(seed, f"{key}.scores.{metric}"): self.row(row, f"{key}.scores.{metric}.{seed}", documents)
                 for seed, row in self.table(scores[metric], f"{key}.scores.{metric}").items()
             }
-            for metric in METRICS
+            for metric in (*METRICS, *(name for name in more if name in scores))
         }
         seeds = set(found[METRICS[0]])
         for metric, rows in found.items():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config.schema import GateSettings, ModelSettings, Settings, TaskSettings
+from bakeoff.config.schema import READ_LATER, GateSettings, ModelSettings, Settings, TaskSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.core.validation import build
 from bakeoff.gate.baseline import Reader, Record, Scored, flat, parse, rounded
@@ -25,6 +25,10 @@ class Saved:
     """What the tokenizer of the scores does not know; empty where it knows the references."""
     settings: Settings
     """Preset, names of model and task, and the gate's settings, which are the defaults where the file has none."""
+    verdicts: tuple[str, ...] = METRICS
+    """The metrics that carry verdicts."""
+    lower: tuple[str, ...] = ()
+    """Those of them of which a lower value is the better one."""
 
 
 def read(path: Path) -> Saved:
@@ -45,8 +49,11 @@ def read(path: Path) -> Saved:
     methods = reader.table(table["methods"], "methods")
     environment = {key: str(value) for key, value in reader.table(table.get("environment", {}), "environment").items()}
     environment.pop("memory_gib", None)
+    verdicts = tuple(reader.texts(table.get("verdicts", list(METRICS)), "verdicts"))
+    described = reader.table(table.get("metrics", {}), "metrics")
+    known = {name: reader.table(facts, f"metrics.{name}") for name, facts in described.items() if name in verdicts}
     found = {
-        name: scored(reader, f"methods.{name}", value, len(ids), settings, environment)
+        name: scored(reader, f"methods.{name}", value, len(ids), settings, environment, tuple(known))
         for name, value in methods.items()
     }
     if not isinstance(table["deaths"], list):
@@ -60,7 +67,10 @@ def read(path: Path) -> Saved:
             documents=ids,
             texts="",
             methods=found,
+            metrics={name: str(facts.get("signature")) for name, facts in known.items()},
         ),
+        verdicts=verdicts,
+        lower=tuple(name for name, facts in known.items() if facts.get("better") == "lower"),
         unscored="; ".join(reader.texts(table.get("notes", [SILENT]), "notes")),
         dead={name: cause for name, cause in dead.items() if name not in found},
         settings=Settings(
@@ -73,9 +83,10 @@ def read(path: Path) -> Saved:
 
 
 def scored(
-    reader: Reader, key: str, value: Any, documents: int, settings: dict[str, Any], environment: dict[str, str]
-) -> Scored:
-    """One method of the file."""
+    reader: Reader, key: str, value: Any, documents: int, settings: dict[str, Any], environment: dict[str, str],
+    more: tuple[str, ...] = (),
+) -> Scored:  # fmt: skip
+    """One method of the file; a metric in `more` is left out where a document has no value."""
     table = reader.table(value, key)
     seeds = table.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
@@ -86,15 +97,19 @@ def scored(
     for metric in (metric for metric in METRICS if metric not in scores):
         raise reader.wrong(f"{key}.scores.{metric}", "a value, but it is missing")
     found = {}
-    for metric in METRICS:
+    for metric in (*METRICS, *(name for name in more if name in scores)):
         rows = scores[metric]
         if not isinstance(rows, list) or len(rows) != len(seeds):
             raise reader.wrong(f"{key}.scores.{metric}", f"{len(seeds)} lists of scores, one a seed")
+        if metric in more and any(isinstance(row, list) and None in row for row in rows):
+            continue
         found[metric] = {
             seed: rounded(reader.row(row, f"{key}.scores.{metric}, seed {seed}", documents))
             for seed, row in zip(seeds, rows, strict=True)
         }
     asked = {name: settings.get(name, {}) for name in ("model", "task", "generation", "scoring", "machine")}
+    if isinstance(asked["scoring"], dict):
+        asked["scoring"] = {key: found for key, found in asked["scoring"].items() if key not in READ_LATER}
     own = reader.table(table.get("hyperparameters", {}), f"{key}.hyperparameters")
     return Scored(
         parameters=reader.counts(table.get("parameters"), f"{key}.parameters"),

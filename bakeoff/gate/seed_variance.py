@@ -107,7 +107,9 @@ class Loans:
             return {}
         if not same_scores(record.signature, run.signature) or sorted(record.documents) != sorted(run.document_ids):
             return {}
-        parts = {metric: components(record.methods[name].rows(metric), "baseline") for metric in METRICS}
+        parts = {
+            metric: components(record.methods[name].rows(metric), "baseline") for metric in record.methods[name].scores
+        }
         return {metric: part for metric, part in parts.items() if part is not None}
 
 

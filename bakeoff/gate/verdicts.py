@@ -1,6 +1,6 @@
 """The gate: whether methods write worse summaries than their accepted baseline, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,19 +74,21 @@ def judge(
     baseline: str = "the baseline",
     remedy: str = "to accept what is measured now, type --seeds 1,2,3,4,5 --update-baseline",
     unscored: str = "",
+    metrics: Sequence[str] = METRICS,
+    lower: Collection[str] = (),
 ) -> Gate:
     """Verdicts for the methods `asked`; what can't be compared is refused, each with its reason and what to type.
 
     `unscored` says what the tokenizer of the scores does not know, if so: then scores that are all 0 are none.
     `tolerance` is in points of ROUGE; `dead` gives the cause by method; `spreads` holds by metric the
     variance between seeds for two sides with one seed each; `remedy` ends every refusal
-    that a new baseline would mend.
+    that a new baseline would mend. `metrics` are judged; of those in `lower` a lower value is the better one.
     """
     spreads = spreads or {}
     refusals: dict[str, str] = {}
     pairs: dict[str, tuple[Scored, Scored]] = {}
     for method in asked:
-        reason = refusal(method, measured, accepted, (dead or {}).get(method, ""), baseline, remedy, unscored)
+        reason = refusal(method, measured, accepted, (dead or {}).get(method, ""), baseline, remedy, unscored, metrics)
         if reason:
             refusals[method] = reason
         elif measured is not None and accepted is not None:
@@ -96,7 +98,7 @@ def judge(
     for method, (new, old) in pairs.items():
         assert measured is not None and accepted is not None
         places = [accepted.documents.index(name) for name in measured.documents]
-        for metric in METRICS:
+        for metric in metrics:
             ours = new.rows(metric)
             theirs = [[row[place] for place in places] for row in old.rows(metric)]
             found.append((method, metric, contrast(ours, theirs, spread=spreads.get(method, {}).get(metric))))
@@ -105,7 +107,7 @@ def judge(
     share = alpha / max(1, len(found))  # what one drop alone has to be below under Holm
     verdicts = []
     for (method, metric, one), p in zip(found, corrected, strict=True):
-        word = word_of(one, p, tolerance / 100, alpha)
+        word = word_of(one, p, tolerance / 100, alpha, metric in lower)
         verdicts.append(
             Verdict(
                 method,
@@ -129,13 +131,13 @@ def judge(
     )
 
 
-def word_of(found: Contrast, p: float, tolerance: float, alpha: float) -> Word | None:
+def word_of(found: Contrast, p: float, tolerance: float, alpha: float, lower: bool = False) -> Word | None:
     """The verdict on a difference (F1) with its corrected p; None where nothing measures the noise between seeds."""
     if found.kind == "documents only":
         return None
     if abs(found.difference) <= tolerance:
         return "passed"
-    if found.difference > 0:
+    if (found.difference > 0) != lower:
         return "improved" if p < alpha else "passed"
     return "regressed" if p < alpha else "inconclusive"
 
@@ -157,7 +159,7 @@ def settling(found: Contrast, alpha: float, tolerance: float) -> str:
 
 def refusal(
     method: str, measured: Record | None, accepted: Record | None, dead: str, baseline: str, accept: str,
-    unscored: str = "",
+    unscored: str = "", metrics: Sequence[str] = METRICS,
 ) -> str:  # fmt: skip
     """Why `method` can't be compared, in one line with what to type; empty where it can."""
     if dead:
@@ -183,6 +185,15 @@ def refusal(
         )
     if measured.texts and accepted.texts and measured.texts != accepted.texts:
         return f"its test documents or their references have other texts than the baseline's; {accept}"
+    for metric in metrics:
+        for side, record in (("it", measured), (f"the baseline {baseline}", accepted)):
+            if metric not in record.methods[method].scores:
+                return (
+                    f"{side} has no score of {metric} for every document; take it out of scoring.verdicts, or {accept}"
+                )
+        ways = [record.metrics.get(metric, "") for record in (measured, accepted)]
+        if ways[0] != ways[1]:
+            return f"its {metric} is made as {ways[0]!r}, the baseline's as {ways[1]!r}; {accept}"
     if unscored and all(zeros(side.methods[method]) for side in (measured, accepted)):
         return f"every score is 0, in the baseline, too, so nothing is compared: {unscored}"
     new, old = measured.methods[method].parameters, accepted.methods[method].parameters

@@ -48,6 +48,8 @@ class Prediction:
     """All references; empty stands for the one above."""
     aspect: str = ""
     """What the summary is about, where the task has several."""
+    cut: bool | None = None
+    """Whether `task.max_target_tokens` ended it; None where no model wrote it, or an earlier version stored it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "references", tuple(self.references) or (self.reference,))

@@ -18,6 +18,7 @@ def prepare(page: Path | None = None) -> None:
 
     `page` is the folder that keeps the library of the report's page, if one is to be written.
     """
+    import sacrebleu.metrics  # noqa: F401
     import scipy.stats  # noqa: F401
 
     import bakeoff.report.document

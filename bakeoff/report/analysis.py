@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bakeoff.metrics.rouge import METRICS
 from bakeoff.report import figures
-from bakeoff.report.comparison import MEMORY, Comparison, Row, extreme
-from bakeoff.report.figures import ROUGE, listing, number
+from bakeoff.report.comparison import MANY, MEMORY, Comparison, Row, extreme
+from bakeoff.report.figures import listing, number
 from bakeoff.report.performance import Quote, performance
 
 PEAKS = tuple(counter for counter in MEMORY if counter.startswith("max_"))
@@ -66,10 +65,17 @@ def deaths(comparison: Comparison, quote: Quote) -> list[str]:
 def ranking(
     figure: Mapping[str, float | None], show: Callable[[float], str], quote: Quote, *, highest: bool = False
 ) -> str:
-    """`a 1.0, b 2.0` from the lowest (or highest) on; empty where nothing was measured."""
+    """`a 1.0, b 2.0` from the lowest (or highest) on, of many their ends; empty where nothing was measured."""
     measured = [(name, value) for name, value in figure.items() if value is not None]
     measured.sort(key=lambda pair: -pair[1] if highest else pair[1])
-    return ", ".join(f"{quote(name)} {show(value)}" for name, value in measured)
+    return ends([f"{quote(name)} {show(value)}" for name, value in measured])
+
+
+def ends(words: Sequence[str]) -> str:
+    """The words with commas; of more than MANY the first and the last ones, and how many stand between them."""
+    if len(words) > MANY:
+        words = [*words[: MANY - 2], f"{len(words) - MANY + 1:,} more", words[-1]]
+    return ", ".join(words)
 
 
 def efficiency(rows: Sequence[Row], quote: Quote) -> list[str]:
@@ -96,7 +102,7 @@ def efficiency(rows: Sequence[Row], quote: Quote) -> list[str]:
     if order := ranking({row.name: row.seconds["total"] for row in rows}, figures.seconds, quote):
         said.append(f"Seconds of a whole run, lowest first: {order}.")
     kept = [text for row in rows if (text := evaluated(row, quote))]
-    if kept:
+    if kept and len(rows) <= MANY:
         said.append(f"Epoch with the lowest validation loss, which is the one evaluated: {'; '.join(kept)}.")
     return said
 
@@ -156,7 +162,11 @@ def memory(rows: Sequence[Row], quote: Quote) -> list[str]:
 def parameters(rows: Sequence[Row], quote: Quote) -> list[str]:
     """What each method trains and adds, and what it leaves on disk."""
     said = []
-    for row in rows:
+    if len(rows) > MANY:
+        trained = {row.name: row.parameters.trainable if row.parameters else None for row in rows}
+        if order := ranking(trained, figures.count, quote):
+            said.append(f"Trained parameters, lowest first: {order}.")
+    for row in rows if len(rows) <= MANY else ():
         if row.parameters is None:
             continue
         once, ties = row.parameters, row.parameters.with_ties()
@@ -176,47 +186,68 @@ def parameters(rows: Sequence[Row], quote: Quote) -> list[str]:
 
 
 def conclusion(comparison: Comparison, quote: Quote) -> list[str]:
-    """The extremes in one place, what they don't show, and who is missing."""
+    """What can be told apart, the extremes in one place, what went wrong, and who is missing."""
     rows = comparison.methods
     said = []
     if len(rows) > 1:
-        means = [
-            f"{label} {listing([quote(n) for n in comparison.highest(metric)])}" for metric, label in ROUGE.items()
-        ]
-        said.append(f"Highest means: {'; '.join(means)}.")
-        lowest: list[tuple[str, Mapping[str, float | None], Callable[[float], str]]] = [
-            ("Fewest seconds of training", {row.name: row.seconds["train"] for row in rows}, figures.seconds),
-            *(
-                (
-                    f"Lowest {figures.MEMORY[counter]}",
-                    {row.name: row.memory_bytes[counter] for row in rows},
-                    figures.size,
-                )
-                for counter in PEAKS
-            ),
-            (
-                "Fewest trained parameters",
-                {row.name: row.parameters.trainable if row.parameters else None for row in rows},
-                figures.count,
-            ),
-        ]
-        for label, figure, show in lowest:
-            names = extreme(figure, show, lowest=True)
-            if 0 < len(names) < sum(value is not None for value in figure.values()):
-                said.append(f"{label}: {listing([quote(name) for name in names])}.")
-        tested = {metric: comparison.best(metric) for metric in METRICS if comparison.alike(metric)}
+        tested = {metric: comparison.best(metric) for metric in comparison.verdicts if comparison.alike(metric)}
         if tested:
-            best = [f"{ROUGE[metric]} {listing([quote(name) for name in names])}" for metric, names in tested.items()]
+            best = [f"{comparison.label(metric)} {listing([quote(name) for name in names])}"
+                    for metric, names in tested.items()]  # fmt: skip
             said.append(f"The best, with all that cannot be told from it: {'; '.join(best)}.")
         else:
             said.append("No method is called better, because the variance between seeds is not known.")
+        said.append(means(comparison, quote))
+        said += lowest(rows, quote)
     elif not rows:
         said.append("No trained method finished, so nothing is concluded.")
     else:
         said.append(
             f"{quote(rows[0].name)} is the only trained method that finished, so it is compared with controls alone."
         )
+    said += failing(comparison, quote)
     if len({row.trials for row in rows if row.trials is not None}) > 1:
         counts = ", ".join(f"{quote(row.name)} {row.trials}" for row in rows if row.trials is not None)
         said.append(f"The methods were not tuned alike; settings tried on validation: {counts}.")
     return said + [f"Dead: {line}." for line in deaths(comparison, quote)]
+
+
+def means(comparison: Comparison, quote: Quote) -> str:
+    """Who has the best mean of each metric that carries verdicts."""
+    found = [f"{comparison.label(metric)} {listing([quote(name) for name in comparison.highest(metric)])}"
+             for metric in comparison.verdicts]  # fmt: skip
+    word = "Best" if any(map(comparison.falls, comparison.verdicts)) else "Highest"
+    return f"{word} means: {'; '.join(found)}."
+
+
+def lowest(rows: Sequence[Row], quote: Quote) -> list[str]:
+    """Who costs least, where not all cost the same."""
+    costs: list[tuple[str, Mapping[str, float | None], Callable[[float], str]]] = [
+        ("Fewest seconds of training", {row.name: row.seconds["train"] for row in rows}, figures.seconds),
+        *(
+            (f"Lowest {figures.MEMORY[counter]}", {row.name: row.memory_bytes[counter] for row in rows}, figures.size)
+            for counter in PEAKS
+        ),
+        (
+            "Fewest trained parameters",
+            {row.name: row.parameters.trainable if row.parameters else None for row in rows},
+            figures.count,
+        ),
+    ]
+    said = []
+    for label, figure, show in costs:
+        names = extreme(figure, show, lowest=True)
+        if 0 < len(names) < sum(value is not None for value in figure.values()):
+            said.append(f"{label}: {listing([quote(name) for name in names])}.")
+    return said
+
+
+def failing(comparison: Comparison, quote: Quote) -> list[str]:
+    """Which methods wrote summaries that are empty or cut, if any did."""
+    limit = number(comparison.settings.task.max_target_tokens, "token")
+    said = []
+    for metric, words in (("empty", "Empty summaries"), ("cut", f"Summaries that the limit of {limit} cut")):
+        rates = {row.name: row.metrics[metric].mean or None for row in comparison.methods if metric in row.metrics}
+        if order := ranking(rates, lambda rate: f"{100 * rate:.3g} %", quote, highest=True):
+            said.append(f"{words}, highest first: {order}.")
+    return said

@@ -1,101 +1,23 @@
 """What a bake-off amounts to: one row of figures a method, computed once for all who show them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
-from typing import Any
 
 from bakeoff.config.schema import Settings
-from bakeoff.methods.parameters import ParameterCounts
-from bakeoff.metrics.rouge import METRICS, SCORED
+from bakeoff.metrics.rouge import METRICS
 from bakeoff.report.published import Published
+from bakeoff.report.rows import MEMORY, SECONDS, Row, row_of
 from bakeoff.runs.records import Death, RunResult
-from bakeoff.stats.contrasts import SeedVariance, mean
-from bakeoff.stats.intervals import Interval, spread
+from bakeoff.scoring.api import ROUGE, Beside, Facts
+from bakeoff.stats.contrasts import SeedVariance
 from bakeoff.stats.pairs import Pair, Side, alike, family
 
-SECONDS = {
-    "setup": "setup",
-    "train": "training",
-    "validation": "validation",
-    "evaluate": "evaluation",
-    "checks": "checks",
-}
-"""Names of the phases here and in results.json, and in a RunResult."""
-MEMORY = ("allocated", "max_allocated", "reserved", "max_reserved", "resident", "max_resident")
+__all__ = ["MANY", "MEMORY", "SECONDS", "Comparison", "Row", "compare", "extreme", "points"]
 
-
-@dataclass(frozen=True)
-class Row:
-    """The figures of one method or control over its finished runs; None where a figure was not measured."""
-
-    name: str
-    control: bool
-    runs: tuple[RunResult, ...]
-    """One a seed, at least one."""
-    rouge: Mapping[str, Interval]
-    """F1 in 0..1 by metric: mean over seeds and documents, 95 % interval over documents and, where known, seeds."""
-    spread: Mapping[str, float | None]
-    """Standard deviation of the seeds' means, F1 in 0..1, by metric."""
-    seconds: Mapping[str, float | None]
-    """A run's, mean over seeds: setup, train, validation, evaluate, checks, total."""
-    tokens_per_second: float | None
-    """Tokens passed forward in training in a second of training."""
-    memory_bytes: Mapping[str, int | None]
-    """By counter, the highest of the seeds; above the level before the model was loaded."""
-    parameters: ParameterCounts | None
-    """As `requires_grad` says; None for a control without a model."""
-    adapter_bytes: int | None
-    """Size of what the method saved, the highest of the seeds."""
-    trials: int | None
-    """How many settings were tried on validation; None where nobody recorded it."""
-    borrowed: Mapping[str, SeedVariance]
-    """By metric, with one seed: the variance between seeds that was measured elsewhere; empty where none was."""
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds of the finished runs."""
-        return tuple(int(run.spec["seed"]) for run in self.runs)
-
-    @property
-    def fingerprints(self) -> tuple[str, ...]:
-        """Of the runs, in the order of the seeds."""
-        return tuple(run.fingerprint for run in self.runs)
-
-    @property
-    def scores(self) -> dict[str, list[list[float]]]:
-        """F1 in 0..1 by metric, seeds x documents."""
-        return {metric: [list(run.scores[metric]) for run in self.runs] for metric in scored(self.runs)}
-
-    @property
-    def truncated(self) -> dict[str, int]:
-        """Documents and summaries that were cut to the task's limits, the highest of the seeds."""
-        names = sorted({name for run in self.runs for name in run.truncated})
-        return {name: max(run.truncated.get(name, 0) for run in self.runs) for name in names}
-
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The recipe of the training and the method's own settings, which are the same for all seeds."""
-        spec = self.runs[0].spec
-        return {**spec["training"], **spec["hyperparameters"]}
-
-    @property
-    def forgetting(self) -> dict[str, float]:
-        """before, after, divergence: nats per token, mean over the seeds; empty where it was not measured."""
-        return means([run.forgetting for run in self.runs])
-
-    @property
-    def inference(self) -> dict[str, dict[str, float]]:
-        """attached, merged: seconds a summary and bytes of the weights, mean over the seeds; without what was not
-        measured."""
-        found = {form: means([run.inference.get(form, {}) for run in self.runs]) for form in ("attached", "merged")}
-        return {form: figures for form, figures in found.items() if figures}
-
-    @property
-    def epochs(self) -> int | None:
-        """Epochs trained; None without a curve."""
-        seen = [int(point["epoch"]) for run in self.runs for point in run.epochs]
-        return max(seen) if seen else None
+MANY = 8
+"""Methods above which a report is arranged otherwise, and metrics without verdicts are not compared pair by pair."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +41,14 @@ class Comparison:
     """Every method against every control on every metric, a family of its own."""
     published: tuple[Published, ...] = ()
     """What others published of this preset."""
+    beside: Mapping[str, Facts] = field(default_factory=dict)
+    """The metrics beside ROUGE, in the order in which they are shown."""
+    failures: tuple[str, ...] = ()
+    """Why a metric beside ROUGE is missing, a line each."""
+    verdicts: tuple[str, ...] = METRICS
+    """Metrics that carry verdicts, which are those that every method has."""
+    other_pairs: tuple[Pair, ...] = ()
+    """Every two methods on every metric that carries no verdict; empty with more than MANY methods."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -133,7 +63,8 @@ class Comparison:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the scores must know, each once."""
-        return tuple(dict.fromkeys(note for row in self.rows for run in row.runs for note in run.notes))
+        notes = (note for row in self.rows for run in row.runs for note in run.notes)
+        return tuple(dict.fromkeys((*notes, *self.failures)))
 
     @property
     def dead(self) -> tuple[str, ...]:
@@ -141,17 +72,55 @@ class Comparison:
         alive = {row.name for row in self.rows}
         return tuple(dict.fromkeys(death.method for death in self.deaths if death.method not in alive))
 
+    @property
+    def main(self) -> str:
+        """The metric that methods are ordered by where one must be chosen."""
+        return "rougeL" if "rougeL" in self.verdicts else self.verdicts[0]
+
+    def facts(self, metric: str) -> Facts:
+        """What is known of any metric."""
+        return ROUGE[metric] if metric in ROUGE else self.beside[metric]
+
+    def label(self, metric: str) -> str:
+        """What a metric is called."""
+        return self.facts(metric).label
+
+    def mean(self, metric: str, row: Row) -> float:
+        """Of a metric that carries verdicts."""
+        found = row.interval(metric)
+        assert found is not None
+        return found.mean
+
+    def falls(self, metric: str) -> bool:
+        """Whether the lower value of a metric is the better one."""
+        return self.facts(metric).better == "lower"
+
     def highest(self, metric: str) -> tuple[str, ...]:
-        """Names of the trained methods with the highest mean, all of them where their means print the same."""
-        return extreme({row.name: row.rouge[metric].mean for row in self.methods}, points)
+        """Names of the trained methods with the best mean, all of them where their means print the same."""
+        means = {row.name: self.mean(metric, row) for row in self.methods}
+        return extreme(means, self.facts(metric).show, lowest=self.falls(metric))
 
     def alike(self, metric: str) -> list[tuple[str, ...]] | None:
-        """Groups of methods that can't be told apart, the one with the highest mean first. None: not tested."""
-        order = sorted(self.methods, key=lambda row: -row.rouge[metric].mean)
-        return alike([row.name for row in order], self.pairs, metric)
+        """Groups of methods that can't be told apart, the one with the best mean first. None: not tested."""
+        return self._alike.get(metric)
+
+    @cached_property
+    def _alike(self) -> dict[str, list[tuple[str, ...]] | None]:
+        """`alike` by metric that carries verdicts."""
+        found = {}
+        for metric in self.verdicts if self.pairs else ():
+            order = sorted(self.methods, key=lambda row: self.mean(metric, row) * (1 if self.falls(metric) else -1))
+            found[metric] = alike([row.name for row in order], self.pairs, metric)
+        return found
+
+    def better(self, pair: Pair) -> str:
+        """The better of the two where they can be told apart, else empty."""
+        if not pair.different or not self.falls(pair.metric):
+            return pair.higher
+        return pair.first if pair.higher == pair.second else pair.second
 
     def best(self, metric: str) -> tuple[str, ...]:
-        """Names of the methods that can't be told from that with the highest mean; empty where that was not tested."""
+        """Names of the methods that can't be told from that with the best mean; empty where that was not tested."""
         columns = self.alike(metric) or []
         together = {name for column in columns if columns[0][0] in column for name in column}
         return tuple(row.name for row in self.methods if row.name in together)
@@ -173,10 +142,12 @@ def compare(
     trials: Mapping[str, int] | None = None,
     spreads: Mapping[str, Mapping[str, SeedVariance]] | None = None,
     published: Sequence[Published] = (),
+    beside: Beside | None = None,
 ) -> Comparison:
     """The comparison of `results`, one RunResult a seed by method name, in the order to be shown.
 
-    `spreads` holds by method and metric the variance between seeds measured elsewhere, for methods with one seed.
+    `spreads` holds by method and metric the variance between seeds measured elsewhere, for methods with one seed;
+    `beside` the metrics beside ROUGE.
     Raises ValueError, naming the method, where runs have other documents, another signature, or no scores.
     """
     for name, runs in results.items():
@@ -195,9 +166,18 @@ def compare(
         for metric in METRICS:
             if len(run.scores.get(metric, ())) != len(ids):
                 raise ValueError(f"{name}: {metric} must have one score for each of its {len(ids)} documents")
-    rows = [row(name, runs, (trials or {}).get(name), (spreads or {}).get(name)) for name, runs in results.items()]
+    extra = beside or Beside()
+    rows = [
+        row_of(name, runs, (trials or {}).get(name), (spreads or {}).get(name), extra) for name, runs in results.items()
+    ]
     methods, controls = [row for row in rows if not row.control], [row for row in rows if row.control]
-    sides = {row.name: Side(row.name, row.scores, row.control, row.borrowed) for row in rows}
+    sides = {row.name: Side(row.name, row.every_score, row.control, row.borrowed) for row in rows}
+    known = {*METRICS, *extra.facts}  # a metric that failed is in neither
+    verdicts = tuple(
+        name for name in settings.scoring.verdicts if name in known and all(row.interval(name) for row in methods)
+    )
+    others = [name for name in (*METRICS, *extra.facts) if name not in verdicts]
+    couples = list(combinations([sides[row.name] for row in methods], 2))
     return Comparison(
         settings=settings,
         methods=tuple(methods),
@@ -205,78 +185,14 @@ def compare(
         deaths=tuple(deaths),
         document_ids=tuple(ids),
         signature=signature,
-        pairs=family(combinations([sides[row.name] for row in methods], 2), METRICS),
-        control_pairs=family(((sides[m.name], sides[c.name]) for m in methods for c in controls), METRICS),
+        pairs=family(couples, verdicts),
+        control_pairs=family(((sides[m.name], sides[c.name]) for m in methods for c in controls), verdicts),
         published=tuple(published),
+        beside=extra.facts,
+        failures=extra.failures,
+        verdicts=verdicts or METRICS,
+        other_pairs=family(couples, others) if len(methods) <= MANY else (),
     )
-
-
-def row(
-    name: str,
-    runs: Sequence[RunResult],
-    trials: int | None = None,
-    elsewhere: Mapping[str, SeedVariance] | None = None,
-) -> Row:
-    """The figures of one method's runs. Raises ValueError, naming it, where its scores are not finite numbers."""
-    control = bool(runs[0].spec["control"])
-    scores = {metric: [run.scores[metric] for run in runs] for metric in scored(runs)}
-    borrowed = dict(elsewhere or {}) if len(runs) == 1 and not control else {}
-    try:
-        rouge = {metric: mean(rows, spread=borrowed.get(metric), fixed=control) for metric, rows in scores.items()}
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    counts = runs[0].parameters
-    return Row(
-        name=name,
-        control=control,
-        runs=tuple(runs),
-        rouge=rouge,
-        spread={metric: spread(rows) for metric, rows in scores.items()},
-        seconds=seconds(runs, control),
-        tokens_per_second=tokens_per_second(runs),
-        memory_bytes={counter: highest([run.memory_bytes.get(counter) for run in runs]) for counter in MEMORY},
-        parameters=ParameterCounts(**counts["requires_grad"]) if counts else None,
-        adapter_bytes=highest([run.adapter_bytes for run in runs]),
-        trials=trials,
-        borrowed=borrowed,
-    )
-
-
-def scored(runs: Sequence[RunResult]) -> tuple[str, ...]:
-    """The metrics that every run has scores of: those of METRICS, and what is shown beside them."""
-    return METRICS + tuple(m for m in SCORED if m not in METRICS and all(m in run.scores for run in runs))
-
-
-def seconds(runs: Sequence[RunResult], control: bool) -> dict[str, float | None]:
-    """Mean over the runs by phase and in total. A phase that a run did not book is None, and so is then the total."""
-    found: dict[str, float | None] = {}
-    for name, phase in SECONDS.items():
-        booked = [run.seconds[phase] for run in runs if phase in run.seconds]
-        found[name] = sum(booked) / len(booked) if len(booked) == len(runs) else None
-    parts = [value for value in found.values() if value is not None]
-    total = sum(parts) if len(parts) == len(found) else None
-    if control:  # its clock shows 0 s for what it never does
-        found["train"] = found["validation"] = None
-    return {**found, "total": total}
-
-
-def tokens_per_second(runs: Sequence[RunResult]) -> float | None:
-    """Training tokens of all runs over their training seconds; None where either is missing or 0."""
-    tokens = sum(run.tokens.get("training", 0) for run in runs)
-    spent = sum(run.seconds.get("training", 0.0) for run in runs)
-    return tokens / spent if tokens and spent > 0 else None
-
-
-def means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each figure that all have."""
-    shared = [name for name in figures[0] if all(name in one for one in figures)]
-    return {name: sum(one[name] for one in figures) / len(figures) for name in shared}
-
-
-def highest(values: Sequence[int | None]) -> int | None:
-    """The highest of the measured values; None where none was measured."""
-    measured = [value for value in values if value is not None]
-    return max(measured) if measured else None
 
 
 def points(f1: float) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
-from bakeoff.report.comparison import points
+from bakeoff.report.comparison import MANY, Comparison, points
+from bakeoff.scoring import api as scoring
 from bakeoff.stats.intervals import Interval
 
 MISSING = "–"
-ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-SHOWN = {**ROUGE, "rougeLsum": "ROUGE-Lsum"}
-"""With the metrics that are shown and get no verdict."""
+ROUGE = {name: facts.label for name, facts in scoring.ROUGE.items()}
+SHOWN = {**ROUGE, scoring.LSUM.name: scoring.LSUM.label}
+"""With the one that is shown and gets no verdict."""
 MEMORY = {
     "allocated": "allocated memory",
     "max_allocated": "peak allocated memory",
@@ -17,6 +18,18 @@ MEMORY = {
     "resident": "resident memory",
     "max_resident": "peak resident memory",
 }
+
+
+def shown(comparison: Comparison) -> dict[str, scoring.Facts]:
+    """Every metric of a comparison, ROUGE first."""
+    return {**scoring.ROUGE, scoring.LSUM.name: scoring.LSUM, **comparison.beside}
+
+
+def titled(facts: scoring.Facts) -> str:
+    """A metric's name with its unit."""
+    if facts.name.startswith("rouge") and facts.name in (*scoring.ROUGE, scoring.LSUM.name):
+        return f"{facts.label} F1 x 100"
+    return facts.label if not facts.share or "%" in facts.label else f"{facts.label} x 100"
 
 
 def cell(value: float | None, show: Callable[[float], str]) -> str:
@@ -78,8 +91,10 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.3g} %" if whole else "0 %"
 
 
-def listing(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+def listing(words: Sequence[str], most: int = MANY) -> str:
+    """`a`, `a and b`, `a, b and c`; of more than `most` the first ones and how many more there are."""
+    if len(words) > most:
+        words = [*words[: most - 1], f"{len(words) - most + 1:,} more"]
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 

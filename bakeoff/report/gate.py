@@ -39,7 +39,7 @@ def frame(gate: Gate, quote: Quote) -> pd.DataFrame:
     """One verdict a row."""
     cells = [
         [
-            ROUGE[one.metric],
+            label(one.metric),
             one.word or one.contrast.kind,
             points(one.accepted),
             points(one.measured),
@@ -50,6 +50,11 @@ def frame(gate: Gate, quote: Quote) -> pd.DataFrame:
         for one in gate.verdicts
     ]
     return pd.DataFrame(cells, index=[quote(one.method) for one in gate.verdicts], columns=list(COLUMNS), dtype=object)
+
+
+def label(metric: str) -> str:
+    """What a metric is called; one beside ROUGE by its name."""
+    return ROUGE.get(metric, metric)
 
 
 def difference(one: Verdict) -> str:
@@ -76,8 +81,10 @@ def lines(gate: Gate, quote: Quote) -> list[str]:
     """How to read the table, what can't be told, what was refused and what changed; one sentence a line."""
     said = []
     if gate.verdicts:
+        rouge = all(one.metric in ROUGE for one in gate.verdicts)
+        scale = "of ROUGE, F1 x 100" if rouge else "scores x 100"
         said.append(
-            "Figures are points of ROUGE (F1 x 100), means over seeds and documents. Brackets hold the 95 % interval "
+            f"Figures are points ({scale}), means over seeds and documents. Brackets hold the 95 % interval "
             f"over documents and seeds. p is corrected for {len(gate.verdicts)} verdicts (Holm). Regressed means a "
             f"drop above {gate.tolerance:g} points with p below {gate.alpha:g}; inconclusive means the same drop with "
             f"p not below it. The last column is the smallest true drop that this comparison would find in {POWER:.0%} "
@@ -87,7 +94,7 @@ def lines(gate: Gate, quote: Quote) -> list[str]:
         said.append("Documents only: the variance between seeds is not known, so there is no verdict.")
     for one in gate.verdicts:
         if one.remedy:
-            said.append(f"{quote(one.method)}, {ROUGE[one.metric]}, inconclusive: {one.remedy}.")
+            said.append(f"{quote(one.method)}, {label(one.metric)}, inconclusive: {one.remedy}.")
     said += [f"{quote(method)}, refused: {quote(reason)}" for method, reason in gate.refusals.items()]
     for method, changed in gate.changes.items():
         if changed:
@@ -102,7 +109,7 @@ def failure(gate: Gate, one: Verdict, accept: str) -> str:
     """Why a verdict is red, and what to do."""
     changed = "; ".join(gate.changes.get(one.method, ())[:MOST]) or "no setting and no version"
     parts = [
-        f"{one.method} on {ROUGE[one.metric]}: {one.word or 'no verdict'}: {points(one.accepted)} -> "
+        f"{one.method} on {label(one.metric)}: {one.word or 'no verdict'}: {points(one.accepted)} -> "
         f"{points(one.measured)}, difference {difference(one)}, p {probability(one.p)}, tolerance {gate.tolerance:g}."
     ]
     if one.word is None:
@@ -145,7 +152,7 @@ def annotations(gate: Gate, strict: bool = False) -> list[str]:
     said = [command("error", f"{method} refused", reason) for method, reason in gate.refusals.items()]
     for one in gate.verdicts:
         if one in red or one.word == "inconclusive":
-            title = f"{one.method} {ROUGE[one.metric]} {one.word or 'no verdict'}"
+            title = f"{one.method} {label(one.metric)} {one.word or 'no verdict'}"
             message = f"{points(one.accepted)} -> {points(one.measured)}, {difference(one)}, p {probability(one.p)}"
             said.append(command("error" if one in red else "warning", title, message))
     return said

@@ -9,6 +9,7 @@ from bakeoff.config.schema import plain
 from bakeoff.methods.parameters import ParameterCounts
 from bakeoff.report.comparison import Comparison, Row
 from bakeoff.runs.records import SCHEMA
+from bakeoff.scoring.api import Facts
 from bakeoff.stats.pairs import Pair
 
 WIDTH = 110
@@ -28,10 +29,13 @@ def content(comparison: Comparison) -> dict[str, Any]:
             "finished": max((run.finished for row in comparison.rows for run in row.runs), default=""),
             "environment": dict(sorted(comparison.environment().items())),
             "settings": {key: value for key, value in plain(settings).items() if key not in ("preset", "source")},
+            "metrics": {name: metric(found, name in comparison.verdicts) for name, found in comparison.beside.items()},
+            "verdicts": list(comparison.verdicts),
             "methods": {row.name: figures(row) for row in comparison.methods},
             "controls": {row.name: figures(row) for row in comparison.controls},
             "pairs": [pair(found) for found in comparison.pairs],
             "control_pairs": [pair(found) for found in comparison.control_pairs],
+            "metric_pairs": [pair(found) | {"higher": None} for found in comparison.other_pairs],
             "published": [dataclasses.asdict(found) for found in comparison.published],
             "deaths": [
                 {"method": death.method, "seed": death.seed, "phase": death.phase, "cause": death.cause}
@@ -51,6 +55,7 @@ def figures(row: Row) -> dict[str, Any]:
         "parameters": counts(row.parameters),
         "parameters_with_ties": counts(with_ties),
         "rouge": {metric: dataclasses.asdict(interval) for metric, interval in row.rouge.items()},
+        "metrics": {metric: interval_of(row, metric) for metric in row.values},
         "spread": dict(row.spread),
         "seconds": dict(row.seconds),
         "tokens_per_second": row.tokens_per_second,
@@ -65,8 +70,19 @@ def figures(row: Row) -> dict[str, Any]:
         "documents": len(row.runs[0].document_ids),
         "runs": list(row.fingerprints),
         "epochs": [[dict(sorted(point.items())) for point in run.epochs] for run in row.runs],
-        "scores": row.scores,
+        "scores": row.every_score,
     }
+
+
+def interval_of(row: Row, metric: str) -> dict[str, float | None]:
+    """Mean and bounds of a metric beside ROUGE; None where no document has a value."""
+    found = row.metrics.get(metric)
+    return {"mean": None, "low": None, "high": None} if found is None else dataclasses.asdict(found)
+
+
+def metric(found: Facts, verdict: bool) -> dict[str, Any]:
+    """What is known of a metric beside ROUGE. An infinite bound is None."""
+    return {**dataclasses.asdict(found), "range": list(found.range), "verdict": verdict}
 
 
 def pair(found: Pair) -> dict[str, Any]:

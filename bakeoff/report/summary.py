@@ -1,7 +1,11 @@
-"""The table that a pytest run ends with, as plain text."""
+"""The table that a pytest run ends with, as plain text of at most 100 columns."""
 
-from bakeoff.report import analysis, table
-from bakeoff.report.comparison import Comparison
+import textwrap
+
+import pandas as pd
+
+from bakeoff.report import analysis, figures, table
+from bakeoff.report.comparison import MANY, Comparison
 from bakeoff.report.escape import plain
 
 
@@ -9,14 +13,30 @@ def render(comparison: Comparison) -> str:
     """What was compared, the table of the methods, the controls, and who died."""
     parts = ["\n".join([analysis.compared(comparison, plain), *analysis.warnings(comparison, plain)])]
     if comparison.methods or comparison.dead:
-        if len(comparison.methods) > table.MANY:
-            parts.append(table.to_text(table.by_method(comparison, plain), "method"))
+        main = table.main(comparison, plain)
+        if len(comparison.methods) > MANY:
+            scores = [figures.titled(comparison.facts(metric)) for metric in comparison.verdicts]
+            first = figures.titled(comparison.facts(comparison.main))
+            order = sorted(main.columns, key=lambda name: (name != first, name in scores))
+            parts += cut(main[order], "method")
         else:
-            parts.append(table.to_text(table.frame(comparison, comparison.methods, comparison.dead, plain), "method"))
+            parts.append(table.to_text(main, "method"))
     if comparison.controls:
-        parts.append(table.one_block(table.controls(comparison.controls, plain), "control"))
+        parts += cut(table.controls(comparison, plain), "control")
+    names = [*(row.name for row in comparison.rows), *comparison.dead]
+    if any(len(plain(name)) > table.LONGEST for name in names):
+        parts.append(f"Names of more than {table.LONGEST} characters are cut; report.md has them whole.")
     if comparison.deaths:
         parts.append("\n".join(f"dead: {line}" for line in analysis.deaths(comparison, plain)))
     if comparison.signature:
         parts.append(f"signature: {plain(comparison.signature)}")
     return "\n\n".join(parts)
+
+
+def cut(found: pd.DataFrame, corner: str) -> list[str]:
+    """A table with the columns that fit, the first ones first, and a sentence that names the others."""
+    text, left_out = table.fitted(found, corner)
+    if not left_out:
+        return [text]
+    said = f"report.md has what this table has no room for: {'; '.join(left_out)}."
+    return [text, textwrap.fill(said, table.WIDTH)]

@@ -1,6 +1,7 @@
-"""The comparison table: figures as rows, methods as columns; for Markdown and for a terminal."""
+"""The comparison tables: figures and methods, for Markdown and for a terminal."""
 
 import functools
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from tabulate import tabulate
 from bakeoff.methods.parameters import ParameterCounts
 from bakeoff.models.memory import Memory
 from bakeoff.report import figures
-from bakeoff.report.comparison import MEMORY, Comparison, Row, extreme, points
-from bakeoff.report.figures import MISSING, bounds, cell
-from bakeoff.stats.intervals import letters
+from bakeoff.report.comparison import MANY, MEMORY, Comparison, Row, extreme, points
+from bakeoff.report.figures import MISSING, cell
+from bakeoff.scoring.api import Facts
+from bakeoff.stats.intervals import Interval, letters
 
 COUNTS = {"total": "total", "trainable": "trainable", "frozen": "non-trainable", "added": "added"}
 TIMES = {
@@ -23,13 +25,10 @@ TIMES = {
     "checks": "checks, s",
     "total": "total, s",
 }
-MANY = 8
-"""Methods above which the table has a row for each, and the figures that are looked at first as columns."""
 FIRST = ("training, s", "a summary, merged, s", "peak allocated memory", "peak resident memory",
          "parameters, trainable", "adapter size", "cross-entropy of other text, after",
          "KL from the base model")  # fmt: skip
-# Columns of a block of the terminal's table: with intervals they fill some 120 characters.
-BLOCK = 4
+"""The figures of the main table, beside the metrics that carry verdicts."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,13 @@ class Line:
     show: Callable[[float], str] = figures.count
     best: str = ""
     """Which extreme stands in bold: `highest`, `lowest`, or none."""
-    metric: str = ""
-    """Of ROUGE: adds the interval and the letters to the cell; its bold follows from the verdicts."""
+    metric: Facts | None = None
+    """Adds the interval and the letters to the cell; the bold of a metric follows from the verdicts."""
 
 
-def lines(rows: Sequence[Row]) -> list[Line]:
+def lines(comparison: Comparison, rows: Sequence[Row]) -> list[Line]:
     """The rows of the table of `rows`; a figure that none of them has gives no row."""
-    found = [
-        Line(f"{label} F1 x 100", functools.partial(mean_of, metric), points, metric=metric)
-        for metric, label in figures.SHOWN.items()
-    ]
+    found = [scored(facts) for facts in figures.shown(comparison).values()]
     found += [
         Line(f"{label}, SD between seeds", lambda row, m=metric: row.spread[m], points)  # type: ignore[misc]
         for metric, label in figures.ROUGE.items()
@@ -75,6 +71,11 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         Line("settings tried on validation", lambda row: row.trials),
     ]
     return [line for line in found if any(line.figure(row) is not None for row in rows)]
+
+
+def scored(facts: Facts) -> Line:
+    """The row of a metric."""
+    return Line(figures.titled(facts), functools.partial(mean_of, facts.name), facts.show, metric=facts)
 
 
 def side_effects() -> list[Line]:
@@ -105,8 +106,9 @@ def spent(form: str, name: str, row: Row) -> float | None:
 
 
 def mean_of(metric: str, row: Row) -> float | None:
-    """Of ROUGE; None where the row's runs were not scored by this metric."""
-    return row.rouge[metric].mean if metric in row.rouge else None
+    """Of a metric; None where it has no value."""
+    found = row.interval(metric)
+    return None if found is None else found.mean
 
 
 def once(row: Row) -> ParameterCounts | None:
@@ -135,53 +137,81 @@ def heading(comparison: Comparison, row: Row) -> str:
     return f"{row.name} ({figures.number(died, 'seed')} dead)" if died else row.name
 
 
+def main(comparison: Comparison, quote: Callable[[str], str], mark: str = "") -> pd.DataFrame:
+    """The figures that are looked at first, one method a column.
+
+    With more than MANY methods each has a row, the best above. `quote` makes names inert; two `mark`s enclose the best.
+    """
+    rows = list(comparison.methods)
+    if turned := len(rows) > MANY:
+        rows.sort(key=lambda row: comparison.mean(comparison.main, row), reverse=not comparison.falls(comparison.main))
+    found = [scored(comparison.facts(metric)) for metric in comparison.verdicts] if rows else []
+    found += [line for line in lines(comparison, rows) if line.label in FIRST]
+    table = frame(comparison, rows, quote, mark, found)
+    return table.T if turned else table
+
+
+def others(comparison: Comparison, quote: Callable[[str], str], mark: str = "") -> pd.DataFrame:
+    """The figures that are neither metrics nor in the main table, arranged as that."""
+    rows = comparison.methods
+    found = [line for line in lines(comparison, rows) if line.metric is None and line.label not in FIRST]
+    table = frame(comparison, rows, quote, mark, found)
+    return table.T if len(rows) > MANY else table
+
+
 def frame(
-    comparison: Comparison, rows: Sequence[Row], dead: Sequence[str], quote: Callable[[str], str], mark: str = ""
+    comparison: Comparison, rows: Sequence[Row], quote: Callable[[str], str], mark: str, found: Sequence[Line]
 ) -> pd.DataFrame:
-    """The table of `rows` with columns for the `dead`. `quote` makes names inert; two `mark`s enclose the best."""
-    labels, cells = [], []
-    for line in lines(rows):
-        labels.append(line.label)
-        cells.append(row_of_cells(comparison, line, rows, mark) + [MISSING] * len(dead))
+    """The table of `rows`, with columns for the dead."""
+    dead = comparison.dead
+    cells = [row_of_cells(comparison, line, rows, mark) + [MISSING] * len(dead) for line in found]
     names = [quote(heading(comparison, row)) for row in rows] + [f"{quote(name)} (dead)" for name in dead]
-    return pd.DataFrame(cells, index=labels, columns=names, dtype=object)
+    return pd.DataFrame(cells, index=[line.label for line in found], columns=names, dtype=object)
 
 
 def row_of_cells(comparison: Comparison, line: Line, rows: Sequence[Row], mark: str) -> list[str]:
     """One figure of every method, the best between two `mark`s, with the letters of the tests."""
-    best = comparison.best(line.metric) if line.metric else bold(line, rows)
-    shared = letters(comparison.alike(line.metric) or []) if line.metric else {}
+    metric = line.metric.name if line.metric else ""
+    best = comparison.best(metric) if metric else bold(line, rows)
+    shared = letters(comparison.alike(metric) or []) if metric else {}
+    longest = max(map(len, shared.values()), default=0)  # letters begin below each other, so figures stand there, too
+    shared = {name: text.ljust(longest) for name, text in shared.items()}
     return [_cell(line, row, mark if row.name in best else "", shared.get(row.name, "")) for row in rows]
-
-
-def by_method(comparison: Comparison, quote: Callable[[str], str], mark: str = "") -> pd.DataFrame:
-    """The figures that are looked at first: one method a row, the highest ROUGE-L above, the dead below."""
-    rows = sorted(comparison.methods, key=lambda row: -row.rouge["rougeL"].mean)
-    found = [line for line in lines(rows) if line.metric in figures.ROUGE or line.label in FIRST]
-    dead = [MISSING] * len(comparison.dead)
-    cells = {line.label: row_of_cells(comparison, line, rows, mark) + dead for line in found}
-    names = [quote(heading(comparison, row)) for row in rows] + [f"{quote(name)} (dead)" for name in comparison.dead]
-    return pd.DataFrame(cells, index=names, dtype=object)
 
 
 def _cell(line: Line, row: Row, mark: str, shared: str) -> str:
     value = line.figure(row)
     text = f"{mark}{MISSING if value is None else line.show(value)}{mark}"
-    if line.metric not in row.rouge:
+    if line.metric is None or (found := row.interval(line.metric.name)) is None:
         return text
-    return " ".join(part for part in (text, bounds(row.rouge[line.metric]), shared) if part)
+    return " ".join(part for part in (text, line.metric.bounds(found.low, found.high), shared) if part)
 
 
-def controls(rows: Sequence[Row], quote: Callable[[str], str]) -> pd.DataFrame:
-    """The controls' table: one control a row, ROUGE and seconds of evaluation as columns."""
-    shown = {metric: label for metric, label in figures.SHOWN.items() if all(metric in row.rouge for row in rows)}
+def controls(comparison: Comparison, quote: Callable[[str], str]) -> pd.DataFrame:
+    """The controls' table: one control a row, the metrics that carry verdicts and seconds of evaluation as columns."""
+    rows = comparison.controls
+    shown = [comparison.facts(metric) for metric in comparison.verdicts]
     cells = [
-        [f"{points(row.rouge[metric].mean)} {bounds(row.rouge[metric])}".rstrip() for metric in shown]
+        [measured(facts, row.interval(facts.name)) for facts in shown]
         + [cell(row.seconds["evaluate"], figures.seconds)]
         for row in rows
     ]
-    names = [*(f"{label} F1 x 100" for label in shown.values()), TIMES["evaluate"]]
+    names = [*map(figures.titled, shown), TIMES["evaluate"]]
     return pd.DataFrame(cells, index=[quote(row.name) for row in rows], columns=names, dtype=object)
+
+
+def metrics(comparison: Comparison, quote: Callable[[str], str]) -> pd.DataFrame:
+    """Every metric that carries no verdict: methods, then controls, one a row."""
+    shown = {name: facts for name, facts in figures.shown(comparison).items() if name not in comparison.verdicts}
+    shown = {name: facts for name, facts in shown.items() if any(row.interval(name) for row in comparison.rows)}
+    cells = [[measured(facts, row.interval(name)) for name, facts in shown.items()] for row in comparison.rows]
+    index = [quote(heading(comparison, row)) for row in comparison.rows]
+    return pd.DataFrame(cells, index=index, columns=list(map(figures.titled, shown.values())), dtype=object)
+
+
+def measured(facts: Facts, found: Interval | None) -> str:
+    """A mean with its interval; a dash for None."""
+    return MISSING if found is None else f"{facts.show(found.mean)} {facts.bounds(found.low, found.high)}".rstrip()
 
 
 def parameter_table(counts: Mapping[str, ParameterCounts]) -> str:
@@ -216,26 +246,66 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def to_markdown(table: pd.DataFrame, corner: str) -> str:
     """`table` as Markdown, figures to the right; its cells are Markdown already."""
-    return _tabulate(table, corner, "pipe")
+    return _tabulate(table, corner, "pipe", list(table.columns))
+
+
+WIDTH = 100
+"""Columns of the terminal that a table may take."""
+LONGEST = 32
+"""Characters of a name in a terminal's table."""
+NARROW = 13
+"""Characters to which the heading of a column may be broken."""
 
 
 def to_text(table: pd.DataFrame, corner: str) -> str:
-    """`table` for a terminal, in blocks of columns that fit its width."""
-    blocks = [table.iloc[:, start : start + BLOCK] for start in range(0, table.shape[1], BLOCK)]
-    return "\n\n".join(_tabulate(block, corner, "simple").replace(MISSING, "-") for block in blocks)
+    """`table` for a terminal, in blocks of columns that fit its width, each block about as wide as the others."""
+    columns = table.shape[1]
+    for size in range(max(columns, 1), 0, -1):
+        count = -(-columns // size) or 1
+        even = -(-columns // count)
+        blocks = [table.iloc[:, start : start + even] for start in range(0, max(columns, 1), max(even, 1))]
+        if size == 1 or all(width(block, corner) <= WIDTH for block in blocks):
+            return "\n\n".join(one_block(block, corner) for block in blocks)
+    raise AssertionError("a size of 1 returns")
+
+
+def fitted(table: pd.DataFrame, corner: str) -> tuple[str, list[str]]:
+    """`table` for a terminal with the columns that fit its width, and the names of those that don't."""
+    kept: list[int] = []
+    for place in range(table.shape[1]):
+        if not kept or width(table.iloc[:, [*kept, place]], corner) <= WIDTH:
+            kept.append(place)
+    left = [str(name) for place, name in enumerate(table.columns) if place not in kept]
+    return one_block(table.iloc[:, kept], corner), left
+
+
+def width(table: pd.DataFrame, corner: str) -> int:
+    """Characters of the longest line of `table` in a terminal."""
+    return max(map(len, one_block(table, corner).splitlines()))
 
 
 def one_block(table: pd.DataFrame, corner: str) -> str:
-    """`table` for a terminal, all columns beside each other."""
-    return _tabulate(table, corner, "simple").replace(MISSING, "-")
+    """`table` for a terminal, all columns beside each other, long names cut and long headings broken."""
+    cut = table.rename(index=shortened, columns=shortened)
+    heads = [
+        textwrap.fill(name, max(NARROW, *(len(value) for value in cells)), break_long_words=False)
+        for name, cells in zip(cut.columns, cut.to_numpy().T, strict=True)
+    ]
+    return _tabulate(cut, corner, "simple", heads).replace(MISSING, "-")
 
 
-def _tabulate(table: pd.DataFrame, corner: str, style: str) -> str:
+def shortened(name: object) -> str:
+    """A name of at most LONGEST characters; a longer one keeps both ends, where rows of one method differ."""
+    text, half = str(name), LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def _tabulate(table: pd.DataFrame, corner: str, style: str, heads: Sequence[str]) -> str:
     rows = [[label, *cells] for label, cells in zip(table.index, table.to_numpy(), strict=True)]
     align = ("left", *["right"] * table.shape[1])
     return tabulate(
         rows,
-        headers=[corner, *table.columns],
+        headers=[corner, *heads],
         tablefmt=style,
         colalign=align,
         disable_numparse=True,

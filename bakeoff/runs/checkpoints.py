@@ -66,6 +66,8 @@ class Chunk:
     """Summary by index."""
     written: int
     """Tokens."""
+    cut: tuple[int, ...] = ()
+    """Indices of the summaries that the limit of tokens ended."""
 
 
 class Checkpointer:
@@ -235,7 +237,8 @@ class Checkpointer:
             except (ValueError, KeyError, TypeError):
                 continue
             good.append(line)
-            found[body["chunk"]] = Chunk({int(index): text for index, text in body["texts"].items()}, body["written"])
+            texts = {int(index): text for index, text in body["texts"].items()}
+            found[body["chunk"]] = Chunk(texts, body["written"], tuple(body["cut"]))
             self.clock.seconds["evaluation"] = body["seconds"]
             if self.memory:
                 self.memory.raise_to(body["memory"])
@@ -255,6 +258,7 @@ class Checkpointer:
             "chunk": number,
             "texts": {str(index): text for index, text in chunk.texts.items()},
             "written": chunk.written,
+            "cut": list(chunk.cut),
             "seconds": self.clock.elapsed("evaluation"),
             "memory": self.memory.read() if self.memory else {},
         }

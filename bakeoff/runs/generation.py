@@ -27,12 +27,14 @@ def summarise(
     emit: Emit = silent,
     done: Mapping[int, Chunk] | None = None,
     keep: Callable[[int, Chunk], None] = lambda number, chunk: None,
+    cut: set[int] | None = None,
 ) -> tuple[dict[int, str], int]:
     """Summary by index in `prompts`, and the number of tokens written.
 
     A summary ends at the tokenizer's end token or at one of `ends`. Nothing but the logits and the two limits decides
     what is written: settings of generation that a model's files bring along are not read. `done` are chunks of the
-    schedule that an interrupted run finished; `keep` is called with each that is new.
+    schedule that an interrupted run finished; `keep` is called with each that is new. The indices of summaries that
+    `max_new_tokens` ended are added to `cut`.
     """
     ends = {tokenizer.eos_token_id, *ends}
     vocabulary = set(tokenizer.get_vocab().values())
@@ -49,11 +51,14 @@ def summarise(
                 chunk = Chunk(
                     {index: text_of(row, ends, tokenizer) for index, row in zip(indices, rows, strict=True)},
                     sum(map(len, rows)),
+                    tuple(index for index, row in zip(indices, rows, strict=True) if row[-1] not in ends),
                 )
                 keep(number, chunk)
                 emit({"phase": "evaluation", "done": len(texts) + len(chunk.texts), "documents": len(prompts)})
             texts |= chunk.texts
             written += chunk.written
+            if cut is not None:
+                cut.update(chunk.cut)
     return texts, written
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain, groupby
 from pathlib import Path
@@ -33,6 +33,7 @@ from bakeoff.runs import adapters, side_effects
 from bakeoff.runs.base import Base, seed_everything
 from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.generation import summarise
+from bakeoff.runs.ranks import Alone, assembled
 from bakeoff.runs.records import Evidence, RunResult, RunSpec
 from bakeoff.runs.resources import Clock, Memory, release
 from bakeoff.runs.training import Curves, fine_tune
@@ -51,16 +52,24 @@ def run(
     method = build(entry.kind, spec.hyperparameters, spec.method_file)
     emit({"phase": "setup"})
     with clock("setup"):
-        task = tasks.load(build(TaskSettings, spec.task, "run"), Scorer(build(ScoringSettings, spec.scoring, "run")))
+        task = task_of(spec)
     if not entry.needs_model:
         with clock("evaluation"):
             return finish(spec, task, method.summarise(task.examples), clock)
     with ExitStack() as patches:
         made = ModelRun(spec, entry, method, task, cache, emit, clock, checkpointer or Checkpointer(), patches)
-        made.train()
+        with ExitStack() as others:
+            with clock("setup"):
+                ranks = Alone() if entry.control else others.enter_context(assembled(spec, made.base.where, cache))
+            made.train(ranks)
         made.write()
         made.forget()
         return made.result(folder)
+
+
+def task_of(spec: RunSpec) -> tasks.Task:
+    """The documents of a run."""
+    return tasks.load(build(TaskSettings, spec.task, "run"), Scorer(build(ScoringSettings, spec.scoring, "run")))
 
 
 class ModelRun:
@@ -106,6 +115,7 @@ class ModelRun:
         self.curves = Curves()
         self.texts: dict[int, str] = {}
         self.written = 0
+        self.cut: set[int] = set()
         self.cost: dict[str, int | None] = {}
         self.forgotten: dict[str, float] = {}
         self.inference: dict[str, dict[str, float]] = {}
@@ -118,12 +128,12 @@ class ModelRun:
         prompts = [encoder.every_token(ids) for ids in self.prompts[: self.measure.forgetting]]
         return tuple([one for one in part if len(one.ids) > one.prompt] for part in (texts, prompts))
 
-    def train(self) -> None:
-        """Trains the method."""
+    def train(self, ranks: Alone) -> None:
+        """Trains the method, together with the other ranks."""
         self.curves = fine_tune(
             self.engine, self.model, self.training, self.validation, build(TrainingSettings, self.spec.training, "run"),
             seed=self.spec.seed, clock=self.clock, emit=self.emit, checkpointer=self.checkpointer,
-            method=self.method,
+            method=self.method, ranks=ranks,
         )  # fmt: skip
 
     def summaries(self, model: Any, prompts: Sequence[Sequence[int]], **durably: Any) -> tuple[dict[int, str], int]:
@@ -141,7 +151,7 @@ class ModelRun:
             with self.engine.writing(self.model):
                 self.texts, self.written = self.summaries(
                     self.model, self.prompts, emit=self.emit, done=self.checkpointer.summaries(weights),
-                    keep=lambda number, chunk: self.checkpointer.keep(weights, number, chunk),
+                    keep=lambda number, chunk: self.checkpointer.keep(weights, number, chunk), cut=self.cut,
                 )  # fmt: skip
                 self.cost = self.memory.read()
                 self.check = Check.of(self.model, self.texts, weights, self.base.where.precision == "fp32")
@@ -191,6 +201,7 @@ class ModelRun:
             self.task,
             [self.texts[index] for index in range(len(self.prompts))],
             self.clock,
+            cut=self.cut,
             parameters=parameters,
             steps=self.curves.steps,
             epochs=self.curves.epochs,
@@ -292,15 +303,16 @@ def finish(
     model_note: str = "",
     documents: str = "",
     engine_reason: str = "",
+    cut: Collection[int] | None = None,
     **measured: Any,
 ) -> tuple[RunResult, list[Prediction]]:
-    """Scores the summaries and closes the books."""
+    """Scores the summaries and closes the books; `cut` holds the indices of those that the limit of tokens ended."""
     test = task.examples.test
     scorer = task.examples.scorer
     with clock("evaluation"):
         predictions = [
-            Prediction(e.id, e.document, e.summary, summary, e.references, e.aspect)
-            for e, summary in zip(test, summaries, strict=True)
+            Prediction(e.id, e.document, e.summary, summary, e.references, e.aspect, None if cut is None else n in cut)
+            for n, (e, summary) in enumerate(zip(test, summaries, strict=True))
         ]
         ids, scores = scorer.score(predictions)
         note = scorer.coverage((one.id, one.references) for one in predictions).note

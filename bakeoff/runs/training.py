@@ -15,6 +15,7 @@ from bakeoff.data.encoding import Encoded
 from bakeoff.engine import Engine
 from bakeoff.runs.checkpoints import Checkpointer, Training
 from bakeoff.runs.hooks import Hooks
+from bakeoff.runs.ranks import Alone
 from bakeoff.runs.resources import Clock
 
 
@@ -44,12 +45,14 @@ def fine_tune(
     emit: Emit = silent,
     checkpointer: Checkpointer | None = None,
     method: Any = None,
+    ranks: Alone | None = None,
 ) -> Curves:
     """Trains what has `requires_grad` and leaves the weights of the epoch with the lowest validation loss.
 
     The loss of a step is the cross-entropy summed over the label tokens of the whole effective batch, divided by their
     number, so no micro-batch size changes it. `checkpointer` keeps checkpoints, and goes on from the newest. What
-    `method` says while it is trained (see Method) is done. Raises Diverged with the step where a loss is not finite.
+    `method` says while it is trained (see Method) is done. `ranks` compute the micro-batches together. Raises Diverged
+    with the step where a loss is not finite.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return Curves()
@@ -58,7 +61,8 @@ def fine_tune(
     with clock("validation"):
         validation = engine.cached(model, validation, recipe.micro_batch_size)
     hooks = Hooks(model, method)
-    loop = Loop(engine, model, hooks, train, validation, recipe, seed, clock, emit, checkpointer or Checkpointer())
+    loop = Loop(engine, model, hooks, train, validation, recipe, seed, clock, emit, checkpointer or Checkpointer(),
+                ranks or Alone())  # fmt: skip
     loop.start()
     for epoch in range(loop.state.epoch, recipe.epochs + 1):
         if loop.idle():
@@ -75,8 +79,9 @@ class Loop:
     def __init__(
         self, engine: Engine, model: torch.nn.Module, hooks: Hooks, train: Sequence[Encoded],
         validation: Sequence[Encoded], recipe: TrainingSettings, seed: int, clock: Clock, emit: Emit,
-        checkpointer: Checkpointer,
+        checkpointer: Checkpointer, ranks: Alone,
     ) -> None:  # fmt: skip
+        self.seed, self.ranks = seed, ranks
         self.engine, self.model, self.train, self.validation = engine, model, train, validation
         self.hooks = hooks
         self.recipe, self.clock, self.emit, self.checkpointer = recipe, clock, emit, checkpointer
@@ -98,7 +103,7 @@ class Loop:
 
     def start(self) -> None:
         """Goes on from the newest checkpoint, or validates the model as it was attached."""
-        if not self.checkpointer.restore(self.state):
+        if not self.ranks.copy(self.state, self.checkpointer.restore(self.state)):
             with self.clock("validation"):
                 self.curves.epochs.append({"epoch": 0, "validation_loss": self.validation_loss(), "best": 0})
 
@@ -118,14 +123,18 @@ class Loop:
         """One optimizer step on an effective batch. Raises Diverged."""
         labels = sum(len(example.ids) - example.prompt for example in examples)
         total_loss = zero(self.model)
-        for micro in self.engine.micro_batches(self.model, examples, self.recipe.micro_batch_size):
+        self.ranks.draw(self.seed, len(self.curves.steps))
+        ours = self.ranks.share(examples)
+        for micro in self.engine.micro_batches(self.model, ours, self.recipe.micro_batch_size):
             part = self.engine.loss(self.model, micro) / labels
             with repeatable(self.device):
                 part.backward()
             total_loss += part.detach()
-        if (penalty := self.hooks.penalty()) is not None:
+        if (penalty := self.hooks.penalty()) is not None and not self.ranks.rank:
             with repeatable(self.device):
                 penalty.backward()
+        self.ranks.add_gradients(self.trained)
+        self.ranks.add(total_loss)
         norms = torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.gradient_clip or math.inf)
         # Both at once: to read a number waits until a GPU has done all that it was given.
         loss, norm = torch.stack([total_loss, norms.to(total_loss)]).tolist()
@@ -182,7 +191,7 @@ class Loop:
 
     def validation_loss(self) -> float:
         """Nats per label token of the validation documents; NaN without any."""
-        return mean_loss(self.engine, self.model, self.validation, self.recipe.micro_batch_size)
+        return mean_loss(self.engine, self.model, self.validation, self.recipe.micro_batch_size, self.ranks)
 
     def take_best(self) -> None:
         """Puts the weights of the epoch with the lowest validation loss back, and marks it."""
@@ -218,15 +227,18 @@ def learning_rate_factor(step: int, total: int, recipe: TrainingSettings) -> flo
 
 
 @torch.no_grad()
-def mean_loss(engine: Engine, model: torch.nn.Module, examples: Sequence[Encoded], size: int) -> float:
+def mean_loss(
+    engine: Engine, model: torch.nn.Module, examples: Sequence[Encoded], size: int, ranks: Alone | None = None
+) -> float:
     """Cross-entropy in nats per label token over `examples`, `size` at a time; NaN without any."""
+    ranks = ranks or Alone()
     if not examples:
         return math.nan
     model.eval()
     total = zero(model)
-    for micro in engine.micro_batches(model, examples, size):
+    for micro in engine.micro_batches(model, ranks.share(examples), size):
         total += engine.loss(model, micro)
-    return total.item() / sum(len(example.ids) - example.prompt for example in examples)
+    return ranks.add(total).item() / sum(len(example.ids) - example.prompt for example in examples)
 
 
 def zero(model: torch.nn.Module) -> torch.Tensor:

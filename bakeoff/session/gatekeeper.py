@@ -8,7 +8,6 @@ from typing import Any
 from bakeoff.core.errors import UsageError
 from bakeoff.gate import baseline
 from bakeoff.gate.verdicts import Gate, judge, zeros
-from bakeoff.metrics.rouge import METRICS
 from bakeoff.session import worker
 from bakeoff.session.session import Session
 
@@ -32,12 +31,15 @@ class Gatekeeper:
     def __init__(self, session: Session, path: Path, *, update: bool, strict: bool, remedy: str) -> None:
         self.session, self.path, self.update, self.strict, self.remedy = session, path, update, strict, remedy
         self.methods = [entry.name for entry in session.plan.entries if not entry.control]
+        self.metrics = session.plan.settings.scoring.verdicts
         self.accepted = baseline.read(path)
         self.judged: Gate | None = None
 
     def cases(self) -> list[str]:
         """Names of the cases, in order: `lora-rouge1`, or the one that says that a baseline was written."""
-        return [WRITTEN] if self.update else [f"{method}-{metric}" for method in self.methods for metric in METRICS]
+        return (
+            [WRITTEN] if self.update else [f"{method}-{metric}" for method in self.methods for metric in self.metrics]
+        )
 
     def check(self, case: str) -> Check:
         """Makes every run of the session that is missing, and judges one case."""
@@ -75,6 +77,8 @@ class Gatekeeper:
                 baseline=shown(self.path),
                 remedy=f"to accept what is measured now, type {self.remedy}",
                 unscored="; ".join(self.notes()),
+                metrics=self.metrics,
+                lower=[metric.name for metric in self.session.metrics if metric.better == "lower"],
             )
         return self.judged
 
@@ -85,8 +89,12 @@ class Gatekeeper:
         if not found:
             return None
         first = next(iter(found.values()))[0]
+        others = [metric for metric in self.session.metrics if metric.name in self.metrics]
         return baseline.of_runs(
-            self.session.plan.settings.preset, found, self.session.store.predictions(first.fingerprint)
+            self.session.plan.settings.preset,
+            found,
+            self.session.store.predictions(first.fingerprint),
+            self.session.beside(found, others),
         )
 
     def notes(self) -> list[str]:
@@ -120,21 +128,37 @@ class Gatekeeper:
         )
 
     def report(self, folder: Path) -> str | None:
-        """The session's report with the gate's table; on GitHub also the step summary and the annotations."""
+        """The session's report with the gate's table, and comment.md; on GitHub also the step summary and the
+        annotations."""
         if self.update:
             return self.session.report(folder)
         self.session.gather()
         self.judged = None
         gate = self.gate()
         text = self.session.report(folder, gate)
-        from bakeoff.report.gate import annotations, markdown_table
+        from bakeoff.core.files import replace
+        from bakeoff.report.gate import annotations
 
+        comment = self.comment(gate)
+        replace(folder / "comment.md", comment.encode())
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             with open(summary, "a", encoding="utf-8") as file:
-                file.write(markdown_table(gate) + "\n")
+                file.write(comment + "\n")
         if os.environ.get("GITHUB_ACTIONS") == "true":
             text = "\n".join([text or "", *annotations(gate, self.strict)])
         return text
+
+    def comment(self, gate: Gate) -> str:
+        """What a pull request is told."""
+        from bakeoff.report.exports import comment
+
+        measured, found = self.measured(), []
+        if measured and self.accepted:
+            runs = {name: self.session.results[name][0].fingerprint for name in measured.methods}
+            written = {name: self.session.store.predictions(run) for name, run in runs.items()}
+            found = comment.losses(gate, measured, self.accepted, written)
+        preset = self.session.plan.settings.preset
+        return comment.render(preset, gate, self.strict, found, comment.link_here())
 
 
 def shown(path: Path) -> str:

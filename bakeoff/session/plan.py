@@ -9,6 +9,7 @@ from typing import Any
 
 from bakeoff.config import hardware
 from bakeoff.config.schema import (
+    READ_LATER,
     Settings,
     TrainingSettings,
     plain,
@@ -42,14 +43,18 @@ class Plan:
     """What `probe` found: hashes of model and data, the machine resolved, its compiler and its GPU."""
 
 
-def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str, Any] | None = None) -> Plan:
+def make(
+    settings: Settings, asked: Sequence[str], store: Store, found: dict[str, Any] | None = None, parallel: int = 1
+) -> Plan:
     """The checked plan for `--method asked`. Raises UsageError for everything that a user can mend.
 
-    `found` is what another process's plan found, which is then not checked again.
+    `found` is what another process's plan found, which is then not checked again. `parallel` runs share the processor.
     """
     chosen = configured(settings, asked)
     methods = [(entry.name, entry.method, str(entry.file), plain(method)) for entry, (method, _) in chosen]
-    found = found or worker.call(probe, sections(settings), methods, str(store.models), log=store.logs / "prepare.log")
+    if found is None:
+        read = {**sections(settings), "parallel": parallel or 1}
+        found = worker.call(probe, read, methods, str(store.models), log=store.logs / "prepare.log")
     refuse_optimizers(chosen, found["machine"]["device"])
     hashes = {"model": found["model"], "data": found["data"], "text": found["text"], "source": source_sha256()}
     versions = {**hardware.versions(), "compiler": found["compiler"], **found["card"]}
@@ -68,7 +73,7 @@ def make(settings: Settings, asked: Sequence[str], store: Store, found: dict[str
                 task=plain(settings.task),
                 training={} if entry.control else plain(recipe),
                 generation=plain(settings.generation),
-                scoring=plain(settings.scoring),
+                scoring={key: value for key, value in plain(settings.scoring).items() if key not in READ_LATER},
                 measure={} if entry.control else plain(settings.measure),
                 machine=found["machine"],
                 hashes={**hashes, "method": entry.sha256, "prompt": found["prompts"].get(entry.name, "")},

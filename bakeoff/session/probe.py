@@ -32,16 +32,18 @@ from bakeoff.session.plan import MACHINE
 
 
 def probe(
-    asked: Mapping[str, dict[str, Any]], methods: list[tuple[str, str, str, dict[str, Any]]], cache: str, emit: Emit
+    asked: Mapping[str, Any], methods: list[tuple[str, str, str, dict[str, Any]]], cache: str, emit: Emit
 ) -> dict[str, Any]:
     """Hashes of model and data, the machine resolved, its compiler, and each method's hyperparameters as the model
     decides them.
 
-    Runs in a process of its own. `asked` are settings by section, each of `methods` is a row's name, its method's, its
-    file, and its hyperparameters. Raises UsageError.
+    Runs in a process of its own. `asked` are settings by section, and how many runs share the processor; each of
+    `methods` is a row's name, its method's, its file, and its hyperparameters. Raises UsageError.
     """
     where = hardware.resolve(
-        build(MachineSettings, asked["machine"], "run"), build(EngineSettings, asked["engine"], "run")
+        build(MachineSettings, asked["machine"], "run"),
+        build(EngineSettings, asked["engine"], "run"),
+        asked.get("parallel", 1),
     )
     settings = build(ModelSettings, asked["model"], "run")
     documents = build(TaskSettings, asked["task"], "run")
@@ -79,6 +81,7 @@ def probe(
         "machine": plain(dataclasses.replace(where, attention=chosen)),
         "compiler": compiler,
         "card": {**hardware.card(where.device), **(quantise.installed() if settings.quantisation else {})},
+        "cards": hardware.cards(where.device),
         "no compiler": why,
         "methods": decided,
         "prompts": fitting.prompts,

@@ -1,16 +1,19 @@
-"""What is happening: a live bar for each run in a terminal, a line for each epoch elsewhere."""
+"""What is happening: every run with its state in a terminal, a line for each epoch elsewhere."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.live import Live
 
 from bakeoff.core.errors import one_line
 from bakeoff.core.events import Emit, News, silent
 from bakeoff.runs.records import RunSpec
+from bakeoff.session.board import Board, title
+
+__all__ = ["Progress", "title"]
 
 
 class Progress:
@@ -20,6 +23,11 @@ class Progress:
         self.console = Console(file=file, force_terminal=live, highlight=False, markup=False) if file else None
         self.live = live
         self.newline = newline
+        self.board = Board()
+        self.running = 0
+        """Runs that are made now."""
+        self.drawn: Live | None = None
+        self.changing = threading.Lock()
 
     def say(self, spec: RunSpec, text: str) -> None:
         """A line that names its run."""
@@ -35,6 +43,7 @@ class Progress:
 
     def reused(self, spec: RunSpec) -> None:
         """Says that a finished run was found."""
+        self.board.end(spec, "stored")
         if not spec.control:
             self.say(spec, f"not trained again, finished run {spec.fingerprint[:12]} reused (--fresh trains anew)")
 
@@ -48,7 +57,7 @@ class Progress:
         if self.console is None:
             yield silent
         elif self.live:
-            with self._bar(spec) as emit:
+            with self._board(spec) as emit:
                 yield emit
         else:
             yield lambda news: self._line(spec, news)
@@ -64,32 +73,25 @@ class Progress:
             self.say(spec, f"writing {news['documents']} summaries")
 
     @contextmanager
-    def _bar(self, spec: RunSpec) -> Iterator[Emit]:
-        self.newline()
-        columns = (TextColumn("  {task.description}"), BarColumn(20), TextColumn("{task.fields[detail]}"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-        with Bar(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(f"{title(spec)}: setup", total=None, detail="")
-
-            def emit(news: News) -> None:
-                phase = news["phase"]
-                label = f"{title(spec)}: {phase}"
-                if phase == "training":
-                    speed = news["tokens"] / max(news["seconds"], 1e-9)
-                    done = f"epoch {news['epoch']}/{news['epochs']} step {news['step']}/{news['steps']}"
-                    detail = f"{done} loss {news['loss']:.3f} {speed:.0f} tokens/s"
-                    bar.update(task, description=label, total=news["steps"], completed=news["step"], detail=detail)
-                elif phase == "evaluation":
-                    detail = f"{news['done']}/{news['documents']} summaries"
-                    if news["done"] == 0:
-                        bar.reset(task)
-                    bar.update(task, description=label, total=news["documents"], completed=news["done"], detail=detail)
-                else:
-                    bar.update(task, description=label)
-
-            yield emit
-
-
-def title(spec: RunSpec) -> str:
-    """How a run is called in messages."""
-    return spec.method if spec.control else f"{spec.method} (seed {spec.seed})"
+    def _board(self, spec: RunSpec) -> Iterator[Emit]:
+        """Draws the board while any run is made; runs may overlap."""
+        self.board.start(spec)
+        with self.changing:
+            self.running += 1
+            if self.running == 1:
+                self.newline()
+                self.drawn = Live(get_renderable=self.board.render, console=self.console, refresh_per_second=2,
+                                  transient=True, vertical_overflow="crop")  # fmt: skip
+                self.drawn.start()
+        try:
+            yield lambda news: self.board.hear(spec, news)
+        except BaseException:
+            self.board.end(spec, "dead")
+            raise
+        else:
+            self.board.end(spec, "done")
+        finally:
+            with self.changing:
+                self.running -= 1
+                if self.running == 0 and self.drawn is not None:
+                    self.drawn.stop()

@@ -1,6 +1,7 @@
 """From command-line options to a session that is ready to run."""
 
 import contextlib
+import datetime
 import json
 import os
 import shlex
@@ -22,7 +23,8 @@ from bakeoff.gate import baseline
 from bakeoff.gate.seed_variance import Loans
 from bakeoff.report import published
 from bakeoff.report.tuning import record
-from bakeoff.session import plan, worker
+from bakeoff.scoring import registry
+from bakeoff.session import executors, plan, tracking, worker
 from bakeoff.session.gatekeeper import Gatekeeper
 from bakeoff.session.ledger import Ledger
 from bakeoff.session.progress import Progress
@@ -38,6 +40,7 @@ def load_settings(options: Namespace) -> schema.Settings:
         *(["model.trust_remote_code=true"] if getattr(options, "trust_remote_code", False) else []),
     ]
     chosen = presets.load(options.preset, model=options.model, task=options.task, seeds=options.seeds, changes=changes)
+    chosen = registry.add(chosen, getattr(options, "metric", ()))
     record.counts(chosen)
     floors(chosen, "")
     keepable(getattr(options, "report_dir", ""))
@@ -67,26 +70,41 @@ def start(
     `shared` is what `share` says of the session of which this process is a worker.
     """
     chosen = load_settings(options)
-    known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": ""}
+    trackers = tracking.chosen(options.track)
+    known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": "", "group": ""}
     loans, others = Loans.read(chosen), published.beside(chosen)
+    metrics = registry.load(chosen, getattr(options, "metric", ()))
     store = Store(Path(options.store))
     plan.configured(chosen, options.method or ["all"])  # what it refuses needs no second of waiting
+    where, parallel = getattr(options, "executor", "local"), getattr(options, "parallel", 0)
+    executors.named(where, parallel)
     worker.start_server(offline=not plan.on_hub(chosen))
     beside = threading.Thread(target=ahead, args=(chosen, store, known["found"] is None), daemon=True)
     beside.start()
     try:
-        planned = plan.make(chosen, options.method or ["all"], store, known["found"])
+        planned = plan.make(chosen, options.method or ["all"], store, known["found"], parallel)
+        executor = executors.choose(where, parallel, store, planned.found)
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
     finally:
         beside.join()  # nothing else computes while a run is timed
+    group = known["group"] or f"{chosen.preset}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
+    tracked = tracking.Tracking(trackers, group, report_folder(options, chosen).parent / "tracking")
     progress = Progress(file, live=live, newline=newline)
+    specs = (spec for seeds in planned.specs.values() for spec in seeds)
+    progress.board.expect(specs, lambda fingerprint: not options.fresh and store.folder(fingerprint).is_dir())
     if reason := planned.found["no compiler"]:
         progress.note(f"using torch operators (slower): the C kernels could not be compiled: {reason}")
     for note in planned.found["notes"]:
         progress.note(note)
     return Session(planned, store, progress, fresh=options.fresh, ledger=Ledger(known["ledger"]),
-                   loans=loans, published=others, run_timeout=options.run_timeout)  # fmt: skip
+                   loans=loans, published=others, run_timeout=options.run_timeout, executor=executor,
+                   tracking=tracked, metrics=metrics)  # fmt: skip
+
+
+def report_folder(options: Namespace, chosen: schema.Settings) -> Path:
+    """Where the report goes."""
+    return Path(options.report_dir or project.own("reports", chosen.preset))
 
 
 def ahead(chosen: schema.Settings, store: Store, new: bool) -> None:
@@ -113,7 +131,8 @@ def baseline_path(options: Namespace, chosen: schema.Settings) -> Path:
 
 def share(session: Session) -> str:
     """What the workers of `pytest -n N` need to know of the session, as text."""
-    return json.dumps({"found": session.plan.found, "ledger": str(session.ledger.folder)})
+    ledger, group = str(session.ledger.folder), session.tracking.group
+    return json.dumps({"found": session.plan.found, "ledger": ledger, "group": group})
 
 
 def keep(options: Namespace, session: Session) -> Gatekeeper | None:

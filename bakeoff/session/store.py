@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bakeoff.core.errors import UsageError
-from bakeoff.core.files import checksum, flush
+from bakeoff.core.files import checksum, flush, replace
 from bakeoff.core.validation import misfit, strict_json
 from bakeoff.data.sources import ASPECTS
 from bakeoff.metrics.rouge import Prediction
@@ -36,10 +36,12 @@ class Store:
         self.models = root / "models"
         self.logs = root / "logs"
         self.unfinished = root / "partial"
+        self.metrics = root / "metrics"
+        """What metrics beside ROUGE said of stored summaries; made when it is needed."""
         self.going: set[Path] = set()
         """Folders that this process is removing."""
         try:
-            for folder in (self.models, self.logs, self.unfinished, root / "runs"):
+            for folder in (self.models, self.logs, self.unfinished, root / "runs", root / "locks"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{root}: runs can't be kept here: {error.strerror}; type --store FOLDER") from None
@@ -81,25 +83,44 @@ class Store:
         threading.Thread(target=shutil.rmtree, args=(gone, True)).start()
 
     @contextmanager
-    def computing(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Held while a run is made: no run is made twice, and nothing else computes while one is timed.
+    def computing(self, waiting: Callable[[], None] = lambda: None, device: str = "") -> Iterator[None]:
+        """Held while a run computes on a device, the processor if it has no name: nothing else does while it is timed.
 
-        `waiting` is called when another process holds it. The system lets go of it when its holder dies.
+        `waiting` is called when another process holds it. The system lets go of it when its holder dies. It may be
+        given back by another thread.
         """
-        lock = FileLock(self.root / "computing.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting()
-            lock.acquire()
-        try:
-            # Of a process that was killed: nobody else holds the lock.
-            left = {*(self.root / "runs").glob(".*"), *self.unfinished.glob(".*")} - self.going
-            for folder in left:
-                shutil.rmtree(folder, ignore_errors=True)
+        name = f"computing-{device}.lock" if device else "computing.lock"
+        with held(self.root / name, waiting):
+            self.sweep()
             yield
-        finally:
-            lock.release()
+
+    @contextmanager
+    def making(self, fingerprint: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Held while a run is looked for and made: no run is made twice. See `computing`."""
+        with held(self.lock(fingerprint), waiting):
+            self.remove(fingerprint)
+            yield
+
+    def lock(self, fingerprint: str) -> Path:
+        """The lock of a run."""
+        return self.root / "locks" / fingerprint
+
+    def sweep(self) -> None:
+        """Removes what killed processes left of runs that nobody is making."""
+        left = {*(self.root / "runs").glob(".*"), *self.unfinished.glob(".*")} - self.going
+        for fingerprint in {folder.name[1:].partition("-")[0] for folder in left}:
+            lock = FileLock(self.lock(fingerprint))
+            try:
+                with lock.acquire(timeout=0):
+                    self.remove(fingerprint)
+            except (Timeout, RuntimeError):  # somebody is making it; RuntimeError: this thread is
+                pass
+
+    def remove(self, fingerprint: str) -> None:
+        """Removes what a killed process left of a run whose lock is held."""
+        for folder in (self.root / "runs", self.unfinished):
+            for left in set(folder.glob(f".{fingerprint}-*")) - self.going:
+                shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
     def staging(self, fingerprint: str) -> Iterator[Path]:
@@ -128,6 +149,38 @@ class Store:
         flush(target.parent)
         shutil.rmtree(aside, ignore_errors=True)
         self.forget_partial(result.fingerprint)
+
+
+@contextmanager
+def held(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """A lock file of which the system lets go when its holder dies."""
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def matching(name: str, root: Path) -> list[Path]:
+    """The folders of finished runs whose fingerprint begins with `name`."""
+    return sorted((root / "runs").glob(f"{name}*")) if name.isalnum() else []
+
+
+def amend(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Adds files to a stored run, or replaces them: for what describes a run and is no evidence of it.
+
+    The run is intact at every moment: its manifest names a file neither before nor while it is written. Raises OSError.
+    """
+    listed = json.loads((folder / MANIFEST).read_bytes())["checksums"]
+    replace(folder / MANIFEST, manifest(folder, sorted(set(listed) - set(files))).encode())
+    for name, content in files.items():
+        replace(folder / name, content)
+    replace(folder / MANIFEST, manifest(folder, sorted({*listed, *files})).encode())
 
 
 def manifest(folder: Path, names: Iterable[str]) -> str:
@@ -222,9 +275,10 @@ def prediction(row: dict[str, Any]) -> Prediction:
         summary=row["summary"],
         references=tuple(references),
         aspect=row.get("aspect", ""),
+        cut=row.get("cut"),
     )
     texts = (made.id, made.document, made.reference, made.summary, made.aspect, *made.references)
-    if isinstance(name, (dict, list)) or any(misfit(t, str, "") for t in texts):
+    if isinstance(name, (dict, list)) or any(misfit(t, str, "") for t in texts) or misfit(made.cut, bool | None, "cut"):
         raise TypeError
     "".join(texts).encode()  # JSON lets half of a surrogate pair in
     return made

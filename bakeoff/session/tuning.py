@@ -9,10 +9,13 @@ summaries: with a smaller one, test documents would become training documents.
 import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,21 +100,28 @@ class Tuning:
                       for name, entry in self.entries.items()}  # fmt: skip
         self.found: dict[str, dict[str, Any]] = {}
         """What probes found, by method and hyperparameters that were tried."""
-        self.count = 0
+        self.numbers = itertools.count(1)
+        self.writing = threading.Lock()
 
     def measure(self, points: Sequence[Point]) -> list[Trial]:
-        """A trial of each point, one after another.
-
-        This is the place to make several at once, a trial a device: no point of a call needs another one's result.
-        """
-        return [self.trial(point) for point in points]
+        """A trial of each point, as many at once as the executor makes: none needs another one's result."""
+        executor = self.session.executor
+        if executor.count == 1:
+            return [self.trial(point) for point in points]
+        with ThreadPoolExecutor(executor.count) as pool:
+            try:
+                return list(pool.map(self.trial, points))
+            except BaseException:
+                executor.stop()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def trial(self, point: Point) -> Trial:
         """The trial of a point, from the record where it is there and `--fresh` was not typed."""
-        self.count += 1
+        number = next(self.numbers)
         what = ", ".join(f"{key} = {value}" for key, value in point.settings.items())
         note = self.session.progress.note
-        note(f"trial {self.count}: {point.method}, {what}")
+        note(f"trial {number}: {point.method}, {what}")
         planned = self.plan(point)
         asked = digest(planned.specs[point.method])
         known = None if self.session.fresh else self.record.known(asked, point.settings)
@@ -120,7 +130,8 @@ class Tuning:
             return known
         made = self.train(point, planned)
         try:
-            self.record.keep(asked, made)
+            with self.writing:
+                self.record.keep(asked, made)
         except OSError as error:
             raise UsageError(f"{self.record.path}: the record can't be written: {error.strerror}") from None
         return made
@@ -128,7 +139,7 @@ class Tuning:
     def train(self, point: Point, planned: plan.Plan) -> Trial:
         """Makes the runs of a trial, one a seed. A run that dies leaves a trial without a loss."""
         ours = self.session
-        once = Session(planned, ours.store, ours.progress, fresh=ours.fresh, ledger=ours.ledger)
+        once = Session(planned, ours.store, ours.progress, fresh=ours.fresh, ledger=ours.ledger, executor=ours.executor)
         try:
             runs = once.runs(point.method)
         except worker.Died as died:

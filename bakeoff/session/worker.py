@@ -60,8 +60,12 @@ def waiting() -> dict[str, str]:
     return {} if {*WAITING, "KMP_BLOCKTIME"} & set(os.environ) else dict(WAITING)
 
 
-_ending: list[Any] = []
-"""The process that answered last, if it has not been waited for."""
+_ending: dict[str, Any] = {}
+"""The process that answered last, by slot, if it has not been waited for."""
+_living: set[Any] = set()
+"""Processes that have not answered yet."""
+_starting = threading.Lock()
+"""Held while a process is started: what starts it changes the main module for a moment."""
 
 
 class Died(Exception):
@@ -70,6 +74,10 @@ class Died(Exception):
     def __init__(self, phase: str, cause: str, stack: str = "") -> None:
         super().__init__(f"{cause} (during {phase})")
         self.phase, self.cause, self.stack = phase, cause, stack
+
+
+class Stopped(Exception):
+    """A process that `stop` ended: nothing is known of its run, and nothing is kept of it but its checkpoints."""
 
 
 class DiedDiverged(Died):
@@ -107,20 +115,26 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def call(job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = silent, timeout: float = 0.0) -> Any:
+def call(
+    job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = silent, timeout: float = 0.0, slot: str = "",
+    given: Mapping[str, str] | None = None,
+) -> Any:  # fmt: skip
     """`job(*arguments, emit)` in a process of its own; what it prints goes to `log`.
 
-    After `timeout` seconds it is ended (0: never). Raises UsageError as the job raised it, Died for any other end.
+    After `timeout` seconds it is ended (0: never). `slot` names where it computes: the process that computed there
+    before it is waited for. `given` are environment variables of the process. Raises UsageError as the job raised it,
+    Stopped where `stop` ended it, Died for any other end.
     """
     context: Any = multiprocessing.get_context(START)
     ours, theirs = context.Pipe(duplex=False)
-    while _ending:  # nothing else computes, or holds memory, while a run is timed
-        last = _ending.pop()
+    if last := _ending.pop(slot, None):  # nothing else computes, or holds memory, while a run is timed
         last.join(PATIENCE)
         _end(last)
-    process = context.Process(target=_child, args=(theirs, job, arguments, str(log), project.root()), daemon=True)
-    with _plain_main():
+    told = (theirs, job, arguments, str(log), project.root(), dict(given or {}))
+    process = context.Process(target=_child, args=told, daemon=True)
+    with _starting, _plain_main():
         process.start()
+        _living.add(process)
     theirs.close()
     phase, answered = "start", False
     end = time.monotonic() + timeout if timeout else None
@@ -133,6 +147,8 @@ def call(job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = silen
                 kind, value = ours.recv()
             except (EOFError, OSError):  # OSError: it died in the middle of a message
                 process.join()
+                if process not in _living:
+                    raise Stopped from None
                 raise Died(phase, cause_of(process.exitcode, log)) from None
             if kind == "news":
                 phase = value.get("phase", phase)
@@ -140,7 +156,7 @@ def call(job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = silen
             elif kind == "result":
                 # What it answered is stored while it ends: to give back gigabytes takes the system most of a second.
                 answered = True
-                _ending.append(process)
+                _ending[slot] = process
                 return value
             elif kind == "usage":
                 raise UsageError(value)
@@ -149,9 +165,18 @@ def call(job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = silen
             else:
                 raise Died(phase, value)
     finally:
+        _living.discard(process)
         if not answered:
             _end(process)
         ours.close()
+
+
+def stop() -> None:
+    """Ends every process that has not answered; `call`, in whatever thread it waits, raises Stopped."""
+    with _starting:
+        while _living:
+            process = _living.pop()
+            process.terminate()
 
 
 def _end(process: Any) -> None:
@@ -211,8 +236,12 @@ def cause_of(exitcode: int | None, log: Path) -> str:
     return cause
 
 
-def _child(connection: Connection, job: Callable[..., Any], arguments: tuple[Any, ...], log: str, home: Path) -> None:
+def _child(
+    connection: Connection, job: Callable[..., Any], arguments: tuple[Any, ...], log: str, home: Path,
+    given: Mapping[str, str],
+) -> None:  # fmt: skip
     """Runs in the new process: everything printed goes to the log, everything raised goes to the parent by kind."""
+    os.environ.update(given)  # which cards a process sees is read when CUDA starts
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     project.use(home)

@@ -161,10 +161,10 @@ def contrast(
     if error < EQUAL:  # no noise to test against: only equality can be said
         equal = abs(difference) < EQUAL
         return replace(made, low=difference if equal else None, high=difference if equal else None, df=0.0, error=0.0)
-    from scipy import stats
+    from scipy import special  # what stats.t calls, in a tenth of the time: a report has thousands of pairs
 
-    half = error * float(stats.t.ppf((1 + level) / 2, df))
-    p = 2 * float(stats.t.sf(abs(difference) / error, df))
+    half = error * float(special.stdtrit(df, (1 + level) / 2))
+    p = 2 * float(special.stdtr(df, -abs(difference) / error))
     return replace(made, low=difference - half, high=difference + half, p=min(1.0, p))
 
 

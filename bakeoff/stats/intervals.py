@@ -4,8 +4,10 @@ scipy is imported where it is asked: it takes most of a second, for which no run
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Literal
 
 import numpy as np
@@ -61,6 +63,19 @@ def interval(scores: ArrayLike | Sequence[ArrayLike], level: float = 0.95) -> In
     error = float(documents.std(ddof=1)) / math.sqrt(documents.size)
     half = float(stats.t.ppf((1 + level) / 2, documents.size - 1)) * error
     return Interval(mean, mean - half, mean + half)
+
+
+def wilson(share: float, count: int, level: float = 0.95) -> Interval:
+    """A share of `count` documents with Wilson's score interval (Journal of the American Statistical Association 22,
+    1927), which has a width where the share is 0 or 1, too. Raises ValueError for no document or no share."""
+    if count < 1 or not 0 <= share <= 1:
+        raise ValueError(f"a share in 0..1 of one document or more is needed; got {share} of {count}")
+    from scipy import stats
+
+    z = float(stats.norm.ppf((1 + level) / 2))
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(share, max(0.0, middle - half) if share else 0.0, min(1.0, middle + half) if share < 1 else 1.0)
 
 
 def spread(scores: ArrayLike | Sequence[ArrayLike]) -> float | None:
@@ -121,9 +136,61 @@ def groups(names: Sequence[str], different: Collection[tuple[str, str]]) -> list
 
 
 def letters(columns: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Letters by name, one a group of `groups`: two names share one exactly where they are not different."""
-    names = dict.fromkeys(name for column in columns for name in column)
-    return {name: "".join(letter(n) for n, column in enumerate(columns) if name in column) for name in names}
+    """Letters by name, from the groups of `groups`: two names share one exactly where they are not different.
+
+    Four letters or more that follow each other are written as a range, `a-d`.
+    """
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    swept = sorted(sweep(cover(columns)), key=lambda column: [name not in column for name in names])
+    return {name: ranges([n for n, column in enumerate(swept) if name in column]) for name in names}
+
+
+def couples(column: Sequence[str]) -> set[frozenset[str]]:
+    """Every two names of a column, and each name with itself."""
+    return {frozenset(pair) for pair in combinations_with_replacement(column, 2)}
+
+
+def cover(columns: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Few of `columns`, each cut to what it adds: two names still stand together in one exactly where they did.
+
+    Greedy: the column that holds most couples that no earlier one holds, until every couple stands somewhere.
+    """
+    left = [couples(column) for column in columns]
+    found = []
+    while any(left):
+        place = max(range(len(left)), key=lambda place: (len(left[place]), -place))
+        needed = frozenset().union(*left[place])
+        found.append(tuple(name for name in columns[place] if name in needed))
+        covered = couples(found[-1])
+        left = [some - covered for some in left]
+    return found
+
+
+def sweep(columns: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """`columns` without memberships that tell nothing: two names still stand together in one exactly where they did.
+
+    The sweeping phase of Piepho (2004, see `groups`). Every name keeps a column.
+    """
+    left = [list(column) for column in columns]
+    together = Counter(pair for column in left for pair in couples(column))
+    for column in left:
+        for name in reversed(list(column)):
+            shared = [frozenset((name, other)) for other in column]
+            if all(together[pair] > 1 for pair in shared):
+                together.subtract(shared)
+                column.remove(name)
+    return [tuple(column) for column in left if column]
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as letters: `ab`, `a-d`, `a-df`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return "".join(f"{letter(run[0])}-{letter(run[-1])}" if len(run) > 3 else "".join(map(letter, run)) for run in runs)
 
 
 def letter(number: int) -> str:

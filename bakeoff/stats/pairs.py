@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from bakeoff.stats.contrasts import Contrast, SeedVariance, contrast, pool
 from bakeoff.stats.intervals import groups, holm, mean_over_seeds, wins_ties_losses
@@ -9,8 +10,8 @@ from bakeoff.stats.intervals import groups, holm, mean_over_seeds, wins_ties_los
 ALPHA = 0.05
 """A corrected p below this tells two rows apart."""
 
-Scores = Sequence[Sequence[float]]
-"""F1 in 0..1, seeds x documents."""
+Scores = Sequence[Sequence[float | None]]
+"""Seeds x documents; None where a document has no value."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,21 @@ class Pair:
         return self.first if self.contrast.difference > 0 else self.second
 
 
+class Verdict(Protocol):
+    """What letters need of a pair."""
+
+    @property
+    def first(self) -> str: ...
+    @property
+    def second(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def tested(self) -> bool: ...
+    @property
+    def different(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Side:
     """What a pair needs of a row."""
@@ -63,19 +79,30 @@ class Side:
         return self.fixed or len(self.scores[metric]) > 1 or metric in (self.spread or {})
 
 
+def known(*sides: Scores) -> list[list[list[float]]]:
+    """The sides without the documents of which a seed of any side has no value."""
+    rows = [row for side in sides for row in side]
+    if not any(None in row for row in rows):
+        return [[list(row) for row in side] for side in sides]  # type: ignore[arg-type]
+    places = [place for place, values in enumerate(zip(*rows, strict=True)) if None not in values]
+    return [[[row[place] for place in places] for row in side] for side in sides]  # type: ignore[misc]
+
+
 def family(couples: Iterable[tuple[Side, Side]], metrics: Sequence[str]) -> tuple[Pair, ...]:
     """Every couple on every metric, corrected for their number metric by metric; in the order of `metrics`."""
     couples, found = list(couples), []
     for metric in metrics:
-        pairs = [pair(first, second, metric) for first, second in couples]
+        pairs = [one for first, second in couples if (one := pair(first, second, metric)) is not None]
         corrected = holm([one.p for one in pairs])
         found += [replace(one, p=p) for one, p in zip(pairs, corrected, strict=True)]
     return tuple(found)
 
 
-def pair(first: Side, second: Side, metric: str) -> Pair:
-    """One pair, its p not yet corrected."""
-    a, b = first.scores[metric], second.scores[metric]
+def pair(first: Side, second: Side, metric: str) -> Pair | None:
+    """One pair, its p not yet corrected, on the documents of which all seeds of both have a value; None of none."""
+    a, b = known(first.scores[metric], second.scores[metric])
+    if not a[0]:
+        return None
     if first.known(metric) and second.known(metric):
         borrowed = [side.spread[metric] for side in (first, second)
                     if not side.fixed and len(side.scores[metric]) == 1 and side.spread]  # fmt: skip
@@ -87,7 +114,7 @@ def pair(first: Side, second: Side, metric: str) -> Pair:
     return Pair(first.name, second.name, metric, found, found.p, *wins_ties_losses(a, b))
 
 
-def alike(names: Sequence[str], pairs: Iterable[Pair], metric: str) -> list[tuple[str, ...]] | None:
+def alike(names: Sequence[str], pairs: Iterable[Verdict], metric: str) -> list[tuple[str, ...]] | None:
     """The groups among `names` that can't be told apart; None where a pair was not tested, or there is none."""
     ours = [one for one in pairs if one.metric == metric]
     if not ours or not all(one.tested for one in ours):

@@ -171,7 +171,7 @@ def test_samples_show_every_reference(tmp_path, write):
     compared = compare(Settings(), {"lora": [finished("lora", scores=scores, document_ids=ids)]})
     page = report.write(compared, {"lora": made}, tmp_path / "report").read_text("utf-8")
     assert "About a loaf of rye." in page and "Rye bread." in page
-    assert "ROUGE-Lsum F1 x 100" in page and "ROUGE-Lsum" in report.terminal(compared)
+    assert "ROUGE-Lsum F1 x 100" in page
     saved = json.loads((tmp_path / "report" / "results.json").read_text())
     assert set(saved["methods"]["lora"]["scores"]) == {"rouge1", "rouge2", "rougeL", "rougeLsum"}
 

@@ -39,7 +39,8 @@ def h100(monkeypatch, tmp_path):
     driver.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC 12.2.0\n")
     monkeypatch.setattr(hardware, "DRIVER", driver)
     for name, value in {"is_available": True, "is_bf16_supported": True, "get_device_name": "NVIDIA H100",
-                        "get_device_capability": (9, 0)}.items():  # fmt: skip
+                        "get_device_capability": (9, 0), "device_count": 1,
+                        "get_device_properties": SimpleNamespace(name="H100", total_memory=80)}.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda *given, value=value, **more: value)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)

@@ -11,8 +11,10 @@ from bakeoff.config import presets
 from bakeoff.core.errors import UsageError
 from bakeoff.data import tasks
 from bakeoff.gate import baseline
+from bakeoff.gate.verdicts import judge
 from bakeoff.metrics.rouge import Prediction
 from bakeoff.report.results_json import render
+from bakeoff.scoring.api import Beside, Facts
 from bakeoff.shipped import ROOT
 
 
@@ -182,3 +184,51 @@ def test_the_committed_baseline_is_of_the_documents_as_they_are_read():
     assert list(found.documents) == [example.id for example in examples]
     made = [Prediction(e.id, e.document, e.summary, "any", e.references, e.aspect) for e in examples]
     assert baseline.digest(made) == found.texts
+
+
+def beside(level, name="repeats", signature="mine:1", missing=False):
+    """A metric beside ROUGE of five runs of lora."""
+    rows = [[min(1.0, level + 0.002 * ((3 * n + 5 * seed) % 7)) for n in range(20)] for seed in range(5)]
+    if missing:
+        rows[2][3] = None
+    facts = {name: Facts(name, name, "lower", (0.0, 1.0), signature)}
+    return Beside(facts, {"lora": {name: rows}})
+
+
+def with_metric(found):
+    results = {"lora": [run("lora", seed=seed) for seed in (1, 2, 3, 4, 5)]}
+    return baseline.of_runs("synthetic", results, predictions(results["lora"][0]), found)
+
+
+def test_a_baseline_keeps_the_metrics_that_carry_verdicts_and_reads_them_back(tmp_path):
+    path = tmp_path / "synthetic.json"
+    path.write_text(text(with_metric(beside(0.2))))
+    assert baseline.read(path) == with_metric(beside(0.2)) and baseline.read(path).metrics == {"repeats": "mine:1"}
+    path.write_text(path.read_text().replace('"repeats": {\n', '"other": {\n'))
+    with pytest.raises(UsageError, match=r"scores\.other"):
+        baseline.read(path)
+
+
+def test_of_a_metric_whose_lower_value_is_better_a_rise_is_a_regression():
+    def words(new, old):
+        found = judge(with_metric(beside(new)), with_metric(beside(old)), tolerance=1.0, alpha=0.05, asked=["lora"],
+                      metrics=("rougeL", "repeats"), lower=("repeats",))  # fmt: skip
+        assert not found.refusals
+        return {one.metric: one.word for one in found.verdicts}
+
+    assert words(0.3, 0.2) == {"rougeL": "passed", "repeats": "regressed"}
+    assert words(0.2, 0.3) == {"rougeL": "passed", "repeats": "improved"}
+
+
+@pytest.mark.parametrize(
+    ("accepted", "said"),
+    [
+        (None, "the baseline the baseline has no score of repeats"),
+        (beside(0.2, missing=True), "has no score of repeats for every document"),
+        (beside(0.2, signature="mine:2"), "'mine:1', the baseline's as 'mine:2'"),
+    ],
+)
+def test_a_metric_that_the_baseline_lacks_or_made_otherwise_is_refused(accepted, said):
+    found = judge(with_metric(beside(0.2)), with_metric(accepted), tolerance=1.0, alpha=0.05, asked=["lora"],
+                  metrics=("rouge1", "repeats"))  # fmt: skip
+    assert said in found.refusals["lora"]

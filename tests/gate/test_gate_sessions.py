@@ -104,7 +104,8 @@ def test_a_session_on_github_leaves_summary_and_annotations(bench, tmp_path, mon
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     code, out = bench("--gate")
     assert code == 1 and re.search(r"^::error title=parrot refused::there is no baseline", out, re.MULTILINE)
-    assert "## Gate" in (tmp_path / "summary.md").read_text()
+    comment = (tmp_path / "report" / "comment.md").read_text()
+    assert "## Bakeoff's gate is red: 1 refused" in comment and (tmp_path / "summary.md").read_text() == comment + "\n"
     assert "## Gate" in (tmp_path / "report" / "report.md").read_text()
 
 

@@ -11,8 +11,8 @@ from bakeoff.core.errors import UsageError
 from bakeoff.methods.parameters import ParameterCounts
 from bakeoff.metrics.rouge import METRICS
 from bakeoff.report import document, published
-from bakeoff.report import published_table as shown
 from bakeoff.report.comparison import compare
+from bakeoff.report.sections import published_table as shown
 from bakeoff.shipped import ROOT
 
 [REFERENCE] = published.beside(load("reference"))

@@ -270,9 +270,10 @@ def write(tiny, task, fp32):
             decoded.append(number)
             partial.keep(weights, number, chunk)
 
+        cut = set()
         found = summarise(model, tokenizer, prompts, 8, GenerationSettings(batch_size=2), padded,
-                          done=partial.summaries(weights), keep=keep)  # fmt: skip
-        return found, decoded
+                          done=partial.summaries(weights), keep=keep, cut=cut)  # fmt: skip
+        return (*found, cut), decoded
 
     return run
 

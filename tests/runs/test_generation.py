@@ -9,6 +9,7 @@ import torch
 from computing import summarise, writing
 from transformers import GenerationConfig
 
+from bakeoff import engine
 from bakeoff.config.schema import GenerationSettings, TaskSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.data.encoding import Encoder
@@ -63,6 +64,19 @@ def test_a_summary_stops_at_the_end_token(tiny, prompts, fp32):
     texts, count = summarise(model, tokenizer, prompts[:3], 10, GenerationSettings(), fp32)
     assert texts == {0: "", 1: "", 2: ""}
     assert count == 3
+
+
+def test_summaries_that_the_limit_ends_are_told_from_those_that_the_model_ends(tiny, prompts, fp32):
+    model, tokenizer = tiny()
+    free, cut = GenerationSettings(batch_size=2), set()
+    whole, _ = summarise(model, tokenizer, prompts[:4], 12, free, fp32)
+    made = engine.make(fp32, tokenizer.pad_token_id)
+    with made.writing(model):
+        rows = made.generate(model, prompts[:4], 12, rows=4, ends={tokenizer.eos_token_id}, vocabulary=range(257))
+    third = rows[0][2]  # as an end token it ends some before the limit
+    summarise(model, tokenizer, prompts[:4], 12, free, fp32, ends={third}, cut=cut)
+    assert cut == {index for index, row in enumerate(rows) if not {third, tokenizer.eos_token_id} & set(row)}
+    assert 0 not in cut and whole
 
 
 def test_the_schedule_holds_each_prompt_once_longest_first():

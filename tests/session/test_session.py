@@ -1,12 +1,12 @@
 """Whole runs in processes of their own, on a tiny model: repeated to the bit, reused, and dead beside the living."""
 
 import dataclasses
-import hashlib
 import io
 import threading
 
 import jobs
 import pytest
+from baking import SMALL, adapter
 from factories import DOOMED
 
 from bakeoff import report
@@ -20,8 +20,6 @@ from bakeoff.session.progress import Progress
 from bakeoff.session.session import Session
 from bakeoff.session.store import Store
 
-SMALL = ["task.train=4", "task.validation=2", "task.test=3", "task.max_target_tokens=8", "machine.threads=1"]
-
 
 def bake(store, methods=("lora",), seeds="42", changes=(), fresh=False):
     """A session on the smoke preset with fewer papers, and what it printed."""
@@ -29,11 +27,6 @@ def bake(store, methods=("lora",), seeds="42", changes=(), fresh=False):
     chosen = presets.load("smoke", seeds=seeds, changes=[*SMALL, *changes])
     printed = io.StringIO()
     return Session(plan.make(chosen, methods, store), store, Progress(printed, live=False), fresh=fresh), printed
-
-
-def adapter(store, run):
-    [file] = (store.folder(run.fingerprint) / "adapter").glob("*.safetensors")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")

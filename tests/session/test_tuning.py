@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import sys
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
@@ -337,6 +338,29 @@ def test_where_splits_are_drawn_no_test_document_becomes_a_training_document(tmp
     path.write_text("".join(json.dumps({"document": f"Text {n}.", "summary": f"Gist {n}."}) + "\n" for n in range(40)))
     changes = ["task.split_column=", "task.train=0", "task.validation=4", "task.test=9"]
     assert tuning.without_test(asked(changes=changes, task=str(path))).changes == changes
+
+
+def test_as_many_trials_are_made_at_once_as_the_executor_makes_runs(monkeypatch):
+    both = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(tuning.Tuning, "trial", lambda self, point: (both.wait(), point)[1])
+    ours = object.__new__(tuning.Tuning)
+    ours.session = SimpleNamespace(executor=SimpleNamespace(count=2))
+    assert ours.measure(["a", "b", "c", "d"]) == ["a", "b", "c", "d"]
+
+
+def test_an_interrupted_tuning_stops_the_other_trials(monkeypatch):
+    stopped = threading.Event()
+
+    def trial(self, point):
+        if point == "first":
+            raise KeyboardInterrupt
+        assert stopped.wait(30)
+
+    monkeypatch.setattr(tuning.Tuning, "trial", trial)
+    ours = object.__new__(tuning.Tuning)
+    ours.session = SimpleNamespace(executor=SimpleNamespace(count=2, stop=stopped.set))
+    with pytest.raises(KeyboardInterrupt):
+        ours.measure(["first", "second"])
 
 
 def asked(**options):

@@ -1,5 +1,7 @@
 """Statistics against SciPy, and at the edges: one document, one seed, all equal, NaN."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -123,8 +125,15 @@ def test_letters_of_a_chain_overlap():
     assert intervals.letters(intervals.groups("ab", [])) == {"a": "a", "b": "a"}
 
 
+def spelled(text):
+    """The letters that `a-dg` stands for."""
+    parts = re.findall(r"([a-z]\d*)(?:-([a-z]\d*))?", text)
+    order = [intervals.letter(number) for number in range(100)]
+    return {one for low, high in parts for one in order[order.index(low) : order.index(high or low) + 1]}
+
+
 @given(
-    st.integers(1, 6).flatmap(
+    st.integers(1, 8).flatmap(
         lambda n: st.tuples(st.just(n), st.sets(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1))))
     )
 )
@@ -136,7 +145,7 @@ def test_two_names_share_a_letter_exactly_where_they_are_not_different(drawn):
     for x in range(count):
         assert found[names[x]]
         for y in range(x + 1, count):
-            shared = set(found[names[x]]) & set(found[names[y]])
+            shared = spelled(found[names[x]]) & spelled(found[names[y]])
             assert bool(shared) == ((names[x], names[y]) not in different)
 
 
@@ -144,3 +153,26 @@ def test_wins_ties_and_losses_are_counted_over_the_mean_of_the_seeds():
     assert intervals.wins_ties_losses([[0.5, 0.5, 0.1], [0.5, 0.7, 0.1]], [[0.5, 0.5, 0.2]]) == (1, 1, 1)
     with pytest.raises(ValueError):
         intervals.wins_ties_losses([[0.5]], [[0.5, 0.5]])
+
+
+def test_many_letters_in_a_row_are_a_range():
+    assert intervals.ranges([0, 1, 2, 3, 5]) == "a-df" and intervals.ranges([0, 1, 2]) == "abc"
+    assert intervals.ranges([24, 25, 26, 27]) == "y-b1" and spelled("y-b1") == {"y", "z", "a1", "b1"}
+
+
+def test_letters_that_tell_nothing_are_left_out():
+    columns = [("a", "b", "c"), ("b", "c", "d"), ("a", "c", "d"), ("a", "b", "d")]
+    assert len(intervals.cover(columns)) < len(columns)
+    kept = intervals.sweep([("a", "b", "c"), ("b", "c", "d"), ("b", "c")])
+    assert [set(column) for column in kept if len(column) > 1] == [{"a", "b", "c"}, {"b", "c", "d"}] or len(kept) == 2
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_the_interval_of_a_rate_is_wilsons(count):
+    for hits in {0, 1, count // 3, count}:
+        theirs = stats.binomtest(hits, count).proportion_ci(method="wilson")
+        ours = intervals.wilson(hits / count, count)
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    for wrong in ((0.5, 0), (-0.1, 3), (1.1, 3)):
+        with pytest.raises(ValueError):
+            intervals.wilson(*wrong)

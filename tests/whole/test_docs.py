@@ -10,11 +10,14 @@ import pytest
 
 from bakeoff import cli, plugin
 from bakeoff.config import presets, project
-from bakeoff.config.schema import SECTIONS, TaskSettings
+from bakeoff.config.schema import SECTIONS, ScoringSettings, Settings, TaskSettings
 from bakeoff.data import tasks
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.methods.registry import load_file
 from bakeoff.methods.selection import configure
+from bakeoff.metrics.rouge import Prediction
+from bakeoff.scoring import registry
+from bakeoff.scoring.compute import beside
 from bakeoff.session import plan
 from bakeoff.shipped import ROOT
 from bakeoff.starter import repository
@@ -101,7 +104,20 @@ def test_a_command_is_one_that_can_be_typed(page, command, folder):
         assert command.startswith((*ELSEWHERE, "python -m pytest tests", ".ci/run"))
 
 
-@pytest.mark.parametrize("name", [name for name in named("python") if not name.startswith("test_")])
+METRICS = {"has_number.py"}
+"""Examples of a metric; the other files of Python are methods."""
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_an_example_of_a_metric_scores_what_it_says(name, folder):
+    scoring = ScoringSettings(metrics=(str(folder / name),))
+    [metric] = registry.load(Settings(scoring=scoring))
+    texts = ["It gains 7 points.", "It gains a lot."]
+    found = beside([metric], {"lora": [[Prediction(text, "", "", text) for text in texts]]}, texts)
+    assert found.values["lora"][metric.name] == [[1.0, 0.0]] and not found.failures
+
+
+@pytest.mark.parametrize("name", sorted({name for name in named("python") if not name.startswith("test_")} - METRICS))
 def test_an_example_of_a_method_trains_what_it_says(name, folder, tiny):
     [entry] = load_file(folder / name)
     method, recipe = configure(entry, presets.load("smoke"))

@@ -36,15 +36,17 @@ class Image:
 
     path: Path
     caption: str
+    first: bool = False
+    """Whether it stands beside the comparison table."""
 
 
-def save(figure: Figure, path: Path, caption: str) -> Image:
+def save(figure: Figure, path: Path, caption: str, *, first: bool = False) -> Image:
     """Writes `figure` to `path` as PNG without date or version."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None, "Date": None})
     replace(path, buffer.getvalue())
-    return Image(path, caption)
+    return Image(path, caption, first)
 
 
 def label(name: str) -> str:

@@ -1,4 +1,4 @@
-"""ROUGE against what a method costs, and which methods are worth their cost: the frontier follows from tests."""
+"""The score against what a method costs, and which methods are worth their cost: the frontier follows from tests."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,10 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from bakeoff.report.comparison import Comparison, Row
-from bakeoff.report.figures import ROUGE
 from bakeoff.stats import frontier as stats
 
-METRIC = "rougeL"
 WIDE = 20
 """The axis is logarithmic where the dearest costs more than so many times the cheapest."""
 BLUE, GREY = "#0072B2", "#777777"
@@ -52,15 +50,21 @@ def costs(comparison: Comparison) -> dict[str, dict[str, float]]:
     return found
 
 
-def frontier(comparison: Comparison, cost: Mapping[str, float], metric: str = METRIC) -> list[str] | None:
+def frontier(comparison: Comparison, cost: Mapping[str, float]) -> list[str] | None:
     """From the cheapest method on, each that the corrected test finds above the one before; None without tests.
 
     A dearer method that can't be told from a cheaper one, whatever the means, is not worth its cost.
     """
+    metric, sign = comparison.main, -1 if comparison.falls(comparison.main) else 1
     if comparison.alike(metric) is None:
         return None
-    higher = {frozenset((pair.first, pair.second)): pair.higher for pair in comparison.pairs if pair.metric == metric}
-    return stats.frontier(cost, {row.name: row.rouge[metric].mean for row in comparison.methods}, higher)
+    better = {
+        frozenset((pair.first, pair.second)): comparison.better(pair)
+        for pair in comparison.pairs
+        if pair.metric == metric
+    }
+    means = {row.name: sign * comparison.mean(metric, row) for row in comparison.methods}
+    return stats.frontier(cost, means, better)
 
 
 def draw(comparison: Comparison, label: Callable[[str], str]) -> Figure | None:
@@ -73,7 +77,7 @@ def draw(comparison: Comparison, label: Callable[[str], str]) -> Figure | None:
     for ax, (name, cost) in zip(panels, found.items(), strict=False):
         panel(ax, comparison, cost, label)
         ax.set_xlabel(COSTS[name][0])
-        ax.set_ylabel(f"{ROUGE[METRIC]} F1 x 100")
+        ax.set_ylabel(f"{comparison.label(comparison.main)} x 100")
         if 0 < WIDE * min(cost.values()) < max(cost.values()):
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -88,14 +92,15 @@ def panel(ax: Any, comparison: Comparison, cost: Mapping[str, float], label: Cal
     """Means with intervals; filled and joined where a method is on the frontier."""
     steps = frontier(comparison, cost) or []
     rows = {row.name: row for row in comparison.methods}
-    height = {name: 100 * row.rouge[METRIC].mean for name, row in rows.items()}
+    scale = 100 if comparison.facts(comparison.main).share else 1
+    height = {name: scale * comparison.mean(comparison.main, row) for name, row in rows.items()}
     if steps:
         ax.step([cost[name] for name in steps], [height[name] for name in steps], where="post", color=BLUE, lw=1)
     for name, row in rows.items():
-        found, on = row.rouge[METRIC], name in steps
+        found, on = row.interval(comparison.main), name in steps
         colour = BLUE if on else GREY
-        if found.low is not None and found.high is not None:
-            ax.plot([cost[name]] * 2, [100 * found.low, 100 * found.high], color=colour, lw=0.7, alpha=0.5)
+        if found and found.low is not None and found.high is not None:
+            ax.plot([cost[name]] * 2, [scale * found.low, scale * found.high], color=colour, lw=0.7, alpha=0.5)
         ax.plot(cost[name], height[name], color=colour, marker="o", ms=6, mfc=colour if on else "white")
         ax.annotate(label(name), (cost[name], height[name]), xytext=(5, 3), textcoords="offset points", fontsize=7,
                     color=colour, weight="bold" if on else "normal")  # fmt: skip
@@ -103,7 +108,7 @@ def panel(ax: Any, comparison: Comparison, cost: Mapping[str, float], label: Cal
 
 def caption(comparison: Comparison) -> str:
     """What the plot shows, with the methods on each frontier."""
-    said = f"{ROUGE[METRIC]} F1 x 100 against the costs of every method, with 95 % intervals."
+    said = f"{comparison.label(comparison.main)} x 100 against the costs of every method, with 95 % intervals."
     for name, cost in costs(comparison).items():
         steps = frontier(comparison, cost)
         if steps is None:

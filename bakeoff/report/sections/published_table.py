@@ -8,6 +8,7 @@ from bakeoff.report.comparison import Comparison, Row, points
 from bakeoff.report.figures import MEMORY, MISSING, ROUGE, cell, signed
 from bakeoff.report.performance import Quote, order
 from bakeoff.report.published import COUNTS, Published
+from bakeoff.scoring import api as scoring
 
 
 def section(comparison: Comparison, quote: Quote) -> list[str]:
@@ -56,7 +57,7 @@ def sentences(found: Published, quote: Quote) -> list[str]:
         values = {name: getattr(one, metric) for name, one in found.methods.items()}
         means = {name: value for name, value in values.items() if value is not None}
         if means:
-            said.append(f"Published {order(means, metric, quote)}{ratio(list(means.values()))}")
+            said.append(f"Published {order(means, scoring.ROUGE[metric], quote)}{ratio(list(means.values()))}")
     return said
 
 

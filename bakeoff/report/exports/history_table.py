@@ -1,0 +1,79 @@
+"""The history of a preset as a table for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bakeoff.core.errors import UsageError, nearest
+from bakeoff.report import figures
+from bakeoff.report.comparison import points
+from bakeoff.report.escape import plain
+from bakeoff.report.exports.results import number
+from bakeoff.report.figures import MISSING
+from bakeoff.report.table import one_block
+
+WORST = ("regressed", "inconclusive", "passed", "improved")
+"""Verdicts, the one that is looked at first above."""
+
+
+def render(preset: str, lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
+    """One row a method of each bake-off, the newest below. Raises UsageError for a metric that no line has."""
+    known = sorted({metric for line in lines for one in line["methods"].values() for metric in scored(one)})
+    for metric in metrics:
+        if metric not in known:
+            raise UsageError(f"--metric {metric!r}: no bake-off of {preset} has it; {nearest(metric, known)}")
+    rows = [
+        {
+            "finished (UTC)": plain(line["finished"][:16].replace("T", " ")) or MISSING,
+            "version": version(line),
+            "model": plain(line["model"]),
+            "method": plain(name),
+            **{figures.SHOWN.get(metric, metric): score(scored(one), metric) for metric in metrics},
+            "seconds": seconds(one),
+            "gate": verdict(line.get("gate"), name),
+        }
+        for line in sorted(lines, key=lambda line: line["finished"])
+        for name, one in line["methods"].items()
+    ]
+    if not rows:
+        return f"{plain(preset)}: no bake-off"
+    frame = pd.DataFrame(rows, dtype=object).set_index("finished (UTC)")
+    return f"{plain(preset)}\n\n{one_block(frame, 'finished (UTC)')}"
+
+
+def scored(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Means with intervals by metric."""
+    return {**method["rouge"], **(method.get("metrics") or {})}
+
+
+def version(line: Mapping[str, Any]) -> str:
+    """Bakeoff's version, and the commit where it is known."""
+    return plain(" ".join(filter(None, [line["bakeoff"], str(line.get("commit") or "")])))
+
+
+def score(found: Mapping[str, Any], metric: str) -> str:
+    """Mean and interval; ROUGE as F1 x 100."""
+    one = found.get(metric)
+    if not isinstance(one, dict) or not number(one.get("mean")):
+        return MISSING
+    show = points if metric in figures.SHOWN else (lambda value: f"{value:.3f}")
+    low, high = one.get("low"), one.get("high")
+    return show(one["mean"]) + (f" [{show(low)}, {show(high)}]" if number(low) and number(high) else "")
+
+
+def seconds(method: Mapping[str, Any]) -> str:
+    """Of a whole run."""
+    found = method.get("seconds")
+    value = found.get("total") if isinstance(found, dict) else None
+    return figures.seconds(value) if number(value) else MISSING
+
+
+def verdict(gate: Any, method: str) -> str:
+    """The worst verdict of a method over all metrics; a dash where no gate judged it."""
+    if not isinstance(gate, dict):
+        return MISSING
+    if method in (gate.get("refusals") or {}):
+        return "refused"
+    said = [str(one.get("verdict") or "no verdict") for one in (gate.get("verdicts") or {}).get(method, {}).values()]
+    return min(said, key=lambda word: WORST.index(word) if word in WORST else -1, default=MISSING)

@@ -1,0 +1,105 @@
+"""One run in several processes: the losses of one process, killed and resumed, and what a lost process means."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from baking import SMALL, adapter
+
+from bakeoff.config import hardware, presets
+from bakeoff.config.schema import EngineSettings, MachineSettings
+from bakeoff.core.errors import UsageError
+from bakeoff.data.encoding import Encoded
+from bakeoff.runs.ranks import Alone, Ranks
+from bakeoff.session import plan, worker
+from bakeoff.session.progress import Progress
+from bakeoff.session.session import Session
+from bakeoff.session.store import Store
+
+RECIPE = ["training.batch_size=4", "training.micro_batch_size=1", "training.epochs=2", "task.train=7"]
+
+
+def session_of(store, ranks, method, *changes):
+    worker.start_server(offline=True)
+    asked = [*SMALL, *RECIPE, f"machine.threads={ranks}", f"machine.ranks={ranks}", *changes]
+    chosen = presets.load("smoke", seeds="1", changes=asked)
+    return Session(plan.make(chosen, [method], store), store, Progress(None, live=False))
+
+
+def processes():
+    """The processes of other ranks, by their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"bakeoff.runs.ranks" in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            pass
+    return found
+
+
+def test_one_process_computes_every_document_as_it_stands():
+    documents = [Encoded((1, 2, 3), 1), Encoded((1, 2), 1)]
+    assert Alone().share(documents) is documents
+
+
+def test_documents_are_dealt_out_to_ranks_by_length():
+    documents = [Encoded(tuple(range(length)), 1) for length in (9, 4, 7, 3, 5)]
+    shares = [[len(one.ids) for one in Ranks(rank, 3).share(documents)] for rank in range(3)]
+    assert shares == [[3, 7], [4, 9], [5]]
+
+
+def test_more_ranks_than_cards_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **given: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match=r"machine.ranks = 3: each needs a GPU, and 2 are visible"):
+        hardware.resolve(MachineSettings(device="cuda", ranks=3), EngineSettings())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_four_ranks_have_the_losses_of_one(tmp_path, method):
+    """AdaLoRA has a penalty, which one rank alone may add; seven documents leave a last step of three."""
+    [one] = session_of(Store(tmp_path / "one"), 1, method).runs(method)
+    [four] = session_of(Store(tmp_path / "four"), 4, method).runs(method)
+    assert one.fingerprint != four.fingerprint and len(one.steps) == len(four.steps) == 4
+    for first, second in zip(one.steps, four.steps, strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+        assert first["gradient_norm"] == pytest.approx(second["gradient_norm"], rel=1e-4)
+    for first, second in zip(one.epochs, four.epochs, strict=True):
+        assert first["validation_loss"] == pytest.approx(second["validation_loss"], rel=1e-5)
+    assert not processes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_of_two_ranks_goes_on_to_the_bit_and_dies_with_one_of_them(tmp_path):
+    changes = ("methods.lora.dropout=0.5", "durability.checkpoint_steps=1")
+    whole = session_of(Store(tmp_path / "whole"), 2, "lora", *changes)
+    [expected] = whole.runs("lora")
+    broken = session_of(Store(tmp_path / "broken"), 2, "lora", *changes)
+    told, steps = broken._told, []
+
+    def listen(spec, emit, news):
+        told(spec, emit, news)
+        if news.get("phase") == "training":
+            steps.append(news["step"])
+            if len(steps) == 2:
+                for process in processes():
+                    os.kill(process, signal.SIGKILL)
+
+    broken._told = listen
+    with pytest.raises(worker.Died, match="exit code 70"):
+        broken.runs("lora")
+    again = session_of(Store(tmp_path / "broken"), 2, "lora", *changes)
+    resumed = []
+    again.progress.say = lambda spec, text: resumed.append(text)
+    [found] = again.runs("lora")
+    assert any("goes on after step" in text for text in resumed)
+    assert found.steps == expected.steps and found.epochs == expected.epochs
+    assert adapter(again.store, found) == adapter(whole.store, expected)
+    assert not processes()

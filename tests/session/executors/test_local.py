@@ -1,0 +1,190 @@
+"""Runs on this machine: one at a time, on shares of the processor, or one on each card."""
+
+import os
+import threading
+import time
+from concurrent.futures import CancelledError
+from types import SimpleNamespace
+
+import pytest
+import torch
+from baking import SMALL, adapter
+
+from bakeoff.config import hardware, presets
+from bakeoff.config.schema import EngineSettings, MachineSettings
+from bakeoff.core.errors import UsageError
+from bakeoff.session import executors, plan, worker
+from bakeoff.session.executors import local
+from bakeoff.session.progress import Progress
+from bakeoff.session.session import Session
+from bakeoff.session.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def session_of(store, methods=("lora", "lead-1"), seeds="1,2", count=1):
+    worker.start_server(offline=True)
+    chosen = presets.load("smoke", seeds=seeds, changes=SMALL)
+    planned = plan.make(chosen, methods, store)
+    return Session(planned, store, Progress(None, live=False), executor=local.shares(store, count))
+
+
+def inside(executor, people, seconds=0.05):
+    """How many of so many threads, each of which wants a slot, had one at a time at most."""
+    now, most = [], []
+
+    def enter():
+        with executor.slot(lambda: None) as slot:
+            now.append(slot)
+            most.append(len(now))
+            time.sleep(seconds)
+            now.remove(slot)
+
+    threads = [threading.Thread(target=enter) for _ in range(people)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return max(most)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_as_many_runs_are_made_at_once_as_there_are_slots(store, count):
+    assert inside(local.shares(store, count), 6) == count
+
+
+def test_another_bake_off_waits_until_the_last_share_of_the_processor_is_free(store):
+    ours, waits = local.shares(store, 2), []
+    other = local.shares(Store(store.root), 2)
+
+    def theirs():
+        with other.slot(lambda: waits.append("waits")):
+            waits.append("has it")
+
+    with ours.slot(lambda: None):
+        with ours.slot(lambda: None):
+            thread = threading.Thread(target=theirs)
+            thread.start()
+            while not waits:
+                time.sleep(0.01)
+        assert waits == ["waits"]
+    thread.join()
+    assert waits == ["waits", "has it"]
+
+
+def test_two_cards_are_two_devices_and_a_card_is_one(store):
+    ours, other = local.cards(store, ["0", "1"]), local.cards(Store(store.root), ["1", "2"])
+    waits = []
+    with ours.slot(waits.append) as zero, ours.slot(waits.append) as one:
+        assert [zero.name, one.name] == ["card 0", "card 1"]
+        free = threading.Event()
+
+        def theirs():
+            with other.slot(lambda: (waits.append("card 1"), free.set())):
+                pass
+
+        thread = threading.Thread(target=theirs)
+        thread.start()
+        assert free.wait(10)
+    thread.join()
+    assert waits == ["card 1"]
+
+
+def seen(emit):
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_the_process_of_a_run_sees_its_card_alone(tmp_path, store):
+    worker.start_server(offline=True)
+    [place] = [local.cards(store, ["3"]).free.get()]
+    assert worker.call(seen, log=tmp_path / "log", given=place.environment) == "3"
+
+
+@pytest.mark.parametrize(("visible", "names"), [
+    (None, ["0", "2"]), ("4,GPU-8932f937,7", ["4", "7"]), ("1", ["0", "2"]),
+])  # fmt: skip
+def test_cards_of_another_kind_are_left_out(monkeypatch, visible, names):
+    kinds = [SimpleNamespace(name=name, total_memory=80) for name in ("H100", "T4", "H100")]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: kinds[number])
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert hardware.cards("cuda") == names and hardware.cards("cpu") == []
+
+
+def test_runs_beside_each_other_share_the_threads(monkeypatch):
+    monkeypatch.setattr(hardware, "available_threads", lambda: 8)
+    threads = [hardware.resolve(MachineSettings(device="cpu"), EngineSettings(), n).threads for n in (1, 2, 3, 16)]
+    assert threads == [8, 4, 2, 1]
+    assert hardware.resolve(MachineSettings(device="cpu", threads=5), EngineSettings(), 2).threads == 5
+
+
+@pytest.mark.parametrize(("text", "parallel", "expected"), [
+    ("rya", 0, "--executor rya: not an executor; type local, ray, ray://HOST:PORT or slurm"),
+    ("slurm://x", 0, "--executor slurm://x: not an executor"),
+    ("local", 4096, "--parallel 4096: this process may use"),
+])  # fmt: skip
+def test_what_no_machine_can_do_is_one_line(text, parallel, expected):
+    with pytest.raises(UsageError) as refused:
+        executors.named(text, parallel)
+    assert str(refused.value).startswith(expected)
+
+
+def test_more_runs_than_cards_are_refused_and_all_cards_are_used(store):
+    found = {"machine": {"device": "cuda", "ranks": 1}, "cards": ["0", "1"]}
+    assert executors.choose("local", 0, store, found).count == 2
+    assert executors.choose("local", 1, store, found).count == 1
+    with pytest.raises(UsageError, match="--parallel 3: a card makes one run at a time, and 2 are visible"):
+        executors.choose("local", 3, store, found)
+
+
+def test_runs_made_at_once_are_those_made_one_after_another(store, tmp_path):
+    one, two = session_of(store), session_of(Store(tmp_path / "other"), count=2)
+    two.expected = ["lora", "lead-1"]
+    for method in ("lora", "lead-1"):
+        for first, second in zip(one.runs(method), two.runs(method), strict=True):
+            assert first.fingerprint == second.fingerprint and first.scores == second.scores
+            assert first.steps == second.steps
+            assert one.store.predictions(first.fingerprint) == two.store.predictions(second.fingerprint)
+            if method == "lora":
+                assert adapter(one.store, first) == adapter(two.store, second)
+    assert "runs" not in first.environment and second.environment["runs"] == "2 at a time on one processor"
+
+
+def test_the_runs_of_expected_methods_begin_with_the_first(store, monkeypatch):
+    session = session_of(store, ["lora", "full"], "1", count=2)
+    both = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(session, "run", lambda spec: (both.wait(), spec.method)[1])
+    session.expected = ["lora", "full"]
+    assert session.runs("lora") == ["lora"] and session.runs("full") == ["full"]
+
+
+def test_a_session_that_is_stopped_ends_its_runs_and_buries_none(store, monkeypatch):
+    session, begun = session_of(store, ["lora"], "1,2,3", count=2), threading.Semaphore(0)
+    monkeypatch.setattr(worker, "run_job", linger)
+    monkeypatch.setattr(session, "_told", lambda spec, emit, news: begun.release())
+    asking = threading.Thread(target=ended, args=(session,))
+    asking.start()
+    assert begun.acquire(timeout=60) and begun.acquire(timeout=60)
+    since = time.monotonic()
+    assert "type the same command to go on" in session.interrupted()
+    asking.join(20)
+    assert time.monotonic() - since < 20 and not asking.is_alive()
+    assert session.ledger.count("dead") == 0 and not session.deaths
+    assert not list((store.root / "runs").glob("*"))
+
+
+def ended(session):
+    """Asks a session that will be stopped."""
+    with pytest.raises((worker.Stopped, CancelledError)):
+        session.runs("lora")
+
+
+def linger(*given):
+    given[-1]({"phase": "setup"})
+    time.sleep(600)

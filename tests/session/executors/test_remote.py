@@ -1,0 +1,184 @@
+"""Runs elsewhere: on a Ray cluster and as jobs of submitit, with the results that this machine would give."""
+
+import dataclasses
+import json
+
+import pytest
+from baking import SMALL, adapter
+
+from bakeoff.config import presets
+from bakeoff.core.errors import UsageError
+from bakeoff.session import executors, plan, worker
+from bakeoff.session.executors import cluster, remote, slurm
+from bakeoff.session.executors.api import Job
+from bakeoff.session.progress import Progress
+from bakeoff.session.session import Session
+from bakeoff.session.store import Store
+
+
+def planned(store, methods, seeds="1"):
+    worker.start_server(offline=True)
+    return plan.make(presets.load("smoke", seeds=seeds, changes=SMALL), methods, store)
+
+
+def session_of(store, methods, executor=None, seeds="1"):
+    found = planned(store, methods, seeds)
+    return Session(found, store, Progress(None, live=False), executor=executor and executor(found))
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The runs that this machine made."""
+    store = Store(tmp_path_factory.mktemp("here") / "store")
+    session = session_of(store, ["all"])
+    for method in session.plan.specs:
+        session.runs(method)
+    return session
+
+
+@pytest.fixture(autouse=True)
+def node(tmp_path_factory, monkeypatch):
+    """Another machine's store."""
+    home = tmp_path_factory.mktemp("node")
+    monkeypatch.setenv("BAKEOFF_NODE_STORE", str(home))
+    return home
+
+
+def same(here, there, methods=()):
+    """Asserts that two sessions made the same runs, of all methods or some, to the bit."""
+    for method in methods or here.results:
+        [first], [second] = here.results[method], there.runs(method)
+        assert first.fingerprint == second.fingerprint and first.scores == second.scores
+        assert first.steps == second.steps and first.spec == second.spec
+        assert here.store.predictions(first.fingerprint) == there.store.predictions(second.fingerprint)
+        if not first.spec["control"]:
+            assert adapter(here.store, first) == adapter(there.store, second)
+
+
+def a_job(store, spec, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    durability = dataclasses.asdict(presets.load("smoke").durability)
+    return Job(spec, folder, store.partial(spec.fingerprint), store.models, tmp_path / "log", durability, 0.0)
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    ({"torch": "1.0"}, "where the bake-off was planned"),
+    ({"processor": "another"}, "so its runs would not be comparable"),
+])  # fmt: skip
+def test_a_machine_with_other_versions_refuses_a_run(here, tmp_path, node, change, expected):
+    [spec] = here.plan.specs["lora"]
+    other = dataclasses.replace(spec, versions={**spec.versions, **change})
+    [(kind, text)] = list(remote.make(remote.parcel(a_job(here.store, other, tmp_path)), node, tmp_path))
+    assert kind == "usage" and expected in text and f"{next(iter(change))} is " in text and "\n" not in text
+
+
+def test_a_machine_with_another_bakeoff_refuses_a_run(here, tmp_path, node, monkeypatch):
+    monkeypatch.setattr(plan, "source_sha256", lambda: "0")
+    [spec] = here.plan.specs["lora"]
+    [(kind, text)] = list(remote.make(remote.parcel(a_job(here.store, spec, tmp_path)), node, tmp_path))
+    assert kind == "usage" and "Bakeoff's own files differ there" in text
+
+
+def test_files_arrive_as_they_were_sent(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "CHUNK", 7)
+    sent = tmp_path / "sent"
+    (sent / "adapter").mkdir(parents=True)
+    for name, data in (("adapter/a", bytes(range(50))), ("b", b""), ("c", b"1234567")):
+        (sent / name).write_bytes(data)
+    [spec] = here.plan.specs["lora"]
+    job = a_job(here.store, spec, tmp_path)
+    for kind, value in remote.files(sent):
+        remote.receive(kind, value, job)
+    found = {
+        path.relative_to(job.folder).as_posix(): path.read_bytes() for path in job.folder.rglob("*") if path.is_file()
+    }
+    assert found == {"adapter/a": bytes(range(50)), "b": b"", "c": b"1234567"}
+
+
+def test_a_file_can_not_leave_its_folder(here, tmp_path):
+    [spec] = here.plan.specs["lora"]
+    with pytest.raises(worker.Died, match="another machine sent a file called"):
+        remote.receive("file", ("../outside", b"x"), a_job(here.store, spec, tmp_path))
+
+
+@pytest.mark.parametrize(("name", "module"), [("ray", cluster), ("slurm", slurm)])
+def test_an_executor_that_is_not_installed_is_one_line(monkeypatch, name, module):
+    monkeypatch.setitem(__import__("sys").modules, "ray" if name == "ray" else "submitit", None)
+    with pytest.raises(UsageError, match=f"--executor {name}: .* is not installed; type pip install"):
+        executors.named(name, 0)
+
+
+@pytest.mark.slow
+def test_jobs_of_submitit_give_this_machine_s_runs(here, tmp_path):
+    store = Store(tmp_path / "store")
+    there = session_of(store, ["lora"], lambda found: slurm.Slurm(store, 2, found.found["machine"], "local"))
+    there.expected = ["lora", "lead-1"]
+    same(here, there, there.expected)
+
+
+def test_news_of_a_job_are_read_once_and_line_by_line(tmp_path):
+    file, told = tmp_path / "news", []
+    tell = lambda start: slurm.Slurm.tell(None, file, start, told.append)  # noqa: E731
+    assert tell(0) == 0
+    file.write_text(json.dumps({"phase": "setup"}) + "\n" + '{"phase": "tr')
+    end = tell(0)
+    assert told == [{"phase": "setup"}] and tell(end) == end
+    file.write_text(file.read_text() + 'aining"}\n')
+    tell(end)
+    assert told[1:] == [{"phase": "training"}]
+
+
+@pytest.fixture
+def nodes(monkeypatch, node):
+    """A cluster of Ray whose head computes nothing."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.50,<3'")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", found.address)
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+@pytest.mark.slow
+def test_two_machines_of_a_cluster_give_this_machine_s_runs(here, nodes, tmp_path):
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    store = Store(tmp_path / "store")
+    there = session_of(store, list(here.results), lambda found: cluster.Cluster("ray", 0, found.found["machine"]))
+    there.expected = list(here.results)
+    assert there.executor.count == 2
+    same(here, there)
+
+
+@pytest.mark.slow
+def test_a_run_whose_machine_is_lost_is_made_again_on_another(here, nodes, tmp_path):
+    lost, store, news = nodes.add_node(num_cpus=1), Store(tmp_path / "store"), []
+    nodes.wait_for_nodes()
+    there = session_of(store, ["lora"], lambda found: cluster.Cluster("ray", 1, found.found["machine"]))
+    told = there._told
+
+    def listen(spec, emit, event):
+        if not news:
+            nodes.remove_node(lost)
+            nodes.add_node(num_cpus=1)
+        news.append(event)
+        told(spec, emit, event)
+
+    there._told = listen
+    [second] = there.runs("lora")
+    [first] = here.results["lora"]
+    assert any("lost" in event.get("resumed", "") for event in news)
+    assert first.steps == second.steps and adapter(here.store, first) == adapter(store, second)
+
+
+@pytest.mark.slow
+def test_a_cluster_without_what_a_run_needs_is_one_line(nodes):
+    nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    with pytest.raises(UsageError, match="a run needs 3 processors, and the cluster has 0 GPUs and 1 processors"):
+        cluster.Cluster("ray", 0, {"device": "cpu", "threads": 3, "ranks": 1})
