@@ -11,7 +11,7 @@ from bakeoff.report.page.columns import COLUMNS, Column, intervals
 from bakeoff.report.page.metrics import Metric, metric
 from bakeoff.report.page.texts import texts
 from bakeoff.stats.frontier import frontier
-from bakeoff.stats.intervals import groups, letters
+from bakeoff.stats.intervals import groups, lettered, letters
 
 TESTED = "documents and seeds"
 """What a pair's test covers where it gives a verdict."""
@@ -25,6 +25,10 @@ class Tests:
     """Methods that can't be told apart, the group of the best mean first."""
     better: Mapping[frozenset[str], str]
     """Of two methods that can be told apart, the better one."""
+
+
+NONE = Tests([], {})
+"""Where nothing was tested."""
 
 
 def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, name: str = "") -> dict[str, Any]:
@@ -55,7 +59,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
                 "tested": tests[one.key] is not None,
                 "untested": untested(content, one),
                 "headline": headline(content, scores, one, tests[one.key]),
-                "groups": [[place[row] for row in group] for group in (tests[one.key] or Tests([], {})).groups],
+                "groups": [[place[row] for row in group] for group in lettered((tests[one.key] or NONE).groups)],
             }
             for one in metrics
         ],
