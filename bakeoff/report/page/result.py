@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from bakeoff.report import headline as sentence
@@ -25,6 +26,16 @@ class Tests:
     """Methods that can't be told apart, the group of the best mean first."""
     better: Mapping[frozenset[str], str]
     """Of two methods that can be told apart, the better one."""
+
+    @cached_property
+    def letters(self) -> dict[str, str]:
+        """By method, as the report's tables have them."""
+        return letters(self.groups)
+
+    @cached_property
+    def lettered(self) -> list[tuple[str, ...]]:
+        """The methods of each letter."""
+        return lettered(self.groups)
 
 
 NONE = Tests([], {})
@@ -59,7 +70,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
                 "tested": tests[one.key] is not None,
                 "untested": untested(content, one),
                 "headline": headline(content, scores, one, tests[one.key]),
-                "groups": [[place[row] for row in group] for group in lettered((tests[one.key] or NONE).groups)],
+                "groups": [[place[row] for row in group] for group in (tests[one.key] or NONE).lettered],
             }
             for one in metrics
         ],
@@ -133,7 +144,7 @@ def row_of(
         "control": control,
         "seeds": found.get("seeds") or [],
         "scores": {one.key: score(one, scores[one.key]) for one in metrics if one.key in scores},
-        "letters": {key: letters(one.groups).get(name, "") for key, one in tests.items() if one},
+        "letters": {key: one.letters.get(name, "") for key, one in tests.items() if one},
         "figures": cells,
         "epochs": found.get("epochs") or [],
     }
