@@ -9,7 +9,8 @@
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
 # make compatibility   every method on tiny models of every architecture: docs/compatibility.md
 # make tune    learning rates of the quick preset, tried on the validation split
-# make keep    copies reports/quick, zoo, speed, torture and calibration, where they are there, to docs/reports/ on purpose
+# make studies four experiments on rank, soft prompts, generalisation and scale: reports/studies/
+# make keep    copies the reports quick, zoo, speed, torture, calibration and studies, where they are there, to docs/reports/
 # make readme  writes what README and docs/ take from code and reports: folders, settings, results
 # make docs    build docs/ as a site into site/; a dead link fails
 # make requirements   pins requirements.txt and requirements-dev.txt anew from pyproject.toml; UPGRADE=--upgrade for newer versions
@@ -18,8 +19,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
+STUDIES := rank soft-prompts generalisation scale
 
-.PHONY: bench zoo gate test slow lint sanitize calibrate torture tune speed keep readme docs compatibility requirements clean
+.PHONY: bench zoo gate test slow lint sanitize calibrate torture tune studies speed keep readme docs compatibility requirements clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -64,6 +66,9 @@ compatibility: $(READY)
 tune: $(READY)
 	$(BIN)/python -m bakeoff tune --preset quick
 
+studies: $(READY)
+	for name in $(STUDIES); do $(BIN)/python -m bakeoff study $$name || exit; done
+
 speed: $(READY)
 	$(BIN)/python -m lab.speed
 
@@ -77,7 +82,7 @@ $(READY): requirements.txt requirements-dev.txt requirements-assets.txt
 	touch $(READY)
 
 keep:
-	@for name in quick zoo speed torture calibration; do \
+	@mkdir -p docs/reports/studies; for name in quick zoo speed torture calibration $(STUDIES:%=studies/%); do \
 		if test -d reports/$$name; then rm -rf docs/reports/$$name && cp -R reports/$$name docs/reports/$$name; fi; done
 
 readme: $(READY)

@@ -5,12 +5,12 @@ import os
 import sys
 
 import bakeoff
-from bakeoff.cli import card, compare, export, history, merge, page, parameters, score, start, tune
+from bakeoff.cli import card, compare, export, history, merge, page, parameters, score, start, study, tune
 from bakeoff.cli.options import Parser
 from bakeoff.config import project
 from bakeoff.core.errors import UsageError
 
-COMMANDS = (start, parameters, tune, score, compare, page, export, history, merge, card)
+COMMANDS = (start, parameters, tune, study, score, compare, page, export, history, merge, card)
 """In the order of --help; each adds itself by `add`."""
 
 

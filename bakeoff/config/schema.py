@@ -253,11 +253,11 @@ class GateSettings:
 class ReportSettings:
     """What a finished bake-off leaves beside its report. It changes no run."""
 
-    page: bool = True
-    """Whether `index.html` is written, a page to browse, with `details.json`, from which `bakeoff page` shows texts."""
     history: bool = True
     """Whether a line with the figures of all methods is appended to `reports/history/PRESET.jsonl`, which
     `bakeoff history` shows. With `--report-dir`, the folder `history` stands beside the one that the option names."""
+    page: bool = True
+    """Whether `index.html` is written, a page to browse, with `details.json`, from which `bakeoff page` shows texts."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +294,8 @@ class Settings:
     """What is kept beside the report."""
     methods: Mapping[str, Mapping[str, Any]] = setting({})
     """`[methods.NAME]`: hyperparameters of a method and its changes to `[training]`."""
+    study: Mapping[str, Any] = setting({})
+    """`[study]`: what an experiment of `bakeoff study` varies. It changes no run, and nothing else reads it."""
     changes: Mapping[str, Any] = setting({})
     """What `--set` changed, by dotted key. It wins over presets and methods."""
     source: str = ""

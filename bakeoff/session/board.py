@@ -52,6 +52,8 @@ class Board:
         self.clock = clock
         self.lines: dict[str, Line] = {}
         self.begun: float | None = None
+        self.at_once = 1
+        """Runs that are made at a time."""
 
     def expect(self, specs: Iterable[RunSpec], stored: Callable[[str], bool]) -> None:
         """Lists runs that will be made; `stored` says of a fingerprint whether the run is there already."""
@@ -93,9 +95,10 @@ class Board:
         """Seconds that the rest will take, and whether that is all of it; None until something was measured.
 
         A run takes as long as the runs of its method did, else as those of its kind. A running one that has nothing to
-        be compared with takes as long as its training steps: less than all of it.
+        be compared with takes as long as its training steps: less than all of it. Of several made at once each
+        takes its share of the sum.
         """
-        total, whole, known = 0.0, True, False
+        rest, whole = [], True
         for line in self.lines.values():
             if line.state not in ("waiting", "running"):
                 continue
@@ -105,10 +108,9 @@ class Board:
             if usual is None and steps is None:
                 whole = False
                 continue
-            known = True
             whole = whole and usual is not None
-            total += max((usual or 0.0) - spent, steps or 0.0, 0.0)
-        return (total, whole) if known else None
+            rest.append(max((usual or 0.0) - spent, steps or 0.0, 0.0))
+        return (max(max(rest), sum(rest) / self.at_once), whole) if rest else None
 
     def usual(self, line: Line) -> float | None:
         """Mean seconds of what ended here: of the method, else of its kind; None of nothing."""

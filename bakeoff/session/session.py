@@ -198,8 +198,8 @@ class Session:
         predictions = {name: self.store.predictions(runs[0].fingerprint) for name, runs in ordered.items()}
         path = report.write(compared, predictions, folder, gate, self.store.root / report.PAGE)
         page = path.with_name("index.html")
-        seen = [f"page: {page}"] if self.plan.settings.report.page and page.is_file() else []
-        said = [report.terminal(compared, gate), "", self.summary(), f"report: {path}", *seen]
+        said = [report.terminal(compared, gate), "", self.summary(), f"report: {path}"]
+        said += [f"page: {page}"] if self.plan.settings.report.page and page.is_file() else []
         self.tracking.wait()
         self.tracking.reported(scores_of({row.name: row.rouge for row in compared.rows}), named(compared), folder)
         self.tracking.close()

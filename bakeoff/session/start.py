@@ -91,6 +91,7 @@ def start(
     group = known["group"] or f"{chosen.preset}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
     tracked = tracking.Tracking(trackers, group, report_folder(options, chosen).parent / "tracking")
     progress = Progress(file, live=live, newline=newline)
+    progress.board.at_once = executor.count
     specs = (spec for seeds in planned.specs.values() for spec in seeds)
     progress.board.expect(specs, lambda fingerprint: not options.fresh and store.folder(fingerprint).is_dir())
     if reason := planned.found["no compiler"]:

@@ -291,7 +291,7 @@ def test_the_terminal_shows_table_controls_and_deaths_as_plain_text():
     assert "*" not in text
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 8, 9, 30])
+@pytest.mark.parametrize("count", [1, 4, 9])
 @pytest.mark.parametrize("name", ["m{}", "{}-a-method-with-a-name-that-never-ends:learning_rate=0.0001"])
 def test_the_tables_of_the_terminal_fit_100_columns_and_say_what_they_leave_out(count, name):
     runs = [run(name.format(n), 0.2 + 0.01 * n, seed=seed) for n in range(count) for seed in range(3)]

@@ -68,7 +68,7 @@ def fragments_of_the_paper(article, summary):
     return [len(one) for one in found if one]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(WORDS, WORDS)
 def test_copied_words_are_those_of_the_papers_fragments(document, summary):
     ours, theirs = text.fragments(summary, document), fragments_of_the_paper(document, summary)
@@ -89,7 +89,7 @@ def test_copied_words_are_those_of_the_papers_fragments(document, summary):
         assert found == [None, None]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(WORDS, WORDS)
 def test_a_summary_is_new_by_the_bigrams_that_its_document_lacks(document, summary):
     found = value("new_bigrams", " ".join(summary), document=" ".join(document))

@@ -69,6 +69,27 @@ def test_nothing_is_said_of_the_time_left_until_something_is_measured(board, clo
     assert "at least 0:14 left" in drawn(board)
 
 
+def test_the_only_run_is_judged_by_its_steps_which_are_not_all_of_it(clock):
+    board = Board(clock)
+    board.start(SPECS[0])
+    for number in (1, 6):
+        board.hear(SPECS[0], step(number))
+        clock.now += 5
+    assert board.left() == (pytest.approx(10 / 5 * 4), False)
+
+
+def test_runs_that_are_made_at_once_share_the_time(board, clock):
+    board.start(SPECS[0])
+    clock.now += 60
+    board.end(SPECS[0], "done")
+    board.end(CONTROL, "stored")
+    assert board.left() == (120.0, True)
+    board.at_once = 2
+    assert board.left() == (60.0, True)
+    board.at_once = 8
+    assert board.left() == (60.0, True)  # no run is shorter for the others
+
+
 def test_finished_runs_tell_how_long_the_others_take(board, clock):
     for spec, seconds in ((SPECS[0], 60), (CONTROL, 10)):
         board.start(spec)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -180,6 +180,7 @@ def test_what_carries_the_variance_settles_the_difference():
     assert needed(only, tolerance=0.02) is None
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 3), st.integers(1, 3), st.integers(2, 6), st.randoms(use_true_random=False)
 )  # fmt: skip

@@ -27,7 +27,7 @@ def load() -> ModuleType:
     try:
         import ray
     except ImportError:
-        raise UsageError("--executor ray: Ray is not installed; type pip install 'ray>=2.50,<3'") from None
+        raise UsageError("--executor ray: Ray is not installed; type pip install 'ray>=2.60,<3'") from None
     found: ModuleType = ray
     return found
 

@@ -132,7 +132,7 @@ def test_news_of_a_job_are_read_once_and_line_by_line(tmp_path):
 @pytest.fixture
 def nodes(monkeypatch, node):
     """A cluster of Ray whose head computes nothing."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.50,<3'")
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.60,<3'")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

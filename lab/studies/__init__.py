@@ -1,0 +1,1 @@
+"""Experiments with Bakeoff on questions of fine-tuning's theory: each a preset NAME.toml and a module NAME.py."""
