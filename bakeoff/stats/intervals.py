@@ -140,9 +140,15 @@ def letters(columns: Sequence[Sequence[str]]) -> dict[str, str]:
 
     Four letters or more that follow each other are written as a range, `a-d`.
     """
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    swept = sorted(sweep(cover(columns)), key=lambda column: [name not in column for name in names])
+    swept = lettered(columns)
+    names = dict.fromkeys(name for column in columns for name in column)
     return {name: ranges([n for n, column in enumerate(swept) if name in column]) for name in names}
+
+
+def lettered(columns: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The names of each letter of `letters`, from a on."""
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    return sorted(sweep(cover(columns)), key=lambda column: [name not in column for name in names])
 
 
 def couples(column: Sequence[str]) -> set[frozenset[str]]:

@@ -190,7 +190,7 @@ def test_the_compiler_works_ahead_of_a_new_plan_that_may_want_it(store, monkeypa
         raise compiler.NoCompiler("no gcc")
 
     monkeypatch.setattr(compiler, "compile_all", missing)
-    monkeypatch.setattr(report, "prepare", lambda: asked.append("report"))
+    monkeypatch.setattr(report, "prepare", lambda page: asked.append("report"))
     start.ahead(presets.load("smoke", changes=changes), store, new)
     assert asked == [*([store.root / "native"] if compiles else []), "report"]
 
@@ -198,7 +198,7 @@ def test_the_compiler_works_ahead_of_a_new_plan_that_may_want_it(store, monkeypa
 def test_nothing_is_timed_while_the_compiler_works(store, tmp_path, monkeypatch):
     place, order, begun = Store(tmp_path / "store"), [], threading.Event()
 
-    def report_needs():
+    def report_needs(page):
         begun.wait(0.5)
         order.append("imported")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from bakeoff.report import headline as sentence
@@ -11,7 +12,7 @@ from bakeoff.report.page.columns import COLUMNS, Column, intervals
 from bakeoff.report.page.metrics import Metric, metric
 from bakeoff.report.page.texts import texts
 from bakeoff.stats.frontier import frontier
-from bakeoff.stats.intervals import groups, letters
+from bakeoff.stats.intervals import groups, lettered, letters
 
 TESTED = "documents and seeds"
 """What a pair's test covers where it gives a verdict."""
@@ -25,6 +26,20 @@ class Tests:
     """Methods that can't be told apart, the group of the best mean first."""
     better: Mapping[frozenset[str], str]
     """Of two methods that can be told apart, the better one."""
+
+    @cached_property
+    def letters(self) -> dict[str, str]:
+        """By method, as the report's tables have them."""
+        return letters(self.groups)
+
+    @cached_property
+    def lettered(self) -> list[tuple[str, ...]]:
+        """The methods of each letter."""
+        return lettered(self.groups)
+
+
+NONE = Tests([], {})
+"""Where nothing was tested."""
 
 
 def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, name: str = "") -> dict[str, Any]:
@@ -55,7 +70,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
                 "tested": tests[one.key] is not None,
                 "untested": untested(content, one),
                 "headline": headline(content, scores, one, tests[one.key]),
-                "groups": [[place[row] for row in group] for group in (tests[one.key] or Tests([], {})).groups],
+                "groups": [[place[row] for row in group] for group in (tests[one.key] or NONE).lettered],
             }
             for one in metrics
         ],
@@ -129,7 +144,7 @@ def row_of(
         "control": control,
         "seeds": found.get("seeds") or [],
         "scores": {one.key: score(one, scores[one.key]) for one in metrics if one.key in scores},
-        "letters": {key: letters(one.groups).get(name, "") for key, one in tests.items() if one},
+        "letters": {key: one.letters.get(name, "") for key, one in tests.items() if one},
         "figures": cells,
         "epochs": found.get("epochs") or [],
     }

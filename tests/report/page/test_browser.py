@@ -13,6 +13,7 @@ from bakeoff.report.comparison import compare
 from bakeoff.report.escape import lines
 from bakeoff.report.page import details, library, over_time, read, write
 from bakeoff.report.page.result import shown
+from bakeoff.shipped import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +32,8 @@ HOSTILE = (
 )
 NAMES = {"lora": 0.40, "full": 0.41, "soft-prompt": 0.25, "__proto__": 0.2, HOSTILE: 0.12}
 DOCUMENTS = 30
+KEPT = [path for name in ("quick", "zoo") if (path := ROOT / "docs" / "reports" / name / "results.json").is_file()]
+"""Reports that are kept in the repository."""
 
 
 def made():
@@ -80,6 +83,9 @@ def files(tmp_path_factory):
                 rows = values["methods"]["lora"]["scores"][metric]
                 values["methods"]["lora"]["scores"][metric] = [[max(0, score - drop) for score in row] for row in rows]
             (folder / f"{name}.json").write_text(json.dumps(values))
+        for kept in KEPT:
+            [result] = read.results([kept])
+            write.write([result.shown], folder / f"{kept.parent.name}.html", folder)
         found = read.results([folder / "old.json", folder / "new.json"])
         write.write([one.shown for one in found], folder / "two.html", folder, over_time.compared(found))
     return folder
@@ -197,6 +203,19 @@ def test_hostile_text_stays_text(visit):
         assert "\u202e" not in page.locator("body").inner_text()
     page = visit("one/index.html", f"#document={quote(lines(HOSTILE))}")
     assert page.locator("#document h3").text_content() == lines(HOSTILE)
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in KEPT])
+def test_a_kept_report_says_which_methods_are_alike_on_its_first_screen(visit, name):
+    [path] = [path for path in KEPT if path.parent.name == name]
+    methods = json.loads(path.read_text(encoding="utf-8"))["methods"]
+    page = visit(f"{name}.html")
+    means = {row: figures["rouge"]["rougeL"]["mean"] for row, figures in methods.items()}
+    assert (
+        page.locator("#headline").inner_text().startswith(f"{max(means, key=means.get)} has the highest mean ROUGE-L")
+    )
+    assert set(column(page, "#score-table", 1)) >= set(methods)
+    assert page.locator("#apart dt").first.bounding_box()["y"] < 900
 
 
 def test_texts_beside_the_page_are_read_from_disk(visit):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import combinations
 
 import pytest
 from factories import predictions, run, settings
@@ -38,9 +39,11 @@ def test_the_headline_is_that_of_the_comparison(comparison, content):
         means = {row.name: row.rouge[metric].mean for row in comparison.methods}
         [found] = [one for one in shown["metrics"] if one["key"] == metric]
         assert found["headline"] == headline(means, comparison.alike(metric), label, plain)
-        assert [{shown["rows"][n]["name"] for n in group} for group in found["groups"]] == [
-            set(group) for group in comparison.alike(metric)
-        ]
+        names = [row["name"] for row in shown["rows"]]
+        alike = {pair for group in found["groups"] for pair in combinations(sorted(names[n] for n in group), 2)}
+        assert alike == {pair for group in comparison.alike(metric) for pair in combinations(sorted(group), 2)}
+        columns = {names[n]: sum(n in group for group in found["groups"]) for n in range(3)}
+        assert {row["name"]: len(row["letters"][metric]) for row in shown["rows"][:3]} == columns
 
 
 MEANS = {"a": 0.3, "b": 0.2, "c": 0.1}

@@ -92,11 +92,8 @@ function letterPanel(groups, names, height, bare) {
   };
 }
 
-// a, b, ..., z, aa, ab, as the report's tables have them.
-function letterOf(place) {
-  const letter = String.fromCharCode(97 + (place % 26));
-  return place < 26 ? letter : letterOf(Math.floor(place / 26) - 1) + letter;
-}
+// a to z, then a1 to z1, as the report's tables have them.
+const letterOf = (place) => String.fromCharCode(97 + (place % 26)) + (place < 26 ? "" : Math.floor(place / 26));
 
 function renderApart() {
   const metric = metricOf(state.metric), all = methods().filter((row) => score(row, state.metric));
@@ -140,16 +137,19 @@ async function drawScores() {
 function renderScores() {
   const { metrics, rows, columns } = state.result;
   fill("metric-choice", radios("Metric", metrics.map((metric) => [metric.key, metric.label]), state.metric, (key) => { state.metric = key; showScores(); renderCosts(); }));
-  const shown = metrics.filter((metric) => rows.some((row) => score(row, metric.key))).slice(0, 4);
+  const shown = metrics.filter((metric, place) => place < 3 || metric.key === state.metric);
   const figures = ["train", "max_allocated", "max_resident", "parameters_trainable"].map((key) => columns.find((column) => column.key === key)).filter(Boolean);
   const first = shown.findIndex((metric) => metric.key === state.metric);
-  const heads = [{ label: "method" }, ...shown.map((metric) => ({ label: metric.label, numeric: true, descending: true })), ...figures.map((column) => ({ label: column.label, numeric: true }))];
+  const heads = [{ label: "method" }, ...shown.map((metric) => ({ label: metric.label, numeric: true, descending: !metric.falls })), ...figures.map((column) => ({ label: column.label, numeric: true }))];
   const cells = rows.map((row) => ({ control: row.control, cells: [
     { text: row.name, value: row.name },
     ...shown.map((metric) => scoreCell(row, metric)),
     ...figures.map((column) => figureCell(row, column)),
   ] }));
-  fill("score-table", sortableTable("Scores with 95 % intervals and letters, and what methods cost", heads, cells, { place: first + 1, descending: true }));
+  fill("score-table", sortableTable("Scores with 95 % intervals and letters, and what methods cost", heads, cells, { place: first + 1, descending: !metricOf(state.metric).falls }));
+  const every = [{ label: "method" }, ...metrics.map((metric) => ({ label: metric.label, numeric: true, descending: !metric.falls }))];
+  fill("metric-table", metrics.length > shown.length ? element("details", {}, element("summary", {}, `All ${metrics.length} metrics`),
+    sortableTable("Every metric with its 95 % interval", every, rows.map((row) => ({ control: row.control, cells: [{ text: row.name, value: row.name }, ...metrics.map((metric) => scoreCell(row, metric))] })))) : null);
   fill("gate", verdictTable(state.result.verdicts));
   fill("notes", ...[...state.result.notes, ...state.result.deaths.map((death) => `Dead: ${death}.`)].map((note) => element("p", { class: "note", dir: "auto" }, note)));
 }
