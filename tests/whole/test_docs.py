@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import inspect
 import re
+import runpy
 import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -118,7 +121,17 @@ def test_an_example_of_a_metric_scores_what_it_says(name, folder):
     assert found.values["lora"][metric.name] == [[1.0, 0.0]] and not found.failures
 
 
-@pytest.mark.parametrize("name", sorted({name for name in named("python") if not name.startswith("test_")} - METRICS))
+def test_an_example_of_a_study_has_the_one_function(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    [name] = [name for name in named("python") if name.startswith("lab/")]
+    example = runpy.run_path(str(folder / name))
+    assert list(inspect.signature(example["study"]).parameters) == ["runs"]
+
+
+METHODS = sorted({name for name in named("python") if not name.startswith(("test_", "lab/"))} - METRICS)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_an_example_of_a_method_trains_what_it_says(name, folder, tiny):
     [entry] = load_file(folder / name)
     method, recipe = configure(entry, presets.load("smoke"))
@@ -142,7 +155,7 @@ def test_an_example_of_a_task_is_read(page, rows, tmp_path):
 
 @pytest.mark.parametrize("name", named("toml"))
 def test_an_example_of_a_preset_is_read(name, folder):
-    assert presets.load(name).preset == name.removesuffix(".toml")
+    assert presets.load(name).preset == Path(name).stem
 
 
 def test_the_command_line_page_lists_every_option_of_a_bake_off():
