@@ -171,7 +171,7 @@ def test_the_build_of_torch_is_read_from_its_own_version_file():
 def test_no_compiler_works_ahead_where_a_gpu_is_expected(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "expects_card", lambda device: device == "auto")
     monkeypatch.setattr(start.engine, "compile_ahead", lambda folder: pytest.fail("the C compiler was started"))
-    monkeypatch.setattr(report, "prepare", lambda: None)
+    monkeypatch.setattr(report, "prepare", lambda *page: None)
     start.ahead(presets.load("smoke"), Store(tmp_path / "store"), True)
 
 
