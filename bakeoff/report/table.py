@@ -288,7 +288,7 @@ def one_block(table: pd.DataFrame, corner: str) -> str:
     """`table` for a terminal, all columns beside each other, long names cut and long headings broken."""
     cut = table.rename(index=shortened, columns=shortened)
     heads = [
-        textwrap.fill(name, max(NARROW, *(len(value) for value in cells)), break_long_words=False)
+        textwrap.fill(name, max([NARROW, *(len(value) for value in cells)]), break_long_words=False)
         for name, cells in zip(cut.columns, cut.to_numpy().T, strict=True)
     ]
     return _tabulate(cut, corner, "simple", heads).replace(MISSING, "-")

@@ -70,7 +70,7 @@ def start(
     `shared` is what `share` says of the session of which this process is a worker.
     """
     chosen = load_settings(options)
-    trackers = tracking.chosen(options.track)
+    trackers = tracking.chosen(getattr(options, "track", ()))
     known: dict[str, Any] = json.loads(shared) if shared else {"found": None, "ledger": "", "group": ""}
     loans, others = Loans.read(chosen), published.beside(chosen)
     metrics = registry.load(chosen, getattr(options, "metric", ()))
@@ -105,7 +105,7 @@ def start(
 
 def report_folder(options: Namespace, chosen: schema.Settings) -> Path:
     """Where the report goes."""
-    return Path(options.report_dir or project.own("reports", chosen.preset))
+    return Path(getattr(options, "report_dir", "") or project.own("reports", chosen.preset))
 
 
 def ahead(chosen: schema.Settings, store: Store, new: bool) -> None:

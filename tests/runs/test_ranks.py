@@ -61,11 +61,10 @@ def test_more_ranks_than_cards_are_refused(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "adalora"])
-def test_four_ranks_have_the_losses_of_one(tmp_path, method):
+def test_four_ranks_have_the_losses_of_one(tmp_path):
     """AdaLoRA has a penalty, which one rank alone may add; seven documents leave a last step of three."""
-    [one] = session_of(Store(tmp_path / "one"), 1, method).runs(method)
-    [four] = session_of(Store(tmp_path / "four"), 4, method).runs(method)
+    [one] = session_of(Store(tmp_path / "one"), 1, "adalora").runs("adalora")
+    [four] = session_of(Store(tmp_path / "four"), 4, "adalora").runs("adalora")
     assert one.fingerprint != four.fingerprint and len(one.steps) == len(four.steps) == 4
     for first, second in zip(one.steps, four.steps, strict=True):
         assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)

@@ -1,5 +1,6 @@
 """The library that draws the page's charts: Vega, Vega-Lite and Vega-Embed, as vl-convert-python holds them."""
 
+import contextlib
 import functools
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,8 @@ def vega(folder: Path | None = None) -> str:
         return path.read_text(encoding="utf-8")
     script = bundle()
     if path:
-        replace(path, script.encode())
+        with contextlib.suppress(OSError):  # no room to keep it: the next page puts it together again
+            replace(path, script.encode())
     return script
 
 

@@ -10,11 +10,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bakeoff.engine import layout
+from bakeoff.engine import layout, packed
 from bakeoff.engine.attention import Documents, forward, row_logits
 from bakeoff.engine.cache import Cache, Prefill, Step
 from bakeoff.engine.cpu import decoder, head, layers, native, packed_weights
-from bakeoff.engine.cpu import engine as cpu
 from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.engine.decoding import decode
 from bakeoff.methods.selection import select
@@ -166,7 +165,7 @@ def test_no_bit_depends_on_what_is_written_together(fp32, monkeypatch, attach):
     model = model_of(SIZES[0], attach)
     draw, _ = prepared(model, bf16, [1])
     prompts = [torch.randint(0, 64, (3 + 5 * number,), generator=draw).tolist() for number in range(48)]
-    plain = cpu.highest
+    plain = packed.highest
 
     def pick(rows):
         found.extend(rows.float().numpy())
