@@ -119,3 +119,13 @@ def one_thread():
     """A tiny model computes in microseconds; more threads would only wait for each other."""
 
     torch.set_num_threads(1)
+
+
+LONG = ("session", "whole", "gate", "runs", "methods")
+"""Folders whose slow tests take longest: begun first, so that at the end no process works alone."""
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of LONG first, each folder's in their order."""
+    folders = [ROOT / "tests" / name for name in LONG]
+    items.sort(key=lambda item: [folder not in item.path.parents for folder in folders])

@@ -143,6 +143,7 @@ def test_more_runs_than_cards_are_refused_and_all_cards_are_used(store):
         executors.choose("local", 3, store, found)
 
 
+@pytest.mark.slow
 def test_runs_made_at_once_are_those_made_one_after_another(store, tmp_path):
     one, two = session_of(store), session_of(Store(tmp_path / "other"), count=2)
     two.expected = ["lora", "lead-1"]
@@ -156,6 +157,7 @@ def test_runs_made_at_once_are_those_made_one_after_another(store, tmp_path):
     assert "runs" not in first.environment and second.environment["runs"] == "2 at a time on one processor"
 
 
+@pytest.mark.slow
 def test_the_runs_of_expected_methods_begin_with_the_first(store, monkeypatch):
     session = session_of(store, ["lora", "full"], "1", count=2)
     both = threading.Barrier(2, timeout=30)

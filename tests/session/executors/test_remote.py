@@ -144,6 +144,7 @@ def nodes(monkeypatch, node):
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # Ray takes a busy machine for a lost one
 def test_two_machines_of_a_cluster_give_this_machine_s_runs(here, nodes, tmp_path):
     for _ in range(2):
         nodes.add_node(num_cpus=1)
@@ -156,6 +157,7 @@ def test_two_machines_of_a_cluster_give_this_machine_s_runs(here, nodes, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # Ray takes a busy machine for a lost one
 def test_a_run_whose_machine_is_lost_is_made_again_on_another(here, nodes, tmp_path):
     lost, store, news = nodes.add_node(num_cpus=1), Store(tmp_path / "store"), []
     nodes.wait_for_nodes()
@@ -177,6 +179,7 @@ def test_a_run_whose_machine_is_lost_is_made_again_on_another(here, nodes, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # Ray takes a busy machine for a lost one
 def test_a_cluster_without_what_a_run_needs_is_one_line(nodes):
     nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
