@@ -1,5 +1,6 @@
 """results.json of a finished bake-off as a side of the gate, with one seed or more a method."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,25 @@ class Saved:
     """Those of them of which a lower value is the better one."""
 
 
-def read(path: Path) -> Saved:
-    """The file's trained methods. Raises UsageError with file and key for everything that isn't as it was written."""
-    if path.is_dir():
-        path = path / "results.json"
+def opened(path: Path, keys: Sequence[str]) -> tuple[Reader, dict[str, Any]]:
+    """What reads a results.json, and its values, `keys` among them. Raises UsageError."""
     try:
         values = parse(path, REMEDY)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; {REMEDY}") from None
     reader = Reader(path, REMEDY)
     table = reader.table(values, "the file")
-    for key in ("preset", "task", "signature", "settings", "methods", "deaths", "document_ids"):
+    for key in keys:
         if key not in table:
             raise reader.wrong(key, "a value, but it is missing")
+    return reader, table
+
+
+def read(path: Path) -> Saved:
+    """The file's trained methods. Raises UsageError with file and key for everything that isn't as it was written."""
+    if path.is_dir():
+        path = path / "results.json"
+    reader, table = opened(path, ("preset", "task", "signature", "settings", "methods", "deaths", "document_ids"))
     ids = reader.documents(table["document_ids"])
     settings = reader.table(table["settings"], "settings")
     methods = reader.table(table["methods"], "methods")

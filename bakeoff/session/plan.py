@@ -126,8 +126,7 @@ def source_sha256(package: Path = PACKAGE) -> str:
     return digest.hexdigest()
 
 
-def on_hub(settings: Settings) -> bool:
-    """Whether the user named a model or data set that comes over the network."""
-    model, task = settings.model.name, settings.task.name
+def on_hub(model: str, task: str) -> bool:
+    """Whether the names of a model and of documents are of what comes over the network."""
     remote_model = "/" in model and not os.path.exists(os.path.expanduser(model)) and not model.endswith(".gguf")
     return remote_model or remote(task)

@@ -78,7 +78,7 @@ def start(
     plan.configured(chosen, options.method or ["all"])  # what it refuses needs no second of waiting
     where, parallel = getattr(options, "executor", "local"), getattr(options, "parallel", 0)
     executors.named(where, parallel)
-    worker.start_server(offline=not plan.on_hub(chosen))
+    worker.start_server(offline=not plan.on_hub(chosen.model.name, chosen.task.name))
     beside = threading.Thread(target=ahead, args=(chosen, store, known["found"] is None), daemon=True)
     beside.start()
     try:

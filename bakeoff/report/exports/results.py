@@ -8,8 +8,8 @@ from typing import Any, TypeGuard
 
 from bakeoff.config import project
 from bakeoff.core.errors import UsageError, nearest
-from bakeoff.gate.baseline import Reader, parse
-from bakeoff.gate.saved import REMEDY
+from bakeoff.gate.baseline import Reader
+from bakeoff.gate.saved import opened
 from bakeoff.stats.intervals import Interval, letters
 from bakeoff.stats.pairs import alike
 
@@ -79,15 +79,7 @@ def locate(name: str) -> Path:
 
 def read(path: Path) -> Results:
     """The file's rows. Raises UsageError with file and key for what isn't as it was written."""
-    try:
-        values = parse(path, REMEDY)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; {REMEDY}") from None
-    reader = Reader(path, REMEDY)
-    table = reader.table(values, "the file")
-    for key in ("preset", "model", "task", "signature", "methods", "controls", "document_ids"):
-        if key not in table:
-            raise reader.wrong(key, "a value, but it is missing")
+    reader, table = opened(path, ("preset", "model", "task", "signature", "methods", "controls", "document_ids"))
     ids = reader.documents(table["document_ids"])
     rows = [
         row(reader, f"{kind}.{name}", name, kind == "controls", value, len(ids))

@@ -103,7 +103,9 @@ class Cluster:
             except self.ray.exceptions.RayError as error:
                 if self.stopped:
                     raise worker.Stopped from None
-                if attempt == RETRIES or isinstance(error, self.ray.exceptions.RayTaskError):
+                if isinstance(error, self.ray.exceptions.RayTaskError):  # not the machine's fault: it would come again
+                    raise worker.Died("start", f"failed on the cluster: {first_line(error)}") from None
+                if attempt == RETRIES:
                     raise worker.Died("start", f"lost on the cluster: {first_line(error)}") from None
                 emit({"resumed": "its machine was lost; it is made again on another"})
         raise AssertionError

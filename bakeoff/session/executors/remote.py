@@ -45,7 +45,9 @@ class Parcel:
 def parcel(job: Job) -> Parcel:
     """What is sent of a run."""
     text = Path(job.spec.method_file).read_text(encoding="utf-8")
-    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    from bakeoff.session.plan import on_hub
+
+    offline = not on_hub(job.spec.model["name"], job.spec.task["name"])
     return Parcel(asdict(job.spec), text, job.durability, job.timeout, offline)
 
 

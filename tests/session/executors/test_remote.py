@@ -80,6 +80,12 @@ def test_a_machine_with_another_bakeoff_refuses_a_run(here, tmp_path, node, monk
     assert kind == "usage" and "Bakeoff's own files differ there" in text
 
 
+def test_a_run_elsewhere_has_a_network_only_where_the_user_named_a_hub(here, tmp_path):
+    job = a_job(here.store, here.plan.specs["lora"][0], tmp_path)
+    hub = dataclasses.replace(job.spec, model={**job.spec.model, "name": "someone/some-model"})
+    assert remote.parcel(job).offline and not remote.parcel(dataclasses.replace(job, spec=hub)).offline
+
+
 def test_files_arrive_as_they_were_sent(here, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "CHUNK", 7)
     sent = tmp_path / "sent"
