@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import distributed
@@ -32,6 +34,8 @@ READY = "ready"
 """What a rank says once its model is prepared."""
 LOST = 70
 """Exit code of a run that lost one of its ranks (EX_SOFTWARE of sysexits.h)."""
+GRACE = 10
+"""Seconds for which a rank that fails stays: what fails on all ranks alike, rank 0 says."""
 
 
 class Alone:
@@ -140,6 +144,12 @@ def assembled(spec: RunSpec, where: Computation, cache: Path) -> Iterator[Alone]
         with joined(where, 0, place) as ranks:
             try:
                 yield ranks
+            except RuntimeError:
+                # Gloo may call a lost rank a connection reset before `watch` has said which one is lost.
+                for rank, other in enumerate(others, 1):
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        end(rank, other.wait(timeout=1))
+                raise
             finally:
                 over.set()
 
@@ -174,8 +184,13 @@ def watch(rank: int, process: Any, over: threading.Event) -> None:
     """Ends this process if `process` ends before the training is over: what it was to send would be waited for."""
     code = process.wait()
     if not over.is_set():
-        print(f"rank {rank} ended with exit code {code} while the run was trained", file=sys.stderr, flush=True)
-        os._exit(LOST)
+        end(rank, code)
+
+
+def end(rank: int, code: int) -> NoReturn:
+    """Ends this process, which lost a rank, and says which one."""
+    print(f"rank {rank} ended with exit code {code} while the run was trained", file=sys.stderr, flush=True)
+    os._exit(LOST)
 
 
 def follow() -> None:
@@ -200,7 +215,12 @@ def follow() -> None:
         said.write(READY + "\n")
         said.flush()
         with joined(where, told["rank"], told["place"]) as ranks:
-            made.train(ranks)
+            try:
+                made.train(ranks)
+            except Exception:
+                traceback.print_exc()
+                time.sleep(GRACE)
+                raise
 
 
 def end_with_input() -> None:

@@ -1,18 +1,22 @@
 """One run in several processes: the losses of one process, killed and resumed, and what a lost process means."""
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from baking import SMALL, adapter
 
 from bakeoff.config import hardware, presets
-from bakeoff.config.schema import EngineSettings, MachineSettings
+from bakeoff.config.schema import Computation, EngineSettings, MachineSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.data.encoding import Encoded
+from bakeoff.runs import ranks
 from bakeoff.runs.ranks import Alone, Ranks
 from bakeoff.session import plan, worker
 from bakeoff.session.progress import Progress
@@ -44,6 +48,28 @@ def processes():
 def test_one_process_computes_every_document_as_it_stands():
     documents = [Encoded((1, 2, 3), 1), Encoded((1, 2), 1)]
     assert Alone().share(documents) is documents
+
+
+def test_a_connection_that_is_reset_is_a_lost_rank(monkeypatch, capfd):
+    """What gloo raises in rank 0 may come before the thread that waits for the lost rank wakes."""
+    monkeypatch.setattr(ranks, "watch", lambda *given: None)
+    monkeypatch.setattr(ranks, "joined", lambda *given: contextlib.nullcontext(Alone()))
+
+    @contextlib.contextmanager
+    def dead(*given):
+        with subprocess.Popen([sys.executable, "-c", "print('ready', flush=True); raise SystemExit(3)"],
+                              stdout=subprocess.PIPE, text=True) as process:  # fmt: skip
+            yield process
+
+    monkeypatch.setattr(ranks, "started", dead)
+    monkeypatch.setattr(ranks.os, "_exit", sys.exit)
+    spec = SimpleNamespace()
+    monkeypatch.setattr(ranks, "asdict", vars)
+    where = Computation(device="cpu", precision="fp32", attention="eager", threads=2, engine="plain", ranks=2)
+    with pytest.raises(SystemExit) as ended, ranks.assembled(spec, where, Path("cache")):
+        raise RuntimeError("Connection reset by peer")
+    assert ended.value.code == ranks.LOST
+    assert "rank 1 ended with exit code 3 while the run was trained" in capfd.readouterr().err
 
 
 def test_documents_are_dealt_out_to_ranks_by_length():
