@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 
+import filelock
 import pytest
 import torch
 
@@ -47,18 +48,21 @@ def fp32():
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory):
-    """A folder for what native.py compiles."""
-    return tmp_path_factory.mktemp("native")
+def libraries(tmp_path_factory, pytestconfig):
+    """A folder for what native.py compiles, which all processes of the tests share."""
+    ours = tmp_path_factory.getbasetemp()
+    folder = (ours.parent if hasattr(pytestconfig, "workerinput") else ours) / "native"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def furnished(libraries):
     """A function that puts kernels into a store, compiled once for all tests, and a library of charts that draws none:
     both take seconds for each store."""
 
     def furnish(store):
-        with contextlib.suppress(NoCompiler):
+        with contextlib.suppress(NoCompiler), filelock.FileLock(libraries.with_suffix(".lock")):
             native.build(libraries)
             shutil.copytree(libraries, store / "native", dirs_exist_ok=True)
         native.close()

@@ -43,7 +43,12 @@ def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> 
                          f"type --set machine.ranks={count}")  # fmt: skip
     if asked.engine in ("cpu", "cuda") and device != asked.engine:
         raise UsageError(f"machine.engine = {asked.engine!r}: the run is on {device}; type --set machine.engine=auto")
-    engine = device if asked.engine == "auto" else asked.engine
+    if asked.sharded and asked.ranks == 1:
+        raise UsageError("machine.sharded: there is one rank; type --set machine.ranks=2, or as many as there are GPUs")
+    if asked.sharded and asked.engine in ("cpu", "cuda"):
+        raise UsageError(f"machine.engine = {asked.engine!r}: weights that are sharded take 'plain'; "
+                         "type --set machine.engine=auto")  # fmt: skip
+    engine = "plain" if asked.sharded else device if asked.engine == "auto" else asked.engine
     attention = ways.attention
     if attention == "auto":
         attention = "sdpa" if device == "cuda" else "eager"
@@ -56,6 +61,7 @@ def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> 
         checkpoint_activations=asked.checkpoint_activations,
         threads=asked.threads or max(1, available_threads() // (parallel if device == "cpu" else 1)),
         ranks=asked.ranks,
+        sharded=asked.sharded,
         engine=engine,
         attention=attention,
         packing=packing,
@@ -103,6 +109,11 @@ def available_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def threads_of_rank(where: Computation) -> int:
+    """The threads of one of a run's ranks: on a CPU its share of the run's."""
+    return max(1, where.threads // where.ranks) if where.device == "cpu" else where.threads
 
 
 def versions() -> dict[str, str]:

@@ -183,6 +183,9 @@ class MachineSettings:
     ranks: int = setting(1, minimum=1, maximum=1024)
     """Processes that train one run together, each on its share of every batch: on as many GPUs, or with as many shares
     of `threads`. The optimizer step is the same within rounding."""
+    sharded: bool = False
+    """Whether each rank holds a share of the decoder layers' frozen weights (FSDP2): for a base model that doesn't fit
+    one GPU. The engine is `plain`, and documents are read one at a time."""
     engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
     """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
     on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of

@@ -32,6 +32,10 @@ def make(where: Computation, pad: int) -> Engine:
         from bakeoff.engine.cuda.engine import Cuda
 
         return Cuda(where, pad)
+    if where.sharded:
+        from bakeoff.engine.sharded import Sharded
+
+        return Sharded(where, pad)
     from bakeoff.engine.plain import Plain
 
     return Plain(where, pad)

@@ -45,7 +45,7 @@ def collate(
     for row, example in enumerate(examples):
         input_ids[row, : len(example.ids)] = torch.tensor(example.ids)
         predicts[row, example.prompt - 1 : len(example.ids) - 1] = True
-    labels = torch.cat([torch.tensor(example.ids[example.prompt :]) for example in examples])
+    labels = torch.tensor([label for example in examples for label in example.ids[example.prompt :]], dtype=torch.long)
     return Batch(to_device(input_ids, device), to_device(predicts, device), to_device(labels, device))
 
 

@@ -20,12 +20,14 @@ def refuse(what: str, device: str, instead: str) -> None:
         raise UsageError(f"{what}: needs {PACKAGE}, which is not installed; type pip install {PACKAGE}")
 
 
-def refuse_base(settings: ModelSettings, kind: str, device: str) -> None:
+def refuse_base(settings: ModelSettings, kind: str, device: str, sharded: bool = False) -> None:
     """Raises UsageError where a base model of `kind` (see Source) can't be quantised as its settings say."""
     if not settings.quantisation:
         return
     what = f"model.quantisation = {settings.quantisation!r}"
     refuse(what, device, "model.quantisation=")
+    if sharded:
+        raise UsageError(f"{what}: FSDP2 can't share quantised weights; type --set machine.sharded=false")
     if kind == "random":
         raise UsageError(f"{what}: the model 'random' has no files to read; type --set model.quantisation=")
 
@@ -63,7 +65,10 @@ def placed(settings: ModelSettings, read: Callable[[], Any], where: Computation 
 
     products = torch.bfloat16 if where.precision == "bf16" else torch.float32
     halved = settings.quantisation or getattr(read().get_text_config(), "dtype", None) == torch.bfloat16
-    found: dict[str, Any] = {"dtype": products if halved else torch.float32, "device_map": {"": where.device}}
+    found: dict[str, Any] = {
+        "dtype": products if halved else torch.float32,
+        "device_map": {"": "cpu" if where.sharded else where.device},
+    }
     if settings.quantisation:
         found["quantization_config"] = configuration(settings, products)
     return found

@@ -56,7 +56,7 @@ def seed_everything(seed: int, where: Computation) -> None:
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)
-    torch.set_num_threads(where.threads)
+    torch.set_num_threads(hardware.threads_of_rank(where))
     if where.device == "cpu":
         hardware.keep_freed_memory()
     # Some CUDA kernels have no deterministic form; they warn into the run's log. Gradients come from none of them:

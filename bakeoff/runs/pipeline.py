@@ -56,15 +56,17 @@ def run(
     if not entry.needs_model:
         with clock("evaluation"):
             return finish(spec, task, method.summarise(task.examples), clock)
-    with ExitStack() as patches:
+    with ExitStack() as patches, ExitStack() as others:
+        with clock("setup"):
+            where = build(Computation, spec.machine, "run")
+            trains = not entry.control or where.sharded
+            ranks = others.enter_context(assembled(spec, where, cache)) if trains else Alone()
         made = ModelRun(spec, entry, method, task, cache, emit, clock, checkpointer or Checkpointer(), patches)
-        with ExitStack() as others:
-            with clock("setup"):
-                ranks = Alone() if entry.control else others.enter_context(assembled(spec, made.base.where, cache))
-            made.train(ranks)
-        made.write()
-        made.forget()
-        return made.result(folder)
+        made.train(ranks)
+        if not where.sharded:
+            others.close()
+            ranks = Alone()
+        return made.complete(ranks, folder)
 
 
 def task_of(spec: RunSpec) -> tasks.Task:
@@ -136,6 +138,12 @@ class ModelRun:
             method=self.method, ranks=ranks,
         )  # fmt: skip
 
+    def complete(self, ranks: Alone, folder: Path) -> tuple[RunResult, list[Prediction]]:
+        """All that comes after training. Where the model is sharded, every rank does the same."""
+        self.write(ranks)
+        self.forget()
+        return self.result(folder)
+
     def summaries(self, model: Any, prompts: Sequence[Sequence[int]], **durably: Any) -> tuple[dict[int, str], int]:
         """What `model` writes of `prompts`, by index, and how many tokens that is."""
         generation = build(GenerationSettings, self.spec.generation, "run")
@@ -143,14 +151,14 @@ class ModelRun:
             self.engine, model, self.tokenizer, prompts, self.limit, generation, ends=self.base.ends, **durably
         )
 
-    def write(self) -> None:
+    def write(self, ranks: Alone) -> None:
         """Writes a summary of every test document, and picks those that the reloaded model must write again."""
         with self.clock("evaluation"):
             self.emit({"phase": "evaluation", "done": 0, "documents": len(self.prompts)})
             weights = together(adapters.trained_digests(self.model))
             with self.engine.writing(self.model):
                 self.texts, self.written = self.summaries(
-                    self.model, self.prompts, emit=self.emit, done=self.checkpointer.summaries(weights),
+                    self.model, self.prompts, emit=self.emit, done=ranks.same(self.checkpointer.summaries(weights)),
                     keep=lambda number, chunk: self.checkpointer.keep(weights, number, chunk), cut=self.cut,
                 )  # fmt: skip
                 self.cost = self.memory.read()

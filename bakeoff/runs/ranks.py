@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +31,7 @@ from bakeoff.runs.records import RunSpec
 PARENT = Path(__file__).resolve().parents[2]
 """The folder in which Python finds Bakeoff."""
 READY = "ready"
-"""What a rank says once its model is prepared."""
+"""What a rank says once it has been told its run."""
 LOST = 70
 """Exit code of a run that lost one of its ranks (EX_SOFTWARE of sysexits.h)."""
 GRACE = 10
@@ -63,12 +63,25 @@ class Alone:
     def draw(self, seed: int, step: int) -> None:
         """Begins a step's random numbers: each rank drops out its own."""
 
+    def same(self, found: Any) -> Any:
+        """What rank 0 found, on all ranks."""
+        return found
+
 
 class Ranks(Alone):
     """The processes of one run, joined by torch.distributed."""
 
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int, size: int, sharded: bool = False) -> None:
+        """`sharded`: every rank computes as many documents as every other one."""
+        self.rank, self.size, self.sharded = rank, size, sharded
+
+    def share(self, examples: Sequence[Encoded]) -> Sequence[Encoded]:
+        """See Alone. Where a rank lacks a document, it computes the shortest one without its labels, which adds 0."""
+        ours = list(super().share(examples))
+        if self.sharded and len(ours) < -(-len(examples) // self.size):
+            shortest = min(examples, key=lambda example: len(example.ids))
+            ours.append(replace(shortest, prompt=len(shortest.ids)))
+        return ours
 
     def add_gradients(self, trained: Sequence[torch.nn.Parameter]) -> None:
         """See Alone."""
@@ -91,33 +104,37 @@ class Ranks(Alone):
 
     def copy(self, state: Training, resumed: bool) -> bool:
         """See Alone."""
-        sent: list[Any] = [None]
+        found = None
         if self.rank == 0 and resumed:
             tensors = {name: tensor.detach().cpu() for name, tensor in tensors_of(state).items()}
-            sent = [(tensors, plain_of(state))]
-        distributed.broadcast_object_list(sent)
-        if self.rank and sent[0]:
-            thaw(state, *sent[0])
-        return bool(sent[0])
+            found = tensors, plain_of(state)
+        found = self.same(found)
+        if self.rank and found:
+            thaw(state, *found)
+        return bool(found)
 
     def draw(self, seed: int, step: int) -> None:
         """See Alone. A step's numbers follow from seed, step and rank, so that a resumed run draws the same."""
         torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + self.rank) % 2**63)
 
+    def same(self, found: Any) -> Any:
+        """See Alone."""
+        sent = [found]
+        distributed.broadcast_object_list(sent)
+        return sent[0]
+
 
 @contextlib.contextmanager
 def joined(where: Computation, rank: int, place: str) -> Iterator[Ranks]:
     """The group of a run's ranks, which meet at the file `place`."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, where.threads // where.ranks if where.device == "cpu" else where.threads))
     backend = "nccl" if where.device == "cuda" else "gloo"
     meeting = distributed.FileStore(place, where.ranks)
     distributed.init_process_group(backend, store=meeting, rank=rank, world_size=where.ranks)
     try:
-        yield Ranks(rank, where.ranks)
+        yield Ranks(rank, where.ranks, where.sharded)
     finally:
         distributed.destroy_process_group()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(where.threads)
 
 
 @contextlib.contextmanager
@@ -189,7 +206,7 @@ def watch(rank: int, process: Any, over: threading.Event) -> None:
 
 def end(rank: int, code: int) -> NoReturn:
     """Ends this process, which lost a rank, and says which one."""
-    print(f"rank {rank} ended with exit code {code} while the run was trained", file=sys.stderr, flush=True)
+    print(f"rank {rank} ended with exit code {code} while the run was made", file=sys.stderr, flush=True)
     os._exit(LOST)
 
 
@@ -207,20 +224,19 @@ def follow() -> None:
     spec = RunSpec(**told["spec"])
     entry = find(Path(spec.method_file), spec.base)
     method = build(entry.kind, spec.hyperparameters, spec.method_file)
-    where = build(Computation, spec.machine, "run")
-    with contextlib.ExitStack() as patches:
-        made = ModelRun(
-            spec, entry, method, task_of(spec), Path(told["cache"]), silent, Clock(), Checkpointer(), patches
-        )
-        said.write(READY + "\n")
-        said.flush()
-        with joined(where, told["rank"], told["place"]) as ranks:
-            try:
-                made.train(ranks)
-            except Exception:
-                traceback.print_exc()
-                time.sleep(GRACE)
-                raise
+    where, task = build(Computation, spec.machine, "run"), task_of(spec)
+    said.write(READY + "\n")
+    said.flush()
+    with joined(where, told["rank"], told["place"]) as ranks, contextlib.ExitStack() as patches:
+        try:
+            made = ModelRun(spec, entry, method, task, Path(told["cache"]), silent, Clock(), Checkpointer(), patches)
+            made.train(ranks)
+            if where.sharded:
+                made.complete(ranks, Path(patches.enter_context(tempfile.TemporaryDirectory())))
+        except Exception:
+            traceback.print_exc()
+            time.sleep(GRACE)
+            raise
 
 
 def end_with_input() -> None:

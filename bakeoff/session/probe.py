@@ -50,7 +50,7 @@ def probe(
     loaded, notes = loaded_task(documents, build(ScoringSettings, asked["scoring"], "run"))
     texts = other_text.load(build(MeasureSettings, asked["measure"], "run"))
     source = loading.locate(settings, cache=Path(cache))
-    quantise.refuse_base(settings, source.kind, where.device)
+    quantise.refuse_base(settings, source.kind, where.device, where.sharded)
     store = Path(cache).parent
     with ThreadPoolExecutor(1) as beside:
         # The C compiler works while Python converts a model.

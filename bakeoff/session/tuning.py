@@ -44,7 +44,7 @@ def tune(options: Namespace) -> tuple[str, int]:
     """Makes the trials that the options ask for; returns what to print and the exit code. Raises UsageError."""
     if options.trials:
         search.load_optuna()
-    options = without_test(options)
+    options = without_measures(options)
     chosen = load_settings(options)
     grids = grid.read(options.grid, trained(options, chosen), chosen)
     record, picture = Record(chosen), project.own("reports", "tune", f"{chosen.preset}.png")
@@ -63,12 +63,15 @@ def tune(options: Namespace) -> tuple[str, int]:
     return report(session, trials, [*notes, *earlier(trials, record)], record.path, picture), 0
 
 
-def without_test(options: Namespace) -> Namespace:
-    """The options with as small a test split as leaves the other splits as they are."""
+def without_measures(options: Namespace) -> Namespace:
+    """The options without what a trial's loss does not need: forgetting, inference, and as many documents of the test
+    split as leave the other splits as they are.
+    """
     task = load_settings(options).task
     found = copy.copy(options)
+    found.changes = [*options.changes, "measure.forgetting=0", "measure.inference=0"]
     if not (reader(task.name) and not task.split_column):
-        found.changes = [*options.changes, "task.test=1"]
+        found.changes.append("task.test=1")
     return found
 
 

@@ -112,7 +112,7 @@ class Runs:
 
         Raises UsageError where a row has no trial with a loss.
         """
-        options = tuning.without_test(self.varied(rows))
+        options = tuning.without_measures(self.varied(rows))
         options.seeds = str(self.settings.seeds[0])
         chosen = load_settings(options)
         text = "learning_rate=" + ",".join(map(repr, rates))

@@ -116,7 +116,8 @@ def test_a_smoke_bake_off_runs_to_its_end_or_is_refused_before_it(tmp_path, name
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TYPED)
-def test_a_smoke_bake_off_as_it_is_typed_leaves_no_traceback(tmp_path, name):
+def test_a_smoke_bake_off_as_it_is_typed_leaves_no_traceback(tmp_path, furnished, name):
+    furnished(tmp_path / "store")
     preset = tmp_path / f"{name}.toml"
     preset.write_text(rehearsal.preset(name), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "bench", "-p", "no:cacheprovider", "--preset", str(preset), "--method",

@@ -169,7 +169,8 @@ def test_what_would_take_longer_than_is_left_is_left_out(monkeypatch, seconds, d
 
 
 @pytest.mark.slow
-def test_the_short_lab_runs_from_end_to_end_and_times_nothing_in_earnest(tmp_path):
+def test_the_short_lab_runs_from_end_to_end_and_times_nothing_in_earnest(tmp_path, furnished):
+    furnished(tmp_path / "store")
     reports = tmp_path / "reports"
     typed = ["-m", "lab.speed", "--short", "--store", str(tmp_path / "store"), "--reports", str(reports)]
     subprocess.run([sys.executable, *typed], cwd=ROOT, check=True, timeout=600)

@@ -112,7 +112,8 @@ def test_a_merged_model_says_what_the_one_with_an_adapter_says(name):
 
 
 @pytest.mark.slow
-def test_every_method_passes_the_bench(tmp_path):
+def test_every_method_passes_the_bench(tmp_path, furnished):
+    furnished(tmp_path / "store")
     command = [sys.executable, "-m", "pytest", "bench/", "--preset", "smoke", "--method", "every", "-q"]
     places = ["--store", str(tmp_path / "store"), "--report-dir", str(tmp_path / "report"), "-p", "no:cacheprovider"]
     found = subprocess.run([*command, *places], cwd=ROOT, capture_output=True, text=True, timeout=600)

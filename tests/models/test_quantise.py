@@ -64,12 +64,12 @@ def test_a_quantised_base_is_counted_in_full_and_a_lora_is_trained_beside_it(fol
 
 
 def test_weights_go_where_they_are_computed_in_the_precision_of_files_and_run(folder):
-    def found(device, precision, dtype):
+    def found(device, precision, dtype, **more):
         class Config:
             def get_text_config(self):
                 return type("Text", (), {"dtype": dtype})
 
-        where = Computation(device=device, precision=precision)
+        where = Computation(device=device, precision=precision, **more)
         return quantise.placed(ModelSettings(), Config, where)
 
     assert found("cpu", "bf16", torch.bfloat16) == {}
@@ -77,6 +77,13 @@ def test_weights_go_where_they_are_computed_in_the_precision_of_files_and_run(fo
     assert found("cuda", "bf16", torch.bfloat16) == {**on_card, "dtype": torch.bfloat16}
     assert found("cuda", "bf16", torch.float32) == {**on_card, "dtype": torch.float32}
     assert found("cuda", "fp32", torch.bfloat16) == {**on_card, "dtype": torch.float32}
+    assert found("cuda", "bf16", torch.bfloat16, sharded=True)["device_map"] == {"": "cpu"}
+
+
+def test_quantised_weights_are_not_divided_among_ranks(monkeypatch):
+    monkeypatch.setattr(quantise, "find_spec", lambda name: True)
+    with pytest.raises(UsageError, match=r"nf4': FSDP2 can't share quantised weights; .*machine.sharded=false"):
+        quantise.refuse_base(ModelSettings(quantisation="nf4"), "folder", "cuda", sharded=True)
 
 
 @pytest.mark.parametrize(("device", "kind", "there", "said"), [
@@ -88,7 +95,7 @@ def test_what_cannot_be_quantised_is_refused_in_one_line(monkeypatch, device, ki
     monkeypatch.setattr(quantise, "find_spec", lambda name: there or None)
     with pytest.raises(UsageError, match=f"^model.quantisation = 'nf4': {said}"):
         quantise.refuse_base(ModelSettings(quantisation="nf4"), kind, device)
-    quantise.refuse_base(ModelSettings(), kind, device)
+    quantise.refuse_base(ModelSettings(), kind, device, sharded=True)
 
 
 def test_a_method_that_trains_quantised_weights_is_refused(tiny):

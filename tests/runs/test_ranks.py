@@ -33,6 +33,14 @@ def session_of(store, ranks, method, *changes):
     return Session(plan.make(chosen, [method], store), store, Progress(None, live=False))
 
 
+def test_where_weights_are_sharded_every_rank_computes_as_many_documents():
+    documents = [Encoded(tuple(range(length)), 1) for length in (9, 4, 7, 3)]
+    shares = [Ranks(rank, 3, sharded=True).share(documents) for rank in range(3)]
+    assert [[len(one.ids) for one in share] for share in shares] == [[3, 9], [4, 3], [7, 3]]
+    labels = [len(one.ids) - one.prompt for share in shares for one in share]
+    assert sum(labels) == sum(len(one.ids) - one.prompt for one in documents)
+
+
 def processes():
     """The processes of other ranks, by their command."""
     found = []
@@ -69,7 +77,7 @@ def test_a_connection_that_is_reset_is_a_lost_rank(monkeypatch, capfd):
     with pytest.raises(SystemExit) as ended, ranks.assembled(spec, where, Path("cache")):
         raise RuntimeError("Connection reset by peer")
     assert ended.value.code == ranks.LOST
-    assert "rank 1 ended with exit code 3 while the run was trained" in capfd.readouterr().err
+    assert "rank 1 ended with exit code 3 while the run was made" in capfd.readouterr().err
 
 
 def test_documents_are_dealt_out_to_ranks_by_length():
@@ -86,11 +94,20 @@ def test_more_ranks_than_cards_are_refused(monkeypatch):
         hardware.resolve(MachineSettings(device="cuda", ranks=3), EngineSettings())
 
 
+@pytest.mark.parametrize("asked, said", [
+    ({"sharded": True}, r"machine.sharded: there is one rank; type --set machine.ranks=2"),
+    ({"sharded": True, "ranks": 2, "engine": "cpu"}, r"machine.engine = 'cpu': weights that are sharded take 'plain'"),
+])  # fmt: skip
+def test_what_weights_that_are_sharded_need_is_asked_for_at_once(asked, said):
+    with pytest.raises(UsageError, match=said):
+        hardware.resolve(MachineSettings(device="cpu", **asked), EngineSettings())
+
+
 @pytest.mark.slow
-def test_four_ranks_have_the_losses_of_one(tmp_path):
+def test_four_ranks_have_the_losses_of_one(tmp_path, furnished):
     """AdaLoRA has a penalty, which one rank alone may add; seven documents leave a last step of three."""
-    [one] = session_of(Store(tmp_path / "one"), 1, "adalora").runs("adalora")
-    [four] = session_of(Store(tmp_path / "four"), 4, "adalora").runs("adalora")
+    [one] = session_of(Store(furnished(tmp_path / "one")), 1, "adalora").runs("adalora")
+    [four] = session_of(Store(furnished(tmp_path / "four")), 4, "adalora").runs("adalora")
     assert one.fingerprint != four.fingerprint and len(one.steps) == len(four.steps) == 4
     for first, second in zip(one.steps, four.steps, strict=True):
         assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
@@ -102,17 +119,19 @@ def test_four_ranks_have_the_losses_of_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_run_of_two_ranks_goes_on_to_the_bit_and_dies_with_one_of_them(tmp_path):
-    changes = ("methods.lora.dropout=0.5", "durability.checkpoint_steps=1")
-    whole = session_of(Store(tmp_path / "whole"), 2, "lora", *changes)
+@pytest.mark.parametrize("phase, more", [("training", ()), ("evaluation", ("machine.sharded=true",))])
+def test_a_run_of_two_ranks_goes_on_to_the_bit_and_dies_with_one_of_them(tmp_path, furnished, phase, more):
+    """Where the weights are shared, all ranks write, so that a rank is missed then, too."""
+    changes = ("methods.lora.dropout=0.5", "durability.checkpoint_steps=1", "generation.batch_size=1", *more)
+    whole = session_of(Store(furnished(tmp_path / "whole")), 2, "lora", *changes)
     [expected] = whole.runs("lora")
-    broken = session_of(Store(tmp_path / "broken"), 2, "lora", *changes)
+    broken = session_of(Store(furnished(tmp_path / "broken")), 2, "lora", *changes)
     told, steps = broken._told, []
 
     def listen(spec, emit, news):
         told(spec, emit, news)
-        if news.get("phase") == "training":
-            steps.append(news["step"])
+        if news.get("phase") == phase:
+            steps.append(news)
             if len(steps) == 2:
                 for process in processes():
                     os.kill(process, signal.SIGKILL)
@@ -125,6 +144,25 @@ def test_a_run_of_two_ranks_goes_on_to_the_bit_and_dies_with_one_of_them(tmp_pat
     again.progress.say = lambda spec, text: resumed.append(text)
     [found] = again.runs("lora")
     assert any("goes on after step" in text for text in resumed)
+    assert again.store.predictions(found.fingerprint) == whole.store.predictions(expected.fingerprint)
     assert found.steps == expected.steps and found.epochs == expected.epochs
     assert adapter(again.store, found) == adapter(whole.store, expected)
+    assert not processes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "soft-prompt", "last-layer"])
+def test_two_ranks_that_share_the_weights_give_the_run_of_one(tmp_path, furnished, method):
+    """Forgetting and inference are measured, too; a checkpoint and texts come from the ranks together."""
+    asked = ("machine.engine=plain", "measure.forgetting=2", "measure.inference=1")
+    [one] = session_of(Store(furnished(tmp_path / "one")), 1, method, *asked).runs(method)
+    two = session_of(Store(furnished(tmp_path / "two")), 2, method, *asked, "machine.sharded=true")
+    [shared] = two.runs(method)
+    for first, second in zip(one.steps, shared.steps, strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+    assert one.forgetting == pytest.approx(shared.forgetting, rel=1e-4)
+    assert one.parameters == shared.parameters and shared.inference
+    assert shared.evidence["frozen_before"] == shared.evidence["frozen_after"] == one.evidence["frozen_after"]
+    assert shared.evidence["trained"] == shared.evidence["reloaded_trained"]
+    assert [row["summary"] == row["again"] for row in shared.evidence["reloaded"]] == [True] * 3
     assert not processes()

@@ -30,14 +30,14 @@ def bake(store, methods=("lora",), seeds="42", changes=(), fresh=False):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, furnished):
     """A store that the tests of this file share, so that each run is made once."""
-    return Store(tmp_path_factory.mktemp("session") / "store")
+    return Store(furnished(tmp_path_factory.mktemp("session") / "store"))
 
 
 @pytest.mark.parametrize("method", ["lora", "last-layer"])
-def test_the_same_seed_repeats_losses_adapter_summaries_and_scores_to_the_bit(store, tmp_path, method):
-    other = Store(tmp_path / "other")
+def test_the_same_seed_repeats_losses_adapter_summaries_and_scores_to_the_bit(store, tmp_path, furnished, method):
+    other = Store(furnished(tmp_path / "other"))
     (first,), (second,) = (bake(place, [method])[0].runs(method) for place in (store, other))
     assert first.fingerprint == second.fingerprint
     assert first.steps == second.steps and first.steps

@@ -327,19 +327,21 @@ def test_a_plot_is_drawn_of_any_trials(tmp_path, axes):
     assert plot.draw(trials, tmp_path / "p.png", "Title").path.stat().st_size > 1000
 
 
-# The test split
+# What a trial's loss needs not
 
 
-@pytest.mark.parametrize("change, kept", [([], ["task.test=1"]), (["task.test=4"], ["task.test=4", "task.test=1"])])
-def test_a_trial_has_one_test_document(change, kept):
-    assert tuning.without_test(asked(changes=change)).changes == kept
+@pytest.mark.parametrize("change", [[], ["task.test=4", "measure.inference=2"]])
+def test_a_trial_has_one_test_document_and_measures_nothing_else(change):
+    found = load("smoke", changes=tuning.without_measures(asked(changes=change)).changes)
+    assert (found.task.test, found.measure.forgetting, found.measure.inference) == (1, 0, 0)
 
 
 def test_where_splits_are_drawn_no_test_document_becomes_a_training_document(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps({"document": f"Text {n}.", "summary": f"Gist {n}."}) + "\n" for n in range(40)))
     changes = ["task.split_column=", "task.train=0", "task.validation=4", "task.test=9"]
-    assert tuning.without_test(asked(changes=changes, task=str(path))).changes == changes
+    found = tuning.without_measures(asked(changes=changes, task=str(path))).changes
+    assert [change for change in found if "measure" not in change] == changes
 
 
 def test_as_many_trials_are_made_at_once_as_the_executor_makes_runs(monkeypatch):

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, furnished):
     """A store with a run of each method, and of a control."""
-    store = Store(tmp_path_factory.mktemp("sharing") / "store")
+    store = Store(furnished(tmp_path_factory.mktemp("sharing") / "store"))
     worker.start_server(offline=True)
     session = Session(
         plan.make(presets.load("smoke", changes=SMALL), [*METHODS], store), store, Progress(None, live=False)

@@ -21,8 +21,8 @@ from bakeoff.session.store import Store
 
 
 @pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
+def store(tmp_path, furnished):
+    return Store(furnished(tmp_path / "store"))
 
 
 def session_of(store, methods=("lora", "lead-1"), seeds="1,2", count=1):
@@ -144,8 +144,8 @@ def test_more_runs_than_cards_are_refused_and_all_cards_are_used(store):
 
 
 @pytest.mark.slow
-def test_runs_made_at_once_are_those_made_one_after_another(store, tmp_path):
-    one, two = session_of(store), session_of(Store(tmp_path / "other"), count=2)
+def test_runs_made_at_once_are_those_made_one_after_another(store, tmp_path, furnished):
+    one, two = session_of(store), session_of(Store(furnished(tmp_path / "other")), count=2)
     two.expected = ["lora", "lead-1"]
     for method in ("lora", "lead-1"):
         for first, second in zip(one.runs(method), two.runs(method), strict=True):

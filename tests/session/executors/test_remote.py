@@ -27,9 +27,9 @@ def session_of(store, methods, executor=None, seeds="1"):
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory):
+def here(tmp_path_factory, furnished):
     """The runs that this machine made."""
-    store = Store(tmp_path_factory.mktemp("here") / "store")
+    store = Store(furnished(tmp_path_factory.mktemp("here") / "store"))
     session = session_of(store, ["all"])
     for method in session.plan.specs:
         session.runs(method)
@@ -116,8 +116,8 @@ def test_an_executor_that_is_not_installed_is_one_line(monkeypatch, name, module
 
 
 @pytest.mark.slow
-def test_jobs_of_submitit_give_this_machine_s_runs(here, tmp_path):
-    store = Store(tmp_path / "store")
+def test_jobs_of_submitit_give_this_machine_s_runs(here, tmp_path, furnished):
+    store = Store(furnished(tmp_path / "store"))
     there = session_of(store, ["lora"], lambda found: slurm.Slurm(store, 2, found.found["machine"], "local"))
     there.expected = ["lora", "lead-1"]
     same(here, there, there.expected)
@@ -151,11 +151,11 @@ def nodes(monkeypatch, node):
 
 @pytest.mark.slow
 @pytest.mark.alone  # Ray takes a busy machine for a lost one
-def test_two_machines_of_a_cluster_give_this_machine_s_runs(here, nodes, tmp_path):
+def test_two_machines_of_a_cluster_give_this_machine_s_runs(here, nodes, tmp_path, furnished):
     for _ in range(2):
         nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
-    store = Store(tmp_path / "store")
+    store = Store(furnished(tmp_path / "store"))
     there = session_of(store, list(here.results), lambda found: cluster.Cluster("ray", 0, found.found["machine"]))
     there.expected = list(here.results)
     assert there.executor.count == 2
@@ -164,8 +164,8 @@ def test_two_machines_of_a_cluster_give_this_machine_s_runs(here, nodes, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.alone  # Ray takes a busy machine for a lost one
-def test_a_run_whose_machine_is_lost_is_made_again_on_another(here, nodes, tmp_path):
-    lost, store, news = nodes.add_node(num_cpus=1), Store(tmp_path / "store"), []
+def test_a_run_whose_machine_is_lost_is_made_again_on_another(here, nodes, tmp_path, furnished):
+    lost, store, news = nodes.add_node(num_cpus=1), Store(furnished(tmp_path / "store")), []
     nodes.wait_for_nodes()
     there = session_of(store, ["lora"], lambda found: cluster.Cluster("ray", 1, found.found["machine"]))
     told = there._told

@@ -130,10 +130,10 @@ def test_a_name_that_is_not_known_or_not_installed_is_refused_with_what_to_type(
 
 
 @pytest.mark.slow
-def test_a_bake_off_without_its_server_ends_as_without_a_tracker(tmp_path, monkeypatch):
+def test_a_bake_off_without_its_server_ends_as_without_a_tracker(tmp_path, monkeypatch, furnished):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     worker.start_server(offline=True)
-    store, printed = Store(tmp_path / "store"), io.StringIO()
+    store, printed = Store(furnished(tmp_path / "store")), io.StringIO()
     planned = plan.make(presets.load("smoke", changes=SMALL), ["lora"], store)
     tracked = Tracking(["mlflow", "tensorboard"], "smoke-1", tmp_path / "tracking")
     session = Session(planned, store, Progress(printed, live=False), tracking=tracked)
@@ -142,5 +142,5 @@ def test_a_bake_off_without_its_server_ends_as_without_a_tracker(tmp_path, monke
     assert printed.getvalue().count("--track mlflow failed and is off") + text.count("--track mlflow failed") == 1
     assert len(list((tmp_path / "tracking" / "tensorboard" / "smoke-1" / "lora-seed42").iterdir())) == 2
     assert (tmp_path / "history" / "smoke.jsonl").read_text().count("\n") == 1
-    [again] = Session(planned, Store(tmp_path / "other"), Progress(None, live=False)).runs("lora")
+    [again] = Session(planned, Store(furnished(tmp_path / "other")), Progress(None, live=False)).runs("lora")
     assert again.fingerprint == made.fingerprint and again.scores == made.scores
