@@ -17,8 +17,8 @@ from bakeoff.metrics.rouge import Prediction
 from bakeoff.scoring.api import Beside, Facts, Values, whole
 from bakeoff.scoring.registry import facts, identity
 
-Runs = Sequence[Sequence[Prediction]]
-"""What each seed of a method wrote."""
+Runs = Iterable[Sequence[Prediction]]
+"""What each seed of a method wrote. It is asked for once, and one run is held at a time."""
 
 
 def beside(
@@ -28,23 +28,29 @@ def beside(
 
     A metric that fails, or breaks its word, is left out with its reason: finished runs are not to be lost for it.
     """
-    kept = {name: [Kept(run, folder) for run in runs] for name, runs in written.items()}
-    known: dict[str, Facts] = {}
-    values: dict[str, dict[str, Values]] = {name: {} for name in written}
-    failures = []
-    for metric in metrics:
-        try:
-            found = {name: [column(one.of(metric), documents) for one in runs] for name, runs in kept.items()}
-        except UsageError as error:
-            failures.append(f"{error}; mend it and type the same command, which makes no run again")
-            continue
-        signatures = dict.fromkeys(one.signatures[metric.name] for runs in kept.values() for one in runs)
-        known[metric.name] = facts(metric, "; ".join(signatures))
-        for name, rows in found.items():
-            values[name][metric.name] = rows
-    for one in (one for runs in kept.values() for one in runs):
-        one.keep()
-    return Beside(known, values, tuple(failures))
+    values: dict[str, dict[str, list[list[float | None]]]] = {
+        name: {metric.name: [] for metric in metrics} for name in written
+    }
+    signatures: dict[str, dict[str, None]] = {metric.name: {} for metric in metrics}
+    failures: dict[str, str] = {}
+    for name, runs in written.items():
+        for run in runs:
+            kept = Kept(run, folder)
+            for metric in metrics:
+                if metric.name in failures:
+                    continue
+                try:
+                    values[name][metric.name].append(column(kept.of(metric), documents))
+                except UsageError as error:
+                    failures[metric.name] = f"{error}; mend it and type the same command, which makes no run again"
+                    continue
+                signatures[metric.name][kept.signatures[metric.name]] = None
+            kept.keep()
+    known = {one.name: facts(one, "; ".join(signatures[one.name])) for one in metrics if one.name not in failures}
+    for found in values.values():
+        for metric in failures:
+            del found[metric]
+    return Beside(known, values, tuple(failures.values()))
 
 
 class Kept:
