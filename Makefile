@@ -10,7 +10,8 @@
 # make compatibility   every method on tiny models of every architecture: docs/compatibility.md
 # make tune    learning rates of the quick preset, tried on the validation split
 # make studies four experiments on rank, soft prompts, generalisation and scale: reports/studies/
-# make keep    copies the reports quick, zoo, speed, torture, calibration and studies, where they are there, to docs/reports/
+# make growth  time and memory of a bake-off of up to 10,000 runs, and of a million documents: reports/growth/report.md
+# make keep    copies the reports quick, zoo, speed, torture, calibration, growth and studies, where they are there, to docs/reports/
 # make readme  writes what README and docs/ take from code and reports: folders, settings, results
 # make docs    build docs/ as a site into site/; a dead link fails
 # make requirements   pins requirements.txt and requirements-dev.txt anew from pyproject.toml; UPGRADE=--upgrade for newer versions
@@ -21,7 +22,7 @@ BIN := .venv/bin
 READY := .venv/ready
 STUDIES := rank soft-prompts generalisation scale
 
-.PHONY: bench zoo gate test slow lint sanitize calibrate torture tune studies speed keep readme docs compatibility requirements clean
+.PHONY: bench zoo gate test slow lint sanitize calibrate torture tune studies growth speed keep readme docs compatibility requirements clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -69,6 +70,9 @@ tune: $(READY)
 studies: $(READY)
 	for name in $(STUDIES); do $(BIN)/python -m bakeoff study $$name || exit; done
 
+growth: $(READY)
+	$(BIN)/python -m lab.growth
+
 speed: $(READY)
 	$(BIN)/python -m lab.speed
 
@@ -82,7 +86,7 @@ $(READY): requirements.txt requirements-dev.txt requirements-assets.txt
 	touch $(READY)
 
 keep:
-	@mkdir -p docs/reports/studies; for name in quick zoo speed torture calibration $(STUDIES:%=studies/%); do \
+	@mkdir -p docs/reports/studies; for name in quick zoo speed torture calibration growth $(STUDIES:%=studies/%); do \
 		if test -d reports/$$name; then rm -rf docs/reports/$$name && cp -R reports/$$name docs/reports/$$name; fi; done
 
 readme: $(READY)

@@ -24,13 +24,18 @@ WORDS = 120
 """Of a generated document, on average; a paper's abstract has 135."""
 
 
+def words(draw: random.Random) -> list[str]:
+    """Five thousand words of random letters."""
+    return ["".join(draw.choices("aeioulnrst", k=draw.randint(2, 9))) for _ in range(5_000)]
+
+
 def generate(path: Path, documents: int) -> None:
     """Writes `documents` texts of random words, each with a summary, as JSONL without a split column."""
     draw = random.Random(documents)
-    words = ["".join(draw.choices("aeioulnrst", k=draw.randint(2, 9))) for _ in range(5_000)]
+    known = words(draw)
     with path.open("w", encoding="utf-8") as file:
         for number in range(documents):
-            text, gist = (" ".join(draw.choices(words, k=count)) for count in (draw.randint(60, 2 * WORDS - 60), 20))
+            text, gist = (" ".join(draw.choices(known, k=count)) for count in (draw.randint(60, 2 * WORDS - 60), 20))
             file.write(json.dumps({"document": f"{number} {text}.", "summary": f"{gist}."}) + "\n")
 
 
@@ -83,8 +88,8 @@ def scored(summaries: int, compared: int, tell: Any) -> dict[str, float]:
     from bakeoff.metrics.rouge import Prediction
 
     draw = random.Random(0)
-    words = ["".join(draw.choices("aeioulnrst", k=draw.randint(2, 9))) for _ in range(5_000)]
-    ours, theirs = ([" ".join(draw.choices(words, k=128)) for _ in range(summaries)] for _ in range(2))
+    known = words(draw)
+    ours, theirs = ([" ".join(draw.choices(known, k=128)) for _ in range(summaries)] for _ in range(2))
     start = time.perf_counter()
     made = [Prediction(str(place), "", *texts) for place, texts in enumerate(zip(theirs, ours, strict=True))]
     _, found = rouge.Scorer().score(made)
