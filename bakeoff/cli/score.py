@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,21 @@ def add(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="scoring.tokenizer=unicode or scoring.references=mean; a run's own if not given",
     )
+    found.add_argument("--metric", action="append", default=[], metavar="NAME|FILE.py",
+                       help="a metric beside ROUGE and those of the default settings; repeatable")  # fmt: skip
     found.add_argument("--json", action="store_true", help="per-document scores as JSON")
     found.set_defaults(command=score)
 
 
 def score(options: argparse.Namespace) -> str:
-    """ROUGE of saved predictions, computed anew."""
+    """ROUGE and other metrics of saved predictions, computed anew."""
+    from tabulate import tabulate
+
     from bakeoff.metrics.rouge import Scorer
+    from bakeoff.report import figures
+    from bakeoff.scoring.api import LSUM, ROUGE
+    from bakeoff.scoring.compute import beside, mean
+    from bakeoff.scoring.registry import named
     from bakeoff.session.store import MANIFEST, SCHEMA, foreign_schema, intact, one_document_an_id, read_predictions
 
     path = predictions_path(options.run, Path(options.store or project.own(".bakeoff")))
@@ -49,19 +58,34 @@ def score(options: argparse.Namespace) -> str:
     if (path.parent / MANIFEST).is_file() and not intact(path.parent):
         raise UsageError(f"score {options.run!r}: a file in {path.parent} is not what was stored; make the run again")
     predictions = one_document_an_id(path, read_predictions(path))
-    scorer = Scorer(scoring_of(path.parent, options.changes))
+    settings = scoring_of(path.parent, options.changes)
+    scorer = Scorer(settings)
+    words = dict.fromkeys([*settings.metrics, *options.metric])
+    others = [named(word, settings, f"--metric {word}") for word in words]
     covered = scorer.coverage((one.id, one.references) for one in predictions)
     if covered.refusal:
         raise UsageError(f"score {options.run!r}: {covered.refusal}")
     ids, scores = scorer.score(predictions)
-    notes = [covered.note] if covered.note else []
+    found = beside(others, {"": [predictions]}, ids)
+    notes = [*([covered.note] if covered.note else []), *found.failures]
+    values = {name: rows[0] for name, rows in found.values[""].items()}
     if options.json:
-        return json.dumps({"signature": scorer.signature(), "document_ids": ids, "scores": scores, "notes": notes})
+        signatures = {name: facts.signature for name, facts in found.facts.items()}
+        return json.dumps({"signature": scorer.signature(), "signatures": signatures, "document_ids": ids,
+                           "scores": {**scores, **values}, "notes": notes})  # fmt: skip
     documents = f"{len(ids)} document{'s' * (len(ids) != 1)}"
     several = f", {len(predictions)} summaries" if len(predictions) > len(ids) else ""
-    means = [f"{metric:<10}{100 * sum(values) / len(values):6.2f}" for metric, values in scores.items()]
+    facts = {**ROUGE, LSUM.name: LSUM, **found.facts}
+    rows = [(figures.titled(facts[name]), figures.cell(mean(known(row)), facts[name].show))
+            for name, row in {**scores, **values}.items()]  # fmt: skip
+    table = tabulate(rows, tablefmt="plain", colalign=("left", "right"), disable_numparse=True)
     said = [f"note: {one_line(note)}" for note in notes]
-    return "\n".join([*said, f"{documents}{several}, F1 x 100", *means, scorer.signature()])
+    return "\n".join([*said, f"{documents}{several}", table, scorer.signature()])
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """The values of documents that have one."""
+    return [value for value in values if value is not None]
 
 
 def scoring_of(folder: Path, changes: list[str]) -> ScoringSettings:

@@ -14,7 +14,7 @@ from typing import Any
 from bakeoff.core.errors import UsageError, first_line
 from bakeoff.core.files import replace
 from bakeoff.metrics.rouge import Prediction
-from bakeoff.scoring.api import Beside, Facts, Values, whole
+from bakeoff.scoring.api import Beside, whole
 from bakeoff.scoring.registry import facts, identity
 
 Runs = Iterable[Sequence[Prediction]]

@@ -227,9 +227,7 @@ class Session:
 
     def beside(self, results: Mapping[str, Sequence[RunResult]], metrics: Sequence[Any]) -> Beside:
         """Metrics beside ROUGE over finished runs, by method."""
-        written = {
-            name: (self.store.predictions(run.fingerprint) for run in runs) for name, runs in results.items()
-        }
+        written = {name: (self.store.predictions(run.fingerprint) for run in runs) for name, runs in results.items()}
         documents = next(iter(results.values()))[0].document_ids if results else []
         return beside(metrics, written, documents, self.store.metrics)
 

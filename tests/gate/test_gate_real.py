@@ -19,7 +19,8 @@ def test_at_learning_rate_0_the_gate_is_red_by_its_own_verdict(tmp_path, capfd):
     worker.start_server(offline=True)
     code = pytest.main([
         str(ROOT / "bench" / "test_quality.py"), "-k", "test_gate", "--preset", "ci", "--method", "lora", "--gate",
-        "--set", "methods.lora.learning_rate=0", "--set", "training.epochs=1", "--report-dir", str(tmp_path),
+        "--set", "methods.lora.learning_rate=0", "--set", "training.epochs=1",
+        "--set", "task.train=4", "--set", "task.validation=4", "--report-dir", str(tmp_path),
         "-p", "no:cacheprovider",
     ])  # fmt: skip
     out = capfd.readouterr().out

@@ -106,13 +106,13 @@ def test_a_killed_bake_off_goes_on_to_the_bit(tmp_path, reference, furnished, do
 def test_a_run_that_starves_is_killed_or_hangs_is_dead_by_cause_and_the_rest_finishes(tmp_path, dying):
     dead = ("hungry", "killed", "hanging")
     methods = [part for name in dead for part in ("--method", dying(name))]
-    code, out = ended(start(*command(tmp_path / "store", *methods, "--method", "lora", "--run-timeout", "45")))
+    code, out = ended(start(*command(tmp_path / "store", *methods, "--method", "lora", "--run-timeout", "30")))
     assert code == 1, out
     report = (tmp_path / "store" / "report" / "report.md").read_text()
     assert "out of memory (MemoryError" in out and "killed by signal 9 (SIGKILL" in out
     assert re.search(r"\| hungry +\| 42 +\| setup +\| out of memory", report)
     assert re.search(r"\| killed +\| 42 +\| setup +\| killed by signal 9", report)
-    assert re.search(r"\| hanging +\| 42 +\| setup +\| ended after 45 s", report)
+    assert re.search(r"\| hanging +\| 42 +\| setup +\| ended after 30 s", report)
     assert "in attach" in report.partition("Where hanging, seed 42, stood:")[2]
     [header] = [line for line in report.splitlines() if "| figure" in line or "| lora" in line][:1]
     assert all(name in header for name in dead)
@@ -139,6 +139,8 @@ def test_a_stopped_bake_off_says_what_is_kept_and_how_to_go_on(tmp_path, number)
     code, out = ended(process)
     assert time.monotonic() < asked + 5 and code == pytest.ExitCode.INTERRUPTED
     assert re.search(r"stopped; kept in .*: 0 finished runs; lora \(seed 42\): \d+ steps\ntype the same command", out)
+    if number == signal.SIGTERM:  # what is kept is the same
+        return
     process = start(*command(tmp_path, "--method", "lora", sizes=sizes))
     assert any(re.search(r"goes on after step \d+, [01] computed again", line) for line in process.stdout)
     os.kill(process.pid, number)

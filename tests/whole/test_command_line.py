@@ -17,6 +17,7 @@ import pytest
 
 from bakeoff.cli import main
 from bakeoff.metrics.rouge import SCORED, Prediction
+from bakeoff.report import figures
 from bakeoff.runs.records import RunResult
 from bakeoff.session import worker
 from bakeoff.session.store import Store
@@ -282,6 +283,15 @@ def test_ctrl_c_ends_a_bake_off_within_five_seconds_and_leaves_no_process(tmp_pa
 # python -m bakeoff
 
 
+WORDS = """
+class Words:
+    name, better, range, signature = "words", "", (0, float("inf")), "value:words"
+
+    def score(self, predictions, references, documents):
+        return [len(text.split()) for text in predictions]
+"""
+
+
 @pytest.fixture
 def predictions(tmp_path):
     """A file with one perfect and one empty summary."""
@@ -293,14 +303,25 @@ def predictions(tmp_path):
 def test_score_prints_means_and_their_signature(predictions, capsys):
     assert main(["score", str(predictions)]) == 0
     out = capsys.readouterr().out
-    means = [f"{metric:<10} 50.00" for metric in SCORED]
-    assert out.startswith("\n".join(["2 documents, F1 x 100", *means, "rouge-score:"]))
+    first, *means, signature = out.splitlines()
+    assert first == "2 documents" and signature.startswith("rouge-score:")
+    cells = dict(re.split(r"  +", line) for line in means)
+    assert [cells[f"{figures.SHOWN[metric]} F1 x 100"] for metric in SCORED] == ["50.00"] * 4
+    assert cells["chrF++ x 100"] == "50.00" and cells["empty summaries, %"] == "50.00"
+    assert cells["copied words, %"] == "\N{EN DASH}"  # the file holds no documents
+
+
+def test_score_takes_a_metric_of_ones_own(predictions, tmp_path, capsys):
+    (tmp_path / "words.py").write_text(WORDS)
+    assert main(["score", str(predictions), "--metric", str(tmp_path / "words.py"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["words"] == [3, 0]
 
 
 def test_score_gives_every_document_as_json(predictions, capsys):
     assert main(["score", str(predictions), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["scores"] == {metric: [1.0, 0.0] for metric in SCORED}
+    assert {metric: found["scores"][metric] for metric in SCORED} == {metric: [1.0, 0.0] for metric in SCORED}
+    assert found["scores"]["chrf"] == [1.0, 0.0] and found["signatures"]["chrf"].startswith("nrefs:1|")
     assert found["document_ids"] == ["1", "2"]
 
 
@@ -320,7 +341,7 @@ def test_score_finds_a_run_by_its_fingerprint_or_its_folder(stored, capsys, name
     by_name = capsys.readouterr().out
     assert main(["score", str(stored.folder("ab" * 16))]) == 0
     assert capsys.readouterr().out == by_name
-    assert "rouge1    100.00" in by_name
+    assert re.search(r"^ROUGE-1 F1 x 100 +100.00$", by_name, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

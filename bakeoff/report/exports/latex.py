@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from bakeoff.core.errors import UsageError, nearest, one_line
 from bakeoff.report import figures
-from bakeoff.report.comparison import points
 from bakeoff.report.exports.results import Results, Row
+from bakeoff.report.page.metrics import Metric
 
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -50,14 +50,14 @@ def render(results: Results, metrics: Sequence[str] = ()) -> str:
         "Training, s": lambda row: figures.cell((row.figures.get("seconds") or {}).get("train"), figures.seconds),
         "Peak memory": lambda row: figures.cell(peak(row), figures.size),
     }
-    header = ["Method", *(label(metric) for metric in chosen), *costs]
+    header = ["Method", *(label(results.metric(metric)) for metric in chosen), *costs]
     groups = [[row for row in results.rows if row.control == control] for control in (False, True)]
     blocks = []
     for rows in filter(None, groups):
         cells = [
             [
                 escape(row.name),
-                *(score(row, metric, shared[metric].get(row.name, "")) for metric in chosen),
+                *(score(row, results.metric(metric), shared[metric].get(row.name, "")) for metric in chosen),
                 *(escape(show(row)) for show in costs.values()),
             ]
             for row in rows
@@ -78,20 +78,19 @@ def line(cells: Sequence[str]) -> str:
     return " & ".join(cells) + " \\\\\n"
 
 
-def label(metric: str) -> str:
-    """A metric's name; of ROUGE with its unit."""
-    return f"{figures.SHOWN[metric]} F1 x 100" if metric in figures.SHOWN else metric
+def label(metric: Metric) -> str:
+    """A metric's name with its unit."""
+    return f"{metric.label} {metric.unit}".rstrip()
 
 
-def score(row: Row, metric: str, letters: str) -> str:
+def score(row: Row, metric: Metric, letters: str) -> str:
     """Mean, letters as a superscript, and interval; a dash where the row has no such score."""
-    found = row.intervals.get(metric)
+    found = row.intervals.get(metric.key)
     if found is None:
         return escape(figures.MISSING)
-    show = points if metric in figures.SHOWN else (lambda value: f"{value:.3f}")
     raised = f"\\textsuperscript{{{escape(letters)}}}" if letters else ""
-    bounds = "" if found.low is None or found.high is None else f" [{show(found.low)}, {show(found.high)}]"
-    return f"{show(found.mean)}{raised}{bounds}"
+    bounds = metric.bounds({"low": found.low, "high": found.high})
+    return f"{metric.show(found.mean)}{raised} {bounds}".rstrip()
 
 
 def peak(row: Row) -> float | None:

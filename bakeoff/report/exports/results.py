@@ -10,6 +10,8 @@ from bakeoff.config import project
 from bakeoff.core.errors import UsageError, nearest
 from bakeoff.gate.baseline import Reader
 from bakeoff.gate.saved import opened
+from bakeoff.report.page.metrics import Metric
+from bakeoff.report.page.metrics import metric as told
 from bakeoff.stats.intervals import Interval, letters
 from bakeoff.stats.pairs import alike
 
@@ -53,17 +55,24 @@ class Results:
     rows: tuple[Row, ...]
     """Methods, then controls, in the order of the file."""
     pairs: tuple[Compared, ...]
+    known: Mapping[str, Mapping[str, Any]]
+    """What the file says of metrics beside ROUGE."""
+
+    def metric(self, name: str) -> Metric:
+        """How a metric is called and printed."""
+        return told(name, {"metrics": self.known})
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Every metric that a row has scores of, in the order of the file."""
         return tuple(dict.fromkeys(metric for row in self.rows for metric in row.scores))
 
-    def letters(self, metric: str) -> dict[str, str]:
+    def letters(self, name: str) -> dict[str, str]:
         """By method: two share a letter exactly where they can't be told apart. Empty where that was not tested."""
-        rows = [row for row in self.rows if not row.control and metric in row.intervals]
-        rows.sort(key=lambda row: -row.intervals[metric].mean)
-        return letters(alike([row.name for row in rows], self.pairs, metric) or [])
+        rows = [row for row in self.rows if not row.control and name in row.intervals]
+        falls = self.metric(name).falls
+        rows.sort(key=lambda row: row.intervals[name].mean * (1 if falls else -1))
+        return letters(alike([row.name for row in rows], self.pairs, name) or [])
 
 
 def locate(name: str) -> Path:
@@ -86,7 +95,9 @@ def read(path: Path) -> Results:
         for kind in ("methods", "controls")
         for name, value in reader.table(table[kind], kind).items()
     ]
+    known = reader.table(table.get("metrics") or {}, "metrics")
     return Results(
+        known={name: reader.table(one, f"metrics.{name}") for name, one in known.items()},
         **{key: reader.text(table[key], key) for key in ("preset", "model", "task", "signature")},
         documents=ids,
         rows=tuple(rows),

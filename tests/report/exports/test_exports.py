@@ -88,6 +88,19 @@ def test_the_letters_of_the_latex_table_are_those_of_the_report(written):
     assert text.count(r"\midrule") == 2 and r"rouge-score:0.1.2\textbar\allowbreak{}stemmer:yes" in text
 
 
+def test_a_metric_stands_in_the_latex_table_as_in_the_report(written):
+    def further(values):
+        known = {"name": "copied", "label": "copied words, %", "better": "lower", "range": [0, 1]}
+        values["metrics"] = {"copied": known}
+        for row in values["methods"].values():
+            row["scores"]["copied"] = [[0.5] * 20] * 2
+            row["metrics"] = {"copied": {"mean": 0.5, "low": 0.4, "high": 0.6}}
+
+    path, _ = written(change=further)
+    text = latex.render(results.read(path), ["copied"])
+    assert r"Method & copied words, \% & Trainable" in text and "strong & 50.00 [40.00, 60.00] &" in text
+
+
 def test_without_tests_there_are_no_letters(written):
     path, _ = written(change=lambda values: values.update(pairs=[]))
     assert "superscript" not in latex.render(results.read(path))
