@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bakeoff.report import figures
 from bakeoff.report.comparison import MANY, MEMORY, Comparison, Row, extreme
 from bakeoff.report.figures import listing, number
+from bakeoff.report.headline import headline
 from bakeoff.report.performance import Quote, performance
 
 PEAKS = tuple(counter for counter in MEMORY if counter.startswith("max_"))
@@ -22,6 +23,17 @@ def sections(comparison: Comparison, quote: Quote) -> dict[str, list[str]]:
         "Conclusion": conclusion(comparison, quote),
     }
     return {name: sentences or ["No figure was measured."] for name, sentences in found.items()}
+
+
+def first(comparison: Comparison, quote: Quote) -> str:
+    """The sentence with which the page begins, too: the best mean, and what is told from it."""
+    metric = comparison.main
+    means = {row.name: comparison.mean(metric, row) for row in comparison.methods}
+    why = "the variance between seeds is not known"
+    if len(comparison.document_ids) < 2:
+        why = "one test document gives no interval"
+    return headline(means, comparison.alike(metric), comparison.label(metric), quote, comparison.facts(metric).show,
+                    comparison.falls(metric), why)  # fmt: skip
 
 
 def compared(comparison: Comparison, quote: Quote) -> str:

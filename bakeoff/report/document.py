@@ -38,6 +38,7 @@ def render(
     first, rest = [one for one in images if one.first], [one for one in images if not one.first]
     parts = [
         f"# Bake-off: {markdown(comparison.settings.preset)}",
+        f"**{analysis.first(comparison, markdown)}**",
         analysis.compared(comparison, markdown),
         *analysis.warnings(comparison, markdown),
         "## Conclusion",

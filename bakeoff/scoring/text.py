@@ -109,9 +109,9 @@ class NewBigrams(Counted):
     definition = "different bigrams not in the document"
 
     def value(self, summary: Sequence[str], references: Sequence[str], document: str) -> float | None:
-        """None for a summary of fewer than two words."""
-        ours = set(pairwise(summary))
-        return len(ours - set(pairwise(self.words(document)))) / len(ours) if ours else None
+        """None for a summary of fewer than two words, or a document without any."""
+        ours, theirs = set(pairwise(summary)), self.words(document)
+        return len(ours - set(pairwise(theirs))) / len(ours) if ours and theirs else None
 
 
 class Coverage(Counted):
@@ -124,8 +124,9 @@ class Coverage(Counted):
     definition = "sum(fragment)/words"
 
     def value(self, summary: Sequence[str], references: Sequence[str], document: str) -> float | None:
-        """None for an empty summary."""
-        return sum(fragments(summary, self.words(document))) / len(summary) if summary else None
+        """None for an empty summary or document."""
+        words = self.words(document)
+        return sum(fragments(summary, words)) / len(summary) if summary and words else None
 
 
 class Density(Counted):
@@ -138,8 +139,9 @@ class Density(Counted):
     definition = "sum(fragment^2)/words"
 
     def value(self, summary: Sequence[str], references: Sequence[str], document: str) -> float | None:
-        """None for an empty summary."""
-        return sum(n * n for n in fragments(summary, self.words(document))) / len(summary) if summary else None
+        """None for an empty summary or document."""
+        words = self.words(document)
+        return sum(n * n for n in fragments(summary, words)) / len(summary) if summary and words else None
 
 
 class RepeatedTrigrams(Counted):

@@ -82,7 +82,7 @@ def test_copied_words_are_those_of_the_papers_fragments(document, summary):
         at += max(lengths, default=1)
     assert ours == naive
     found = [value(name, " ".join(summary), document=" ".join(document)) for name in ("coverage", "density")]
-    if summary:
+    if summary and document:
         assert found == [sum(naive) / len(summary), sum(n * n for n in naive) / len(summary)]
         assert found[0] == sum(word in document for word in summary) / len(summary)  # every shared word is copied
     else:
@@ -95,7 +95,7 @@ def test_a_summary_is_new_by_the_bigrams_that_its_document_lacks(document, summa
     found = value("new_bigrams", " ".join(summary), document=" ".join(document))
     pairs = set(pairwise(summary))
     held = set(pairwise(document))
-    assert found == (sum(pair not in held for pair in pairs) / len(pairs) if pairs else None)
+    assert found == (sum(pair not in held for pair in pairs) / len(pairs) if pairs and document else None)
 
 
 def test_repetition_length_and_emptiness_are_counted():

@@ -11,7 +11,7 @@ from bakeoff import report
 from bakeoff.cli import main
 from bakeoff.config.schema import ReportSettings
 from bakeoff.gate.verdicts import Gate, Verdict
-from bakeoff.report import results_json
+from bakeoff.report import analysis, document, results_json
 from bakeoff.report.comparison import compare
 from bakeoff.report.escape import plain
 from bakeoff.report.headline import headline
@@ -44,6 +44,15 @@ def test_the_headline_is_that_of_the_comparison(comparison, content):
         assert alike == {pair for group in comparison.alike(metric) for pair in combinations(sorted(group), 2)}
         columns = {names[n]: sum(n in group for group in found["groups"]) for n in range(3)}
         assert {row["name"]: len(row["letters"][metric]) for row in shown["rows"][:3]} == columns
+
+
+@pytest.mark.parametrize("seeds", [(1, 2, 3), (1,)])
+def test_the_report_begins_with_the_headline_of_the_page(seeds):
+    found = {name: [run(name, mean, seed=seed) for seed in seeds] for name, mean in (("lora", 0.4), ("full", 0.2))}
+    made = compare(settings(seeds=seeds), found)
+    [shown] = [one for one in result.shown(results_json.content(made))["metrics"] if one["key"] == "rougeL"]
+    assert analysis.first(made, plain) == shown["headline"]
+    assert document.render(made, {}, []).splitlines()[2] == f"**{shown['headline']}**"
 
 
 MEANS = {"a": 0.3, "b": 0.2, "c": 0.1}
