@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +39,10 @@ def add(commands: Any) -> None:
 
 def score(options: argparse.Namespace) -> str:
     """ROUGE and other metrics of saved predictions, computed anew."""
-    from tabulate import tabulate
-
     from bakeoff.metrics.rouge import Scorer
-    from bakeoff.report import figures
+    from bakeoff.report import means
     from bakeoff.scoring.api import LSUM, ROUGE
-    from bakeoff.scoring.compute import beside, mean
+    from bakeoff.scoring.compute import beside
     from bakeoff.scoring.registry import named
     from bakeoff.session.store import MANIFEST, SCHEMA, foreign_schema, intact, one_document_an_id, read_predictions
 
@@ -75,17 +72,9 @@ def score(options: argparse.Namespace) -> str:
                            "scores": {**scores, **values}, "notes": notes})  # fmt: skip
     documents = f"{len(ids)} document{'s' * (len(ids) != 1)}"
     several = f", {len(predictions)} summaries" if len(predictions) > len(ids) else ""
-    facts = {**ROUGE, LSUM.name: LSUM, **found.facts}
-    rows = [(figures.titled(facts[name]), figures.cell(mean(known(row)), facts[name].show))
-            for name, row in {**scores, **values}.items()]  # fmt: skip
-    table = tabulate(rows, tablefmt="plain", colalign=("left", "right"), disable_numparse=True)
+    table = means.render({**ROUGE, LSUM.name: LSUM, **found.facts}, {**scores, **values})
     said = [f"note: {one_line(note)}" for note in notes]
     return "\n".join([*said, f"{documents}{several}", table, scorer.signature()])
-
-
-def known(values: Iterable[float | None]) -> list[float]:
-    """The values of documents that have one."""
-    return [value for value in values if value is not None]
 
 
 def scoring_of(folder: Path, changes: list[str]) -> ScoringSettings:

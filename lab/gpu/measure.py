@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from bakeoff.config import hardware, project
 from bakeoff.config.schema import Computation, EngineSettings, MachineSettings
 from bakeoff.core.errors import UsageError
-from lab.gpu import checks, report, shapes, speed
+from lab.gpu import checks, others, report, shapes, speed
 
 BUDGET = 480.0
 """Seconds after which no further shape is begun."""
@@ -83,16 +84,12 @@ def measured(sizes: dict[str, shapes.Shape], places: dict[str, Computation], dev
         done.append({"name": "a quantised base", **checks.outcome(checks.quantised, first, where)})
         shapes.free(device)
     for name, shape in sizes.items():
-        for arm, how, place in (
-            ("Bakeoff", speed.ours, where),
-            ("Bakeoff, plain engine", speed.ours, checks.plain_of(where)),
-            ("Trainer, PEFT, generate", speed.theirs, where),
-        ):
+        for arm, how in arms(name, shape, where):
             if time.perf_counter() - start > BUDGET:
                 rows.append({"shape": name, "arm": arm, "failed": "no time was left"})
                 continue
             print(f"{name}: {arm}", flush=True)
-            rows.append({"shape": name, "arm": arm, **attempt(how, shape, place)})
+            rows.append({"shape": name, "arm": arm, **attempt(how)})
             shapes.free(device)
     return {
         "device": device, "environment": {**hardware.environment(), **hardware.card(device)}, "checks": done,
@@ -100,10 +97,24 @@ def measured(sizes: dict[str, shapes.Shape], places: dict[str, Computation], dev
     }  # fmt: skip
 
 
-def attempt(how: Any, *given: Any) -> dict[str, Any]:
+def arms(name: str, shape: shapes.Shape, where: Computation) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Who trains and writes; of others than Bakeoff and transformers, those that are installed."""
+    found: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+        ("Bakeoff", partial(speed.ours, shape, where)),
+        ("Bakeoff, plain engine", partial(speed.ours, shape, checks.plain_of(where))),
+        (report.OPPONENT, partial(speed.theirs, shape, where)),
+    ]
+    if find_spec("flash_attn"):
+        found.append((f"{report.OPPONENT}, flash", partial(speed.theirs, shape, where, "flash_attention_2")))
+    for library, arm in (("unsloth", "Unsloth"), ("vllm", "vLLM")):
+        if find_spec(library):
+            found.append((arm, partial(others.apart, library, name, where.device)))
+    return found
+
+
+def attempt(how: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The figures, or why there are none."""
     try:
-        found: dict[str, Any] = how(*given)
-        return found
+        return how()
     except (RuntimeError, ValueError, torch.cuda.OutOfMemoryError) as error:
         return {"failed": (str(error).strip().splitlines() or [type(error).__name__])[0]}

@@ -28,9 +28,9 @@ def text(found: dict[str, Any]) -> str:
 
 ABOUT = """Models have random weights of known shapes, and documents random tokens of random lengths. All arms train a
 LoRA for one epoch with the same batches, and write the same number of tokens after the same prompts. "x" is tokens a
-second divided by those of Trainer or `generate`. The estimate is
-that of `bakeoff parameters --memory` for the micro-batches of the training. A dash means that the figure was not
-measured."""
+second divided by those of Trainer or `generate`. flash-attn, Unsloth and vLLM are compared where they are installed.
+The estimate is that of `bakeoff parameters --memory` for the micro-batches of the training. A dash means that the
+figure was not measured."""
 COLUMNS = ("shape", "arm", "training, tokens/s", "x", "writing, tokens/s", "x", "training, peak GB",
            "estimated", "writing, peak GB")  # fmt: skip
 
@@ -41,7 +41,7 @@ def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[str, ...]:
         return row["shape"], row["arm"], row["failed"], *("–",) * 6
     cells: list[str] = []
     for what in ("training", "writing"):
-        cells += [f"{row[what]:,.0f}", shown(ratio(row, rows, what))]
+        cells += [f"{row[what]:,.0f}" if what in row else "–", shown(ratio(row, rows, what))]
     peaks = [row.get(f"{what} bytes") for what in ("training", "estimated", "writing")]
     return row["shape"], row["arm"], *cells, *("–" if peak is None else f"{peak / 1e9:.2f}" for peak in peaks)
 

@@ -58,7 +58,7 @@ def base(shape: Shape, where: Computation, **options: Any) -> Any:
     torch.manual_seed(0)
     kind = torch.bfloat16 if where.precision == "bf16" else torch.float32
     with torch.device(where.device):
-        return AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation="sdpa", **options)
+        return AutoModelForCausalLM.from_config(config, dtype=kind, **{"attn_implementation": "sdpa", **options})
 
 
 def with_lora(model: Any) -> tuple[Any, list[torch.nn.Parameter]]:

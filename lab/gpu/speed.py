@@ -80,15 +80,28 @@ def ours(shape: Shape, where: Computation) -> dict[str, Any]:
     return {**found, "reason": reason, "estimated bytes": needed.training}
 
 
-def theirs(shape: Shape, where: Computation) -> dict[str, Any]:
+def theirs(shape: Shape, where: Computation, attention: str = "sdpa") -> dict[str, Any]:
     """transformers' Trainer with PEFT, bf16 where Bakeoff computes so, and `generate` with the LoRA merged."""
     seed_everything(0, where)
-    torch.use_deterministic_algorithms(False)  # its users don't ask for it
     shapes.free(where.device)
+    model, _ = shapes.with_lora(shapes.base(shape, where, attn_implementation=attention))
+    trained, tokens, peak = by_trainer(model, shape, where)
+    model, prompts, tokenizer = opponents.for_use(model), prompts_of(shape), padded_tokenizer()
+    shapes.free(where.device)
+    opponents.write(model, tokenizer, prompts[: shape.rows], shape.labels, shape.rows)
+    synchronise()
+    start = time.perf_counter()
+    _, written = opponents.write(model, tokenizer, prompts, shape.labels, shape.rows)
+    synchronise()
+    wrote = time.perf_counter() - start
+    return rates((trained, wrote), (tokens, written), (peak, shapes.peak(where.device)))
+
+
+def by_trainer(model: Any, shape: Shape, where: Computation) -> tuple[float, int, int | None]:
+    """Seconds, tokens and peak bytes of an epoch by transformers' Trainer."""
+    torch.use_deterministic_algorithms(False)  # its users don't ask for it
     examples, bf16 = shapes.documents(shape, shape.documents + 1), where.precision == "bf16"
-    model, _ = shapes.with_lora(shapes.base(shape, where))
-    tokenizer = loading.byte_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = padded_tokenizer()
     bench = SimpleNamespace(model=model, train=examples[:-1], validation=examples[-1:], recipe=recipe_of(shape),
                             where=where, tokenizer=tokenizer, seed=0)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -99,13 +112,11 @@ def theirs(shape: Shape, where: Computation) -> dict[str, Any]:
         _, tokens = opponents.train(bench, bf16=bf16, grouped=False, folder=folder)
         synchronise()
         trained = time.perf_counter() - start
-    peak, prompts = shapes.peak(where.device), prompts_of(shape)
-    model = opponents.for_use(model)
-    shapes.free(where.device)
-    opponents.write(model, tokenizer, prompts[: shape.rows], shape.labels, shape.rows)
-    synchronise()
-    start = time.perf_counter()
-    _, written = opponents.write(model, tokenizer, prompts, shape.labels, shape.rows)
-    synchronise()
-    wrote = time.perf_counter() - start
-    return rates((trained, wrote), (tokens, written), (peak, shapes.peak(where.device)))
+    return trained, tokens, shapes.peak(where.device)
+
+
+def padded_tokenizer() -> Any:
+    """One token a byte; the end token pads."""
+    tokenizer = loading.byte_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

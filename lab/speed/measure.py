@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import torch
 
 from bakeoff.config import presets
 from bakeoff.session import worker
 from bakeoff.session.store import Store
 from bakeoff.shipped import ROOT
+from lab.gpu import measure as gpu
 from lab.speed import growth, report, work
 from lab.speed.shapes import METHODS, SHAPES, specs
 
@@ -203,8 +205,14 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    """Runs what the command line asks for and writes the report; 1 when two arms did not do the same work."""
+    """Runs what the command line asks for and writes the report; 1 when two arms did not do the same work.
+
+    A machine with a GPU is measured by lab.gpu, whose work is large enough for one.
+    """
     options = command_line().parse_args()
+    if torch.cuda.is_available():
+        say("this machine has a GPU, which lab.gpu measures")
+        return gpu.main([])
     shapes = ["short"] if options.short else options.shape or ["quick", "long"]
     methods = options.only or list(METHODS)
     phases = options.phase or PHASES

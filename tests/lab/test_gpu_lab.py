@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bakeoff.config import project
-from lab.gpu import measure, report
+from lab.gpu import measure, others, report, shapes
 
 CHECKS = [{"name": "equal to plain, bf16", "holds": True, "says": "yes"},
           {"name": "ended and resumed, bf16", "holds": False, "says": "the weights differ"}]  # fmt: skip
@@ -43,6 +43,59 @@ def test_a_machine_without_a_gpu_is_refused_in_one_line(monkeypatch, capsys):
     assert capsys.readouterr().out == (
         "machine.device = 'cuda': torch finds no GPU; type --set machine.device=cpu\n"
     )  # fmt: skip
+
+
+UNSLOTH = """
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+
+class FastLanguageModel:
+    @staticmethod
+    def from_pretrained(folder, max_seq_length, dtype, load_in_4bit):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), None
+
+    @staticmethod
+    def get_peft_model(model, use_gradient_checkpointing, **options):
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+"""
+VLLM = """
+from types import SimpleNamespace as SamplingParams
+
+from transformers import AutoModelForCausalLM
+
+
+class LLM:
+    def __init__(self, model, skip_tokenizer_init, max_model_len, seed):
+        self.model = AutoModelForCausalLM.from_pretrained(model)
+
+    def generate(self, prompts, asked, use_tqdm):
+        assert asked.temperature == 0 and all(len(one["prompt_token_ids"]) <= 48 for one in prompts)
+        text = SamplingParams(token_ids=[7] * asked.max_tokens)
+        return [SamplingParams(outputs=[text])] * len(prompts)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library, source, what", [("unsloth", UNSLOTH, "training"), ("vllm", VLLM, "writing")])
+def test_another_library_computes_in_a_process_of_its_own(tmp_path, monkeypatch, library, source, what):
+    """A stand-in with that library's calls: neither can be installed without a GPU."""
+    (tmp_path / f"{library}.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = others.apart(library, "tiny", "cpu")
+    assert found[what] > 0 and set(found) <= {what, f"{what} bytes"}
+    (tmp_path / f"{library}.py").write_text("raise ImportError('no driver')")
+    with pytest.raises(RuntimeError, match=r"^ImportError: no driver$"):
+        others.apart(library, "tiny", "cpu")
+
+
+def test_libraries_are_compared_where_they_are_installed(monkeypatch):
+    monkeypatch.setattr(measure, "find_spec", lambda name: name if name in ("flash_attn", "vllm") else None)
+    where = measure.computation("cpu", "bf16")
+    names = [name for name, _ in measure.arms("tiny", shapes.REHEARSAL["tiny"], where)]
+    assert names == ["Bakeoff", "Bakeoff, plain engine", report.OPPONENT, f"{report.OPPONENT}, flash", "vLLM"]
+    rows = [{"shape": "1B", "arm": "vLLM", "writing": 20.0}, {"shape": "1B", "arm": report.OPPONENT, **FULL}]
+    assert report.line(rows[0], rows) == ("1B", "vLLM", "–", "–", "20", "0.40", "–", "–", "–")
 
 
 @pytest.mark.slow
