@@ -10,6 +10,8 @@ from bakeoff.core.errors import UsageError
 from bakeoff.methods.parameters import Shapes
 
 PACKAGE = "bitsandbytes"
+DECOMPOSED = ("pissa", "corda")
+"""How the names of initialisations begin that need weights in full precision."""
 
 
 def refuse(what: str, device: str, instead: str) -> None:
@@ -33,16 +35,35 @@ def refuse_base(settings: ModelSettings, kind: str, device: str, sharded: bool =
 
 
 def refuse_method(name: str, settings: ModelSettings, shapes: Shapes, attached: Any) -> None:
-    """Raises UsageError where a method trains weights that are quantised: those of linear layers but the head."""
+    """Raises UsageError where a method can't stand beside quantised weights, those of linear layers but the head.
+
+    One may train them, begin from their decomposition, or be of a kind for which PEFT has no layer beside them.
+    """
     if not settings.quantisation:
         return
+    what = f"model.quantisation = {settings.quantisation!r}"
+    if reason := unable(attached):
+        raise UsageError(f"method {name!r}, {what}: {reason}; take --method lora or type --set model.quantisation=")
     for place, module in attached.named_modules():
         weight = getattr(module, "weight", None)
         if place in shapes.linear and place != shapes.head and weight is not None and weight.requires_grad:
             raise UsageError(
-                f"method {name!r}: trains {place}.weight, which model.quantisation = {settings.quantisation!r} "
-                "freezes; take --method lora or type --set model.quantisation="
+                f"method {name!r}: trains {place}.weight, which {what} freezes; "
+                "take --method lora or type --set model.quantisation="
             )
+
+
+def unable(attached: Any) -> str:
+    """Why PEFT can't put what it attached beside quantised weights; empty where it can, or nothing of it is PEFT's."""
+    tuner = type(getattr(attached, "base_model", None)).__module__
+    if not tuner.startswith("peft.tuners."):
+        return ""
+    config = next(iter(attached.peft_config.values()))
+    if str(getattr(config, "init_lora_weights", "")).startswith(DECOMPOSED):
+        return "it begins from a decomposition of the weights, which PEFT refuses of quantised ones"
+    if find_spec(f"{tuner.rpartition('.')[0]}.bnb") is None:
+        return f"PEFT has no layer of {config.peft_type.value} beside quantised weights"
+    return ""
 
 
 def installed() -> dict[str, str]:

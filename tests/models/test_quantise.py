@@ -15,7 +15,7 @@ from bakeoff.runs import adapters
 from bakeoff.runs.resources import Clock
 from bakeoff.runs.training import fine_tune
 
-METHODS = {entry.name: entry.kind for entry in select(["all"])}
+METHODS = {entry.name: entry.kind for entry in select(["every"])}
 WHERE = Computation(device="cpu", precision="bf16", attention="sdpa", threads=1, engine="cuda", fused=False,
                     compiled=False, shared_prefix=False)  # fmt: skip
 EXAMPLES = [Encoded(list(range(5, 30 + 3 * number)), 10) for number in range(4)]
@@ -100,9 +100,20 @@ def test_what_cannot_be_quantised_is_refused_in_one_line(monkeypatch, device, ki
 
 def test_a_method_that_trains_quantised_weights_is_refused(tiny):
     settings = ModelSettings(quantisation="nf4")
-    for name in ("lora", "soft-prompt", "last-layer"):
+    for name in ("lora", "dora", "adalora", "ia3", "soft-prompt", "last-layer"):
         model, tokenizer = tiny()
         quantise.refuse_method(name, settings, shapes_of(model), METHODS[name]().attach(model, tokenizer))
+    for name, reason in (
+        ("pissa", "begins from a decomposition"),
+        ("hra", "PEFT has no layer of HRA beside quantised"),
+    ):
+        model, tokenizer = tiny()
+        attached = METHODS[name]().attach(model, tokenizer)
+        with pytest.raises(
+            UsageError, match=f"^method '{name}', model.quantisation = 'nf4': .*{reason}.*--method lora"
+        ):
+            quantise.refuse_method(name, settings, shapes_of(tiny()[0]), attached)
+        quantise.refuse_method(name, ModelSettings(), shapes_of(tiny()[0]), attached)
     model, tokenizer = tiny()
     attached = METHODS["full"]().attach(model, tokenizer)
     with pytest.raises(UsageError, match=r"^method 'full': trains model.layers.0.*; take --method lora or type --set"):
