@@ -298,8 +298,11 @@ def run_job(
     from bakeoff.runs.resources import Clock
 
     clock = Clock()
-    # One writer: a worker whose parent was killed a moment ago may not have ended yet.
-    with FileLock(Path(partial).with_name("writer.lock")):
+    # One writer of a run: a worker whose parent was killed a moment ago may not have ended yet.
+    place = Path(partial)
+    lock = place.parents[1] / "locks" / f"{place.name}.writer"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
         kept = Checkpointer(Path(partial), DurabilitySettings(**durability), clock, emit)
         result, predictions = run(RunSpec(**spec), Path(folder), Path(cache), emit, clock, kept)
     return asdict(result), [asdict(prediction) for prediction in predictions]

@@ -157,6 +157,45 @@ def test_runs_made_at_once_are_those_made_one_after_another(store, tmp_path, fur
     assert "runs" not in first.environment and second.environment["runs"] == "2 at a time on one processor"
 
 
+MEETING = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+@dataclass(frozen=True)
+class Meeting:
+    name: ClassVar[str] = "meeting"
+    place: str = ""
+    def attach(self, model, tokenizer):
+        if tokenizer is not None and not list(Path(self.place).glob("*.met")):
+            here = Path(self.place, f"{time.time_ns()}.here")
+            here.touch()
+            end = time.monotonic() + 60
+            while len(list(Path(self.place).glob("*.here"))) < 2:
+                assert time.monotonic() < end, "nobody else is computing"
+                time.sleep(0.05)
+            Path(self.place, "both.met").touch()
+        return model.requires_grad_(True)
+    def expected_parameters(self, shapes):
+        from bakeoff import ParameterCounts
+        return ParameterCounts(total=shapes.total, trainable=shapes.total, frozen=0, tied=shapes.tied,
+                               tied_trainable=shapes.tied)
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_compute_at_the_same_time(store, tmp_path):
+    """Each waits inside of its run until the other is there."""
+    (tmp_path / "meeting.py").write_text(MEETING)
+    changes = [*SMALL, f"methods.meeting.place={tmp_path}"]
+    worker.start_server(offline=True)
+    chosen = presets.load("smoke", seeds="1,2", changes=changes)
+    planned = plan.make(chosen, [str(tmp_path / "meeting.py")], store)
+    session = Session(planned, store, Progress(None, live=False), executor=local.shares(store, 2))
+    assert len(session.runs("meeting")) == 2
+
+
 @pytest.mark.slow
 def test_the_runs_of_expected_methods_begin_with_the_first(store, monkeypatch):
     session = session_of(store, ["lora", "full"], "1", count=2)
