@@ -136,7 +136,9 @@ def contrast(
     (a control): it adds no noise of seeds. Where no seeds tell their variance, the result is `documents only`.
     With d the difference of a document's means over seeds, c = 1/seeds of A + 1/seeds of B, D documents:
     V = max(var(d)/D + max(0, MS_seed - MS_res) c/D, MS_seed c/D), t = mean(d)/sqrt(V), with Satterthwaite's degrees
-    of freedom (Biometrics Bulletin 2, 1946) of the terms that V has, at least those of MS_seed.
+    of freedom (Biometrics Bulletin 2, 1946) of the terms that V has, at least those of MS_seed. Where seeds
+    were found to change nothing and every document differs by as much, the interval is that one value, and p is that of
+    flipping the documents' signs (Fisher, The Design of Experiments, 1935): 2^(1 - D).
     Raises ValueError for other documents, ragged scores, or a value that is not finite.
     """
     sides = seeds_by_documents(a), seeds_by_documents(b)
@@ -158,9 +160,13 @@ def contrast(
     kind: Kind = "documents and seeds" if variance is not None or not any(seeds) else "documents only"
     error = math.sqrt(v)
     made = Contrast(difference, None, None, 1.0, df, error, kind, documents, seeds, variance)
-    if error < EQUAL:  # no noise to test against: only equality can be said
-        equal = abs(difference) < EQUAL
-        return replace(made, low=difference if equal else None, high=difference if equal else None, df=0.0, error=0.0)
+    if error < EQUAL:
+        made = replace(made, df=0.0, error=0.0)
+        if abs(difference) < EQUAL:
+            return replace(made, low=difference, high=difference)
+        if variance is not None and max(variance.ms_seed, variance.ms_res) < EQUAL**2:
+            return replace(made, low=difference, high=difference, p=2.0 ** (1 - documents))
+        return made
     from scipy import special  # what stats.t calls, in a tenth of the time: a report has thousands of pairs
 
     half = error * float(special.stdtrit(df, (1 + level) / 2))

@@ -65,6 +65,16 @@ def test_zeros_of_what_the_tokenizer_does_not_know_are_refused_in_words():
     assert gate(record(runs()), record(runs()), unscored="2.5 % of the letters fall away").refusals == {}
 
 
+@pytest.mark.parametrize(
+    "accepted, measured, word", [(1.0, 0.0, "regressed"), (0.0, 1.0, "improved"), (1.0, 1.0, "passed")]
+)
+def test_a_baseline_without_any_variance_can_turn_red(accepted, measured, word):
+    def flat(value, seeds):
+        return record([run(seed=seed, scores={metric: [value] * 20 for metric in METRICS}) for seed in seeds])
+
+    assert words(gate(flat(measured, (42,)), flat(accepted, FIVE))) == {word}
+
+
 def test_a_baseline_of_an_earlier_version_is_compared():
     old = "rouge-score:0.1.2|nltk:3.10.4|metrics:rouge1,rouge2,rougeL|value:f1|stemmer:yes|average:documents"
     new = f"{old}|tokenizer:rouge-score|references:best".replace("rougeL|", "rougeL,rougeLsum|")

@@ -130,8 +130,10 @@ class Reader:
             ms_seed, ms_res, df, df_res = lent[0].ms_seed, lent[0].ms_res, lent[0].df, lent[0].df * (count - 1)
         v_doc, s, r = d.var(ddof=1) / count, ms_seed * weight, ms_res * weight
         v = v_doc + max(0, s - r)
-        if v < 1e-20 and s < 1e-20:  # without noise only equality can be said
-            return (0.0, 1.0) if abs(d.mean()) < 1e-12 else None
+        if v < 1e-20 and s < 1e-20:  # nothing to divide by
+            if abs(d.mean()) < 1e-12:
+                return 0.0, 1.0
+            return (d.mean(), 2.0 ** (1 - count)) if ms_seed < 1e-20 and ms_res < 1e-20 else None
         doubt = v_doc**2 / (count - 1) + (s**2 / df + r**2 / df_res if s > r else 0)
         free = df if v <= s else max(df, v**2 / doubt)
         return d.mean(), 2 * stats.t.sf(abs(d.mean()) / math.sqrt(max(v, s)), free)

@@ -108,6 +108,20 @@ def test_a_constant_difference_without_noise_has_no_test():
     assert (found.difference, found.low, found.high, found.p, found.error) == (0.25, None, None, 1.0, 0.0)
 
 
+@pytest.mark.parametrize("documents, p", [(2, 0.5), (5, 0.0625), (20, 2**-19)])
+@pytest.mark.filterwarnings("error")
+def test_without_noise_over_seeds_the_signs_of_documents_are_flipped(documents, p):
+    """SciPy's exact permutation test finds the same."""
+    found = contrast(np.full((3, documents), 0.5), np.full((1, documents), 0.25))
+    assert (found.difference, found.low, found.high, found.p) == (0.25, 0.25, 0.25, p)
+    if documents < 10:
+        test = stats.permutation_test(
+            (np.full(documents, 0.5), np.full(documents, 0.25)), lambda a, b, axis: (a - b).mean(axis=axis),
+            permutation_type="samples", vectorized=True, n_resamples=np.inf,
+        )  # fmt: skip
+        assert test.pvalue == pytest.approx(p)
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_one_document_has_a_difference_and_no_test(seeds):
     found = contrast([[0.5]] * seeds, [[0.25]])
