@@ -1,6 +1,7 @@
 """What this machine is, and the choices that it makes for a run: device, precision, attention, threads."""
 
 import contextlib
+import math
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ from bakeoff.config.schema import Computation, EngineSettings, MachineSettings
 from bakeoff.core.errors import UsageError
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "numpy", "rouge-score", "nltk")
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 DRIVER = Path("/proc/driver/nvidia/version")
 CARDS = (DRIVER, Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """Files of which one is there where a GPU is: NVIDIA's, AMD's, and those of Windows' own Linux."""
@@ -105,10 +107,34 @@ def keep_freed_memory() -> None:
 
 
 def available_threads() -> int:
-    """Processors that this process may be scheduled on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors that this process may use: those that it is scheduled on, its container's share of them where it has
+    one, and no more than OMP_NUM_THREADS says."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is one of nested loops
+    limits = [container_share(), float(asked) if asked.isdecimal() and int(asked) else math.inf]
+    return max(1, int(min(count, *limits)))
+
+
+def container_share(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float:
+    """Processors that a container's limit comes to, rounded up; infinite without one.
+
+    `docker --cpus` and Kubernetes limit time by a quota (cgroup v2, cpu.max) and show every processor of the machine.
+    """
+    try:
+        [path] = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::")]
+    except (OSError, ValueError):
+        return math.inf
+    found = math.inf
+    place = root / path.strip("/")
+    for folder in (place, *place.parents):
+        try:
+            quota, period = (folder / "cpu.max").read_text().split()
+            found = min(found, math.ceil(int(quota) / int(period)))
+        except (OSError, ValueError):  # "max": no limit
+            pass
+        if folder == root:
+            break
+    return found
 
 
 def threads_of_rank(where: Computation) -> int:
