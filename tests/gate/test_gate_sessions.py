@@ -132,7 +132,8 @@ def verdicts(path):
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(tmp_path):
+def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(tmp_path, furnished):
+    furnished(tmp_path / "store")
     (tmp_path / "parrot.py").write_text(PARROT)
     both = ("--method", "lora,parrot.py")
     code, out = typed(tmp_path, *both, "-n", "2", *ACCEPT)
@@ -151,7 +152,8 @@ def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(tmp_
 
 
 @pytest.mark.slow
-def test_a_death_is_not_repeated_by_the_other_worker_and_stands_in_the_report(tmp_path):
+def test_a_death_is_not_repeated_by_the_other_worker_and_stands_in_the_report(tmp_path, furnished):
+    furnished(tmp_path / "store")
     (tmp_path / "doomed.py").write_text(
         "from dataclasses import dataclass\nfrom typing import ClassVar\n\n\n@dataclass(frozen=True)\nclass Doomed:\n"
         '    name: ClassVar[str] = "doomed"\n\n    def summarise(self, examples):\n'

@@ -51,7 +51,8 @@ def test_a_bake_off_leaves_the_clone_clean_and_its_tests_green(clone):
     typed(
         clone, "-m", "bakeoff", "tune", "--preset", "smoke", "--method", "lora", "--grid", "learning_rate=1e-2", *SMALL
     )
-    typed(clone, "-m", "pytest", "-q", "tests/whole/test_docs.py", "tests/session/test_tuning.py", "-k", "not plot")
+    typed(clone, "-m", "pytest", "-q", "tests/whole/test_docs.py", "tests/session/test_tuning.py", "-m", "not slow",
+          "-k", "not plot")  # fmt: skip
     assert git(clone, "status", "--porcelain") == ""
     # A test that has nothing to assert is skipped, and says why.
     skipped = re.findall(r"^SKIPPED \[\d+\] (\S+?):\d+: (.+)$", out, re.MULTILINE)

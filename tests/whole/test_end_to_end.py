@@ -78,7 +78,8 @@ def test_benchmarks_record_booked_seconds_even_of_a_reused_run(twice):
 
 
 @pytest.mark.slow
-def test_a_dead_run_fails_its_own_tests_and_no_other(tmp_path):
+def test_a_dead_run_fails_its_own_tests_and_no_other(tmp_path, furnished):
+    furnished(tmp_path / "store")
     (tmp_path / "doomed.py").write_text(DOOMED)
     found = typed(tmp_path, "--preset", "smoke", "--method", str(tmp_path / "doomed.py"), "--method", "lora",
                   "--set", "task.train=4", "--set", "task.test=2", "--set", "training.epochs=1")  # fmt: skip

@@ -123,9 +123,10 @@ def installed(wheel, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def repository(installed, tmp_path_factory):
+def repository(installed, tmp_path_factory, furnished):
     """A repository with tests of its own, after `bakeoff init`."""
     folder = tmp_path_factory.mktemp("repository")
+    furnished(folder / ".bakeoff")
     (folder / "tests").mkdir()
     (folder / "tests" / "test_training.py").write_text(THEIRS)
     assert "2 passed" in typed(folder, installed / "python", "-m", "pytest", "-p", "no:cacheprovider")
