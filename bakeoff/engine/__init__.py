@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["KERNELS", "Engine", "NoCompiler", "compile_ahead", "compile_kernels", "label_logits", "make",
-           "open_kernels", "quicker_attention", "replaceable_attention", "unreadable", "virtual_tokens"]  # fmt: skip
+           "open_kernels", "quicker_attention", "refuse_undivided", "replaceable_attention", "unreadable",
+           "virtual_tokens"]  # fmt: skip
 
 KERNELS = "native"
 """The folder of a store in which compiled kernels are kept."""
@@ -84,6 +85,13 @@ def unreadable(model: Any) -> str:
     from bakeoff.engine.layout import unreadable as reason
 
     return reason(model)
+
+
+def refuse_undivided(model: Any) -> None:
+    """Raises UsageError where the frozen weights of `model`, which may stand on the meta device, can't be sharded."""
+    from bakeoff.engine.sharded import layers_of
+
+    layers_of(model)
 
 
 def label_logits(model: Any, ids: "torch.Tensor", keep: "torch.Tensor") -> "torch.Tensor":

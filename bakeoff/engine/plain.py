@@ -44,10 +44,7 @@ class Plain:
         mixed = any(parameter.dtype != torch.float32 for parameter in model.parameters())
         with self.products() if mixed else nullcontext():
             layout.settle(model, added, self.where.packing, known)
-        frozen = torch.bfloat16 if self.where.precision == "bf16" else torch.float32
-        for parameter in model.parameters():
-            if castable(parameter):
-                parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+        cast(model, self.where.precision)
         if self.where.checkpoint_activations:
             compute_again(model)
         return model
@@ -176,6 +173,14 @@ class Plain:
 
     def release(self, model: Any) -> None:
         """Nothing is derived from weights."""
+
+
+def cast(model: Any, precision: str) -> None:
+    """Puts frozen weights into the run's precision, trained ones into fp32."""
+    frozen = torch.bfloat16 if precision == "bf16" else torch.float32
+    for parameter in model.parameters():
+        if castable(parameter):
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
 
 
 def castable(parameter: torch.Tensor) -> bool:

@@ -16,21 +16,15 @@ from bakeoff.core.errors import UsageError
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
 from bakeoff.engine.attention import compute_again
-from bakeoff.engine.plain import Plain, castable
+from bakeoff.engine.plain import Plain, cast
 
 
 class Sharded(Plain):
     """Transformers' own forward, one document at a time, on layers of which each rank holds a share."""
 
     def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
-        """See Plain. What a method trains, embeddings, norms and head stand whole on every rank.
-
-        Raises UsageError for a model that doesn't say what its decoder layers are.
-        """
-        frozen = torch.bfloat16 if self.where.precision == "bf16" else torch.float32
-        for parameter in model.parameters():
-            if castable(parameter):
-                parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+        """See Plain. What a method trains, embeddings, norms and head stand whole on every rank."""
+        cast(model, self.where.precision)
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         layers = layers_of(inner)
         shared = {id(parameter) for layer in layers for parameter in layer.parameters() if not parameter.requires_grad}

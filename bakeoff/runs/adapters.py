@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch.distributed.tensor import DTensor
 from xxhash import xxh3_128
 
 from bakeoff.runs.tensor_files import save_tensors
@@ -89,7 +88,7 @@ def digests(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
 
     Tensors of which each rank holds a share are gathered one after another, in the same order on every rank.
     """
-    if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
+    if any(map(divided, tensors.values())):
         return {name: digest(tensor) for name, tensor in tensors.items()}
     with ThreadPoolExecutor(torch.get_num_threads()) as beside:
         return dict(zip(tensors, beside.map(digest, tensors.values()), strict=True))
@@ -97,7 +96,12 @@ def digests(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
 
 def digest(tensor: torch.Tensor) -> str:
     """XXH3 of a tensor's bytes, 128 bits: it notices every accident, at the speed of memory."""
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
+    if divided(tensor):
+        tensor = tensor.full_tensor()  # type: ignore[attr-defined]
     plain = tensor.detach().as_subclass(torch.Tensor)  # bitsandbytes' own kind moves its scales along
     return xxh3_128(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+
+
+def divided(tensor: torch.Tensor) -> bool:
+    """Whether each rank holds a share of a tensor (DTensor, which not every build of torch has)."""
+    return hasattr(tensor, "full_tensor")

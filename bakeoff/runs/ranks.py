@@ -198,7 +198,7 @@ def started(told: dict[str, Any], given: Mapping[str, str]) -> Iterator[Any]:
 
 
 def watch(rank: int, process: Any, over: threading.Event) -> None:
-    """Ends this process if `process` ends before the training is over: what it was to send would be waited for."""
+    """Ends this process if `process` ends before all ranks are done: what it was to send would be waited for."""
     code = process.wait()
     if not over.is_set():
         end(rank, code)

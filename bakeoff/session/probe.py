@@ -63,6 +63,8 @@ def probe(
             compiler = compiling.result()
         except engine.NoCompiler as missing:
             compiler, why, where = "none", str(missing), dataclasses.replace(where, compiled=False)
+    if where.sharded:
+        engine.refuse_undivided(loading.meta_model(settings, folder))
     if where.checkpoint_activations and not loading.meta_model(settings, folder).supports_gradient_checkpointing:
         raise UsageError(
             f"machine.checkpoint_activations: --model {settings.name} can't compute its layers again; "

@@ -18,13 +18,18 @@ from bakeoff.shipped import ROOT
 from lab.gpu import shapes
 from lab.gpu.shapes import Shape
 
+PATIENCE = 240
+"""Seconds for a library's figures of one shape."""
 SHAPES = {**shapes.SHAPES, **shapes.REHEARSAL}
 
 
 def apart(library: str, shape: str, device: str) -> dict[str, Any]:
     """The figures of a library, from its own process. Raises RuntimeError with the last line of what it said."""
     command = [sys.executable, "-m", "lab.gpu.others", library, shape, device]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"no figure within {PATIENCE} s") from None
     if found.returncode:
         raise RuntimeError((found.stderr.strip().splitlines() or [f"exit code {found.returncode}"])[-1])
     figures: dict[str, Any] = json.loads(found.stdout.strip().splitlines()[-1])

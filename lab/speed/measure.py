@@ -23,7 +23,8 @@ from bakeoff.session import worker
 from bakeoff.session.store import Store
 from bakeoff.shipped import ROOT
 from lab.gpu import measure as gpu
-from lab.speed import growth, report, work
+from lab.growth import documents as growth
+from lab.speed import report, work
 from lab.speed.shapes import METHODS, SHAPES, specs
 
 PHASES = ("check", "train", "utilisation", "fp32", "generate", "switches", "growth")

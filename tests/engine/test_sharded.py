@@ -7,14 +7,16 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
+from bakeoff.config import presets
 from bakeoff.config.schema import ModelSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine.plain import Plain
-from bakeoff.engine.sharded import Sharded, layers_of
+from bakeoff.engine.sharded import Sharded
 from bakeoff.methods.registry import known_methods
 from bakeoff.models import loading
 from bakeoff.runs.adapters import frozen_digests
+from bakeoff.session import plan
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
 KINDS = {
@@ -80,6 +82,10 @@ def test_a_document_without_labels_adds_nothing(fp32, encoded):
         assert all(not one.grad.any() for one in model.parameters() if one.grad is not None)
 
 
-def test_a_model_that_names_no_layers_is_refused():
-    with pytest.raises(UsageError, match=r"machine.sharded: Linear names no decoder layers.*machine.sharded=false"):
-        layers_of(torch.nn.Linear(2, 2))
+def test_a_model_that_names_no_layers_is_refused_when_it_is_planned(tmp_path, monkeypatch):
+    changes = ["machine.ranks=2", "machine.sharded=true"]
+    asked = plan.sections(presets.load("smoke", changes=changes))
+    plan.probe(asked, [], str(tmp_path / "models"), print)
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaPreTrainedModel._no_split_modules", [])
+    with pytest.raises(UsageError, match=r"machine.sharded: LlamaForCausalLM names no decoder .*machine.sharded=false"):
+        plan.probe(asked, [], str(tmp_path / "models"), print)

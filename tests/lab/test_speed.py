@@ -20,7 +20,8 @@ from bakeoff.engine.virtual import virtual_tokens
 from bakeoff.methods.selection import select
 from bakeoff.runs.resources import Clock
 from bakeoff.shipped import ROOT
-from lab.speed import growth, measure, opponents, report, work
+from lab.growth import documents as growth
+from lab.speed import measure, opponents, report, work
 from lab.speed.flops import training_flops
 
 METHODS = {entry.name: entry.kind for entry in select(["all"])}
