@@ -1,5 +1,6 @@
 # make bench   set up .venv, then compare every method on the quick preset
-# make zoo     compare over thirty methods with three seeds each on the zoo preset: hours; what is finished is kept
+# make zoo     compare over thirty methods with three seeds each on the zoo preset: hours; what is finished is kept;
+#              PARALLEL=2 makes two runs at a time, which is faster but each run takes longer
 # make gate    compare a small bake-off with its accepted scores, in minutes
 # make test    set up .venv, then run the harness's own tests
 # make slow    the other tests: whole bake-offs, the real model, runs that are killed or starve
@@ -32,7 +33,7 @@ ZOO := full,last-layer,last-blocks,bitfit,layer-norm,soft-prompt,p-tuning,prefix
 	adalora,vera,loha,lokr,ia3,oft,hra,fourierft,vb-lora,randlora,shira,c3a,miss,road,delora,tinylora,lily,hira
 
 zoo: $(READY)
-	$(BIN)/python -m pytest bench/ --preset zoo --method $(ZOO)
+	$(BIN)/python -m pytest bench/ --preset zoo --method $(ZOO) $(if $(PARALLEL),--parallel $(PARALLEL))
 
 gate: $(READY)
 	$(BIN)/python -m pytest bench/ --preset ci --method lora --gate --junit-xml reports/ci/junit.xml

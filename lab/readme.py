@@ -1,4 +1,5 @@
-"""Keeps README and docs/ true: the list of folders, the settings and the table of results, from what they describe.
+"""Keeps README and docs/ true: the lists of folders, settings and presets, and the table of results, from what they
+describe.
 
 `python -m lab.readme` (`make readme`) writes each between its marks, `<!-- NAME -->` and `<!-- end -->`.
 """
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config import schema
+from bakeoff.config import presets, schema
 from bakeoff.core.validation import words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +61,17 @@ def settings() -> str:
     parts = [section("The top of a preset", schema.Settings, documented, {*schema.SECTIONS, *INTERNAL, "methods"})]
     parts += [section(f"[{name}]", kind, documented) for name, kind in schema.SECTIONS.items()]
     return "\n\n".join(parts)
+
+
+def shipped() -> str:
+    """A Markdown table of the presets in bench/, with what they compare on."""
+    rows = ["| name | model | task | papers or articles | seeds | purpose |", "| --- | --- | --- | --- | --- | --- |"]
+    for path in sorted((ROOT / "bench" / "presets").glob("*.toml")):
+        found = presets.load(path.stem)
+        counts = "/".join(f"{count:,}" for count in (found.task.train, found.task.validation, found.task.test))
+        rows.append(f"| `{path.stem}` | `{found.model.name}` | `{found.task.name}` | {counts} | {len(found.seeds)} | "
+                    f"{found.description} |")  # fmt: skip
+    return "\n".join(rows)
 
 
 def section(title: str, kind: type, documented: Mapping[tuple[str, str], str], without: set[str] | None = None) -> str:
@@ -123,6 +135,7 @@ WRITTEN: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (README, "results", results),
     (DOCS / "index.md", "results", results),
     (DOCS / "architecture.md", "folders", folders),
+    (DOCS / "presets.md", "presets", shipped),
     (DOCS / "settings.md", "settings", settings),
 )
 """File, mark, and what makes the text between them."""

@@ -52,6 +52,8 @@ class Session:
         self.tracking = tracking or Tracking()
         self.metrics = metrics
         """Beside ROUGE, as `bakeoff.scoring.registry.load` gives them."""
+        self.waiting: set[str] = set()
+        """Runs of which was said that they wait."""
         self.unfinished: dict[str, str] = {}
         self.results: dict[str, list[RunResult]] = {}
         self.deaths: dict[str, Death] = {}
@@ -113,8 +115,12 @@ class Session:
             return finished
 
     def waits(self, spec: RunSpec) -> None:
-        """Says what a run waits for."""
-        self.progress.say(spec, "waits for another bake-off on this store")
+        """Says, once, what a run waits for. Raises Stopped when nobody waits for the run any more."""
+        if self.executor.stopped:
+            raise worker.Stopped
+        if spec.fingerprint not in self.waiting:
+            self.waiting.add(spec.fingerprint)
+            self.progress.say(spec, "waits for another bake-off on this store")
 
     def bury(self, spec: RunSpec, died: worker.Died) -> None:
         """Remembers how a method's run ended."""

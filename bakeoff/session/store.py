@@ -25,6 +25,8 @@ from bakeoff.runs.records import RunResult
 SCHEMA = 2
 """Of a stored run's manifest."""
 MANIFEST = "manifest.json"
+LOOKS_EVERY = 0.2
+"""Seconds after which it is said again that a lock is not free."""
 
 
 class Store:
@@ -86,8 +88,8 @@ class Store:
     def computing(self, waiting: Callable[[], None] = lambda: None, device: str = "") -> Iterator[None]:
         """Held while a run computes on a device, the processor if it has no name: nothing else does while it is timed.
 
-        `waiting` is called when another process holds it. The system lets go of it when its holder dies. It may be
-        given back by another thread.
+        `waiting` is called again and again while another process holds it; what it raises ends the waiting. The system
+        lets go of the lock when its holder dies. It may be given back by another thread.
         """
         name = f"computing-{device}.lock" if device else "computing.lock"
         with held(self.root / name, waiting):
@@ -153,13 +155,14 @@ class Store:
 
 @contextmanager
 def held(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """A lock file of which the system lets go when its holder dies."""
-    lock = FileLock(path, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        waiting()
-        lock.acquire()
+    """A lock file of which the system lets go when its holder dies. Raises what `waiting` raises."""
+    lock, patience = FileLock(path, thread_local=False), 0.0
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            waiting()
+            patience = LOOKS_EVERY
     try:
         yield
     finally:

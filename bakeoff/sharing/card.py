@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 import bakeoff
+from bakeoff.config.schema import ScoringSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.data.sources import HUB, is_aclsum, remote
 from bakeoff.metrics.rouge import METRICS
@@ -18,7 +19,10 @@ from bakeoff.report.comparison import Row, points
 from bakeoff.report.escape import clip, markdown
 from bakeoff.report.rows import row_of
 from bakeoff.report.table import text_table
-from bakeoff.session.store import amend
+from bakeoff.scoring.api import Beside
+from bakeoff.scoring.compute import beside
+from bakeoff.scoring.registry import named
+from bakeoff.session.store import amend, read_predictions
 from bakeoff.sharing.stored import Stored
 
 BASES = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
@@ -57,7 +61,8 @@ def write(run: Stored, folder: Path | None = None) -> Path:
 
 def render(run: Stored, merged: bool = False) -> str:
     """The card: YAML between two lines of dashes, then Markdown; `merged` for a model, else for an adapter."""
-    spec, found = run.result.spec, row_of(run.name, [run.result])
+    spec, measured = run.result.spec, others(run)
+    found = row_of(run.name, [run.result], beside=measured)
     parts = [
         f"---\n{front(run, found, merged).to_yaml()}\n---",
         f"# {markdown(title(run))}",
@@ -65,10 +70,10 @@ def render(run: Stored, merged: bool = False) -> str:
         f"{figures.number(len(run.result.document_ids), 'test document')}. The base model is {markdown(base(run))}.",
         *weights(run),
         "## Scores",
-        text_table(["metric", "mean", "95 % interval"], scores(found)),
-        "ROUGE is F1 x 100. The interval covers another draw of documents, not another seed. Signature of the scores: "
-        f"{markdown(run.result.signature)}.",
-        *(f"Note: {markdown(note)}." for note in run.result.notes),
+        text_table(["metric", "mean", "95 % interval"], scores(found, measured)),
+        "ROUGE is F1 x 100. The interval covers another draw of documents, not another seed. Signatures of the scores:",
+        "\n".join(f"- {markdown(line)}" for line in signatures(run, measured)),
+        *(f"Note: {markdown(note)}." for note in (*run.result.notes, *measured.failures)),
         "## Cost",
         text_table(["figure", "value"], cost(found)),
         "## Use",
@@ -154,12 +159,29 @@ def documents(spec: Mapping[str, Any]) -> str:
     return figures.number(amount, "document") if amount else "all training documents"
 
 
-def scores(found: Row) -> list[list[str]]:
-    """A row a metric."""
-    return [
+def others(run: Stored) -> Beside:
+    """What the metrics beside ROUGE that a report shows by default say of the run's summaries."""
+    settings = ScoringSettings(**run.result.spec["scoring"])
+    metrics = [named(word, settings, "scoring.metrics") for word in settings.metrics]
+    return beside(metrics, {run.name: [read_predictions(run.folder / "predictions.jsonl")]}, run.result.document_ids)
+
+
+def scores(found: Row, measured: Beside) -> list[list[str]]:
+    """A row a metric; one of which no summary has a value is left out."""
+    rouge = [
         [figures.SHOWN.get(metric, markdown(metric)), points(one.mean), figures.bounds(one) or figures.MISSING]
         for metric, one in found.rouge.items()
     ]
+    rest = [
+        [markdown(figures.titled(facts)), facts.show(one.mean), facts.bounds(one.low, one.high) or figures.MISSING]
+        for name, facts in measured.facts.items() if (one := found.metrics.get(name))
+    ]  # fmt: skip
+    return [*rouge, *rest]
+
+
+def signatures(run: Stored, measured: Beside) -> list[str]:
+    """What computed the scores: of ROUGE, then of each other metric, once where several share it."""
+    return list(dict.fromkeys([run.result.signature, *(facts.signature for facts in measured.facts.values())]))
 
 
 def cost(found: Row) -> list[list[str]]:

@@ -1,10 +1,12 @@
 """Finished runs for others: merged models as transformers loads them, and model cards that PEFT and a hub take."""
 
 import json
+import re
 
 import pytest
 import torch
 import yaml
+from sacrebleu.metrics import CHRF
 from safetensors.torch import load_file
 
 from bakeoff.cli import main
@@ -17,7 +19,7 @@ from bakeoff.runs import side_effects
 from bakeoff.session import plan, worker
 from bakeoff.session.progress import Progress
 from bakeoff.session.session import Session
-from bakeoff.session.store import Store, intact
+from bakeoff.session.store import Store, intact, read_predictions
 from bakeoff.sharing import merge, stored
 
 SMALL = ["task.train=4", "task.validation=2", "task.test=3", "task.max_target_tokens=8", "machine.threads=1"]
@@ -122,6 +124,11 @@ def test_a_card_stands_beside_the_adapter_and_the_run_stays_believed(store, type
     [results] = values["model-index"][0]["results"]
     means = [round(100 * sum(run.scores[metric]) / 3, 2) for metric in ("rouge1", "rouge2", "rougeL")]
     assert [one["value"] for one in results["metrics"]] == means and results["dataset"]["name"] == "aclsum/outcome"
+    rows = dict(re.findall(r"^\| ([^|]+?) +\| +([-\d.]+) ", text, re.MULTILINE))
+    written = read_predictions(adapter.parent / "predictions.jsonl")
+    chrf = [CHRF(word_order=2).sentence_score(one.summary, [one.reference]).score for one in written]
+    assert float(rows["chrF++ x 100"]) == pytest.approx(sum(chrf) / 3, abs=0.006)
+    assert float(rows["empty summaries, %"]) == round(100 * sum(not one.summary.strip() for one in written) / 3, 2)
     assert run.fingerprint in text and f"| rank | {run.spec['hyperparameters']['rank']} |" in text
     assert intact(adapter.parent) and store.find(run.fingerprint) == run
     PeftModel.from_pretrained(base_of(run)[0], adapter)

@@ -10,7 +10,7 @@ from bakeoff.core.events import Emit
 from bakeoff.runs.records import RunSpec
 
 Waiting = Callable[[], None]
-"""Called where another bake-off has the place that a run needs."""
+"""Called again and again while another bake-off has the place that a run needs. Raises Stopped to end the waiting."""
 Made = tuple[dict[str, Any], list[dict[str, Any]]]
 """A RunResult and its Predictions as plain data."""
 
@@ -53,6 +53,8 @@ class Executor(Protocol):
     """How many runs are made at once."""
     places: str
     """Those places in words, for the report; empty for one run at a time on this machine."""
+    stopped: bool
+    """Whether `stop` was called."""
 
     def slot(self, waiting: Waiting) -> AbstractContextManager[Slot]:
         """A slot that nobody else uses inside the block; waits for one."""
