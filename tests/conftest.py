@@ -15,7 +15,7 @@ from bakeoff.data.tasks import Example, Examples, Task
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.models import loading
-from bakeoff.report.page import library
+from bakeoff.report.page import library, write
 from bakeoff.shipped import ROOT
 
 # A command that a test starts is no worker of the tests, though these may run in several processes.
@@ -66,8 +66,7 @@ def furnished(libraries):
             native.build(libraries)
             shutil.copytree(libraries, store / "native", dirs_exist_ok=True)
         native.close()
-        (store / "page").mkdir(parents=True, exist_ok=True)
-        (store / "page" / library.kept()).write_text(NO_CHARTS)
+        library.keep(store / "page" / library.kept(), NO_CHARTS)
         return store
 
     return furnish
@@ -108,7 +107,7 @@ def encoded(tiny, task):
 def no_charts():
     """A page that no browser opens needs no library, which takes seconds to put together."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "bundle", lambda: NO_CHARTS)
+        patch.setattr(write, "vega", lambda folder=None: NO_CHARTS)  # not `bundle`, which would be kept in real stores
         yield
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,18 +18,37 @@ def vega(folder: Path | None = None) -> str:
     It takes seconds to put together, so it is kept in `folder`, if one is given, under the package's version.
     """
     path = folder / kept() if folder else None
-    if path and path.is_file():
-        return path.read_text(encoding="utf-8")
+    if path and (known := read(path)):
+        return known
     script = bundle()
     if path:
         with contextlib.suppress(OSError):  # no room to keep it: the next page puts it together again
-            replace(path, script.encode())
+            keep(path, script)
     return script
 
 
 def kept() -> str:
     """The name of the file that keeps the library."""
     return f"vega-{version(PACKAGE)}.js"
+
+
+def keep(path: Path, script: str) -> None:
+    """Writes `script` to `path`, after a line with its checksum. Raises OSError."""
+    replace(path, f"// {checksum(script)}\n{script}".encode())
+
+
+def read(path: Path) -> str:
+    """The script that was kept in `path`; empty where there is none, or another one than was kept."""
+    try:
+        said, _, script = path.read_bytes().decode(errors="replace").partition("\n")
+    except OSError:
+        return ""
+    return script if said == f"// {checksum(script)}" else ""
+
+
+def checksum(script: str) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(script.encode()).hexdigest()
 
 
 @functools.cache

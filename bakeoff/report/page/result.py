@@ -71,6 +71,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
                 "untested": untested(content, one),
                 "headline": headline(content, scores, one, tests[one.key]),
                 "groups": [[place[row] for row in group] for group in (tests[one.key] or NONE).lettered],
+                "differences": differences(content, one, place) if tests[one.key] else [],
             }
             for one in metrics
         ],
@@ -102,6 +103,15 @@ def tested(content: Mapping[str, Any], scores: Mapping[str, Any], one: Metric) -
         better[frozenset((pair["first"], pair["second"]))] = lower if one.falls else pair["higher"]
     ranked = sorted(content["methods"], key=lambda row: worth(one, scores[row]), reverse=True)
     return Tests(groups(ranked, [(pair["first"], pair["second"]) for pair in apart]), better)
+
+
+def differences(content: Mapping[str, Any], one: Metric, place: Mapping[str, int]) -> list[list[float]]:
+    """Of every two methods their places among the rows, the first one's mean minus the second's, and its bounds."""
+    found = [pair for pair in content["pairs"] if pair["metric"] == one.key]
+    return [
+        [place[pair["first"]], place[pair["second"]], *(round(pair[key], 6) for key in ("difference", "low", "high"))]
+        for pair in found
+    ]
 
 
 def worth(one: Metric, scores: Mapping[str, Any]) -> float:

@@ -1,6 +1,7 @@
 """The page in Chromium: it draws, sorts, filters, opens documents, asks for nothing, and lets no text become a page."""
 
 import json
+import re
 import shutil
 from urllib.parse import quote
 
@@ -17,7 +18,6 @@ from bakeoff.shipped import ROOT
 
 pytestmark = pytest.mark.slow
 
-BUNDLE = library.bundle  # other tests do without it
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
     "--no-sandbox",
@@ -72,7 +72,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     compared, written = made()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "bundle", BUNDLE)
+        patch.setattr(write, "vega", library.vega)  # other tests do without it
         write.write_report(compared, written, folder / "one", None, folder)
         patch.setattr(write, "LIMIT", 1000)
         write.write_report(compared, written, folder / "beside", None, folder)
@@ -134,6 +134,14 @@ def column(page, table, place):
     return [text.strip() for text in page.locator(f"{table} tbody tr > :nth-child({place})").all_inner_texts()]
 
 
+def beside(page, title):
+    """By method under a title beside the scores, what stands behind its name."""
+    return dict(page.locator("#apart dt", has_text=title).evaluate(
+        "(title) => { const found = []; for (let one = title.nextElementSibling; one && one.tagName === 'DD';"
+        " one = one.nextElementSibling) found.push([...one.children].map((part) => part.textContent)); return found; }"
+    ))  # fmt: skip
+
+
 def test_the_first_screen_says_what_cannot_be_told_apart(visit, comparison):
     page = visit("one/index.html")
     together = next(group for group in comparison.alike("rougeL") if "full" in group)
@@ -141,12 +149,31 @@ def test_the_first_screen_says_what_cannot_be_told_apart(visit, comparison):
     assert page.locator("#headline").inner_text().startswith("full has the highest mean ROUGE-L")
     assert "lora cannot be told from it" in page.locator("#headline").inner_text()
     assert page.locator("#headline").bounding_box()["y"] < 450
-    assert page.locator("#apart dd").first.inner_text() == "lora"
+    assert set(beside(page, "cannot be told from full")) == {"lora"}
     page.locator("#apart-choice select").select_option("soft-prompt")
-    above = page.locator("#apart dt", has_text="above").locator("+ dd").inner_text().split(" and ")
-    pairs = [pair for pair in comparison.pairs if pair.metric == "rougeL"]
-    higher = {pair.higher for pair in pairs if "soft-prompt" in (pair.first, pair.second)} - {"soft-prompt", ""}
-    assert set(above) == higher == {"full", "lora"}
+    above = beside(page, "above soft-prompt")
+    pairs = [
+        pair for pair in comparison.pairs if pair.metric == "rougeL" and "soft-prompt" in (pair.first, pair.second)
+    ]
+    assert set(above) == {pair.higher for pair in pairs} - {"soft-prompt", ""} == {"full", "lora"}
+    for pair in (one for one in pairs if one.higher in above):
+        sign, other = (1, pair.first) if pair.second == "soft-prompt" else (-1, pair.second)
+        difference, low, high = (
+            100 * sign * one for one in (pair.contrast.difference, pair.contrast.low, pair.contrast.high)
+        )
+        numbers = [float(number) for number in re.findall(r"[-+]?[\d.]+", above[other])]
+        assert numbers == pytest.approx([difference, min(low, high), max(low, high)], abs=0.006), other
+        assert above[other].startswith("+" if difference > 0 else "-")
+
+
+def test_the_key_says_what_an_interval_covers_and_that_overlap_decides_nothing(visit):
+    key = visit("one/index.html").locator("#score-key").inner_text()
+    assert "of other documents and other seeds" in key and "their intervals may overlap" in key
+    assert "one seed" not in key
+    kept = visit(f"{KEPT[0].parent.name}.html")
+    assert "trained with one seed" in kept.locator("#score-key").inner_text()
+    kept.locator("#metric-choice label", has_text="chrF++").click()
+    kept.locator("#score-key", has_text="of other documents.").wait_for()
 
 
 def test_tables_sort_by_their_columns_with_controls_below(visit, comparison):
@@ -283,6 +310,6 @@ def test_a_hundred_documents_of_thirty_methods_stay_below_5_megabytes(tmp_path):
     compared = compare(settings(), results)
     page = shown(results_json.content(compared), details.content(compared, written))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "bundle", BUNDLE)
+        patch.setattr(write, "vega", library.vega)  # other tests do without it
         assert write.write([page], tmp_path / "index.html").stat().st_size < 5_000_000
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]

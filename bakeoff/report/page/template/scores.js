@@ -105,6 +105,7 @@ function renderApart() {
   fill("apart-choice", choice("Compare with", ranked(state.metric).filter((row) => !row.control).map((row) => [row.name, row.name]), state.marked, mark));
   const tied = tiedWith(state.marked, state.metric), mean = score(all.find((row) => row.name === state.marked), state.metric).mean;
   const rest = ranked(state.metric).filter((row) => !row.control && row.name !== state.marked);
+  const between = differencesTo(state.marked, metric);
   const lists = [
     [`cannot be told from ${state.marked}`, rest.filter((row) => tied.has(row.name)), "●"],
     [`above ${state.marked}`, rest.filter((row) => !tied.has(row.name) && score(row, state.metric).mean > mean), "○"],
@@ -112,8 +113,24 @@ function renderApart() {
   ];
   fill("apart", element("dl", { class: "apart" }, ...lists.filter(([, rows]) => rows.length).flatMap(([label, rows, sign]) => [
     element("dt", { dir: "auto" }, element("span", { "aria-hidden": "true" }, `${sign} `), `${rows.length} ${label}`),
-    element("dd", { dir: "auto" }, listing(rows.map((row) => row.name)))])));
+    ...rows.map((row) => element("dd", { dir: "auto" }, element("span", {}, row.name), element("span", { class: "by", dir: "ltr" }, between[row.name] || "")))])),
+    element("p", { class: "key" }, `Behind each method stands how far its mean is above (+) or below (-) that of ${state.marked}, with the 95 % interval of that pair alone. The tests correct for all pairs, so an interval may exclude 0 where two methods cannot be told apart.`));
 }
+
+// By method, its mean minus that of `name`, with the interval.
+function differencesTo(name, metric) {
+  const rows = state.result.rows, place = rows.findIndex((row) => row.name === name), found = {};
+  for (const [first, second, difference, low, high] of metric.differences) {
+    const shown = (value) => two(metric.factor * value);
+    if (second === place) found[rows[first].name] = `${signed(shown(difference))} [${shown(low)}, ${shown(high)}]`;
+    if (first === place) found[rows[second].name] = `${signed(shown(-difference))} [${shown(-high)}, ${shown(-low)}]`;
+  }
+  return found;
+}
+
+// Two decimals, never "-0.00", and with a sign unless it is 0.
+const two = (value) => (Number(value.toFixed(2)) + 0 || 0).toFixed(2);
+const signed = (text) => (Number(text) > 0 ? `+${text}` : text);
 
 function mark(name) {
   if (!methods().some((row) => row.name === name)) return;
@@ -125,12 +142,14 @@ function mark(name) {
 async function drawScores() {
   const metric = metricOf(state.metric);
   await draw("score-plot", `${metric.label} of every method with its 95 % interval. ${metric.headline}`, scoreSpec, mark);
-  const said = ["Dots are means over the test documents, lines are 95 % intervals."];
-  if (metric.tested && methods().length > 1) said.push(`● ${state.marked}, and all that cannot be told from it. ○ told apart from it.`);
+  const compared = metric.tested && methods().length > 1;
+  const said = [`Dots are means over the test documents, lines are their 95 % intervals: of other documents${metric.tested ? " and other seeds" : ""}.`];
+  if (metric.tested && methods().every((row) => row.seeds.length === 1)) said.push("Each method was trained with one seed; how far seeds differ was measured before.");
+  if (compared) said.push(`● ${state.marked}, and all that cannot be told from it. ○ told apart from it.`);
   if (state.result.rows.some((row) => row.control)) said.push("◇ controls, which train nothing.");
   if (state.panel === "letters") said.push("Methods that share a letter cannot be told apart; a line joins each letter.");
   if (state.panel === "squares") said.push("A square to the right marks two methods that cannot be told apart; the columns stand in the order of the rows.");
-  if (metric.tested && methods().length > 1) said.push("Click a dot to compare with it.");
+  if (compared) said.push("A test compares two methods on the same documents, so their intervals may overlap where it tells them apart. Click a dot to compare with it.");
   fill("score-key", said.join(" "));
 }
 
