@@ -280,16 +280,27 @@ def test_a_tuning_leaves_the_record_beside_the_preset_alone_and_goes_on_from_it(
     )
 
 
-def test_every_method_of_the_quick_preset_had_the_same_number_of_trials():
-    assert len(set(Counter(row["method"] for row in QUICK).values())) == 1
+TUNED = {path.name.removesuffix(".trials.json"): json.loads(path.read_text())["trials"]
+         for path in sorted((ROOT / "bench" / "presets").glob("*.trials.json"))}  # fmt: skip
+"""The trials that stand beside presets that ship."""
 
 
-@pytest.mark.parametrize("method", sorted({row["method"] for row in QUICK}))
-def test_the_quick_preset_holds_the_rate_with_the_lowest_validation_loss(method):
-    ours = [row for row in QUICK if row["method"] == method and row["validation_loss"] is not None]
-    best = min(ours, key=lambda row: row["validation_loss"])
-    assert load("quick").methods[method]["learning_rate"] == best["settings"]["learning_rate"]
-    assert [load("quick").methods[method]["epochs"]] == [len(losses) - 1 for losses in best["by_epoch"].values()]
+@pytest.mark.parametrize("preset", TUNED)
+def test_every_method_of_a_preset_that_ships_had_the_same_number_of_trials(preset):
+    assert len(set(Counter(row["method"] for row in TUNED[preset]).values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("preset", "method"),
+    [(name, method) for name in TUNED for method in sorted({row["method"] for row in TUNED[name]})],
+)
+def test_a_preset_that_ships_holds_the_rate_with_the_lowest_validation_loss_and_it_lies_inside_its_grid(preset, method):
+    ours = {row["settings"]["learning_rate"]: row for row in TUNED[preset] if row["method"] == method}
+    rate = min(ours, key=lambda one: ours[one]["validation_loss"] or math.inf)
+    settings = load(preset)
+    epochs = settings.methods[method].get("epochs", settings.training.epochs)
+    assert settings.methods[method]["learning_rate"] == rate and min(ours) < rate < max(ours)
+    assert {len(losses) - 1 for losses in ours[rate]["by_epoch"].values()} == {epochs}
 
 
 # What is printed and drawn
