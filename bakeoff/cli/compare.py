@@ -24,31 +24,15 @@ def add(commands: Any) -> None:
 
 def compare(options: argparse.Namespace) -> tuple[str, int]:
     """Verdicts on B against A with A's tolerance and alpha; 1 where one of them is red."""
-    from bakeoff.gate import saved, seed_variance
-    from bakeoff.gate.verdicts import judge
+    from bakeoff.gate import saved
 
     accepted, measured = saved.read(Path(options.baseline)), saved.read(Path(options.measured))
     tasks = [side.settings.task.name for side in (accepted, measured)]
     if tasks[0] != tasks[1]:
         raise UsageError(f"compare: the tasks are {tasks[0]!r} and {tasks[1]!r}; give two files of one task")
-    asked = [*measured.record.methods, *measured.dead]
-    if not asked:
+    if not measured.record.methods and not measured.dead:
         raise UsageError(f"compare: {options.measured} has no trained method; give a file with one")
-    calibration = seed_variance.load(accepted.settings, accepted.record.signature)
-    found = judge(
-        measured.record,
-        accepted.record,
-        tolerance=accepted.settings.gate.tolerance,
-        alpha=accepted.settings.gate.alpha,
-        asked=asked,
-        dead=measured.dead,
-        spreads={name: seed_variance.of_method(calibration, name) for name in asked},
-        metrics=accepted.verdicts,
-        lower=accepted.lower,
-        unscored="; ".join(dict.fromkeys(filter(None, (accepted.unscored, measured.unscored)))),
-        baseline=options.baseline,
-        remedy="give two files of the same methods and documents",
-    )
+    found = saved.judged(measured, accepted, options.baseline)
     from bakeoff.report.gate import text
 
     red = [verdict for verdict in found.failures(options.strict) if verdict.word]

@@ -8,7 +8,9 @@ from typing import Any
 from bakeoff.config.schema import READ_LATER, GateSettings, ModelSettings, Settings, TaskSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.core.validation import build
+from bakeoff.gate import seed_variance
 from bakeoff.gate.baseline import Reader, Record, Scored, flat, parse, rounded
+from bakeoff.gate.verdicts import Gate, judge
 from bakeoff.metrics.rouge import METRICS
 
 REMEDY = "give a results.json that pytest bench/ wrote"
@@ -86,6 +88,29 @@ def read(path: Path) -> Saved:
             task=TaskSettings(name=reader.text(table["task"], "task")),
             gate=build(GateSettings, reader.table(settings.get("gate", {}), "settings.gate"), str(path), "gate."),
         ),
+    )
+
+
+def judged(measured: Saved, accepted: Saved, baseline: str) -> Gate:
+    """Verdicts on every method of `measured`, the dead ones, too, with metrics, tolerance and alpha of `accepted`.
+
+    `baseline` is the name of the accepted file. Raises UsageError.
+    """
+    asked = [*measured.record.methods, *measured.dead]
+    calibration = seed_variance.load(accepted.settings, accepted.record.signature)
+    return judge(
+        measured.record,
+        accepted.record,
+        tolerance=accepted.settings.gate.tolerance,
+        alpha=accepted.settings.gate.alpha,
+        asked=asked,
+        dead=measured.dead,
+        spreads={name: seed_variance.of_method(calibration, name) for name in asked},
+        metrics=accepted.verdicts,
+        lower=accepted.lower,
+        unscored="; ".join(dict.fromkeys(filter(None, (accepted.unscored, measured.unscored)))),
+        baseline=baseline,
+        remedy="give two files of the same methods and documents",
     )
 
 

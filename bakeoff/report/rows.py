@@ -138,25 +138,27 @@ def row_of(
         adapter_bytes=highest([run.adapter_bytes for run in runs]),
         trials=trials,
         borrowed=borrowed,
-        **others(name, beside or Beside(), control),
+        **others(name, beside or Beside(), control, borrowed),
     )
 
 
-def others(name: str, beside: Beside, fixed: bool) -> dict[str, Any]:
+def others(name: str, beside: Beside, fixed: bool, borrowed: Mapping[str, SeedVariance]) -> dict[str, Any]:
     """`metrics` and `values` of a row: what was measured of it beside ROUGE."""
     values = beside.values.get(name, {})
     shared = {metric: known(rows)[0] for metric, rows in values.items()}
     return {
         "values": values,
         "metrics": {
-            metric: summed(rows, beside.facts[metric], fixed) for metric, rows in shared.items() if rows and rows[0]
+            metric: summed(rows, beside.facts[metric], fixed, borrowed.get(metric))
+            for metric, rows in shared.items()
+            if rows and rows[0]
         },
     }
 
 
-def summed(rows: Sequence[Sequence[float]], facts: Facts, fixed: bool) -> Interval:
+def summed(rows: Sequence[Sequence[float]], facts: Facts, fixed: bool, spread: SeedVariance | None) -> Interval:
     """The mean of seeds x documents; of a rate with Wilson's interval, a document counting once whatever the seeds."""
-    found = mean(rows, fixed=fixed)
+    found = mean(rows, spread=spread, fixed=fixed)
     return wilson(min(1.0, max(0.0, found.mean)), len(rows[0])) if facts.binary else found
 
 

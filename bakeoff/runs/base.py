@@ -9,6 +9,7 @@ from typing import Any
 from bakeoff import engine
 from bakeoff.config import hardware
 from bakeoff.config.schema import Computation, ModelSettings
+from bakeoff.core.errors import UsageError
 from bakeoff.models import loading
 
 
@@ -16,12 +17,16 @@ class Base:
     """The base model, its tokenizer, and the engine that computes it."""
 
     def __init__(self, settings: ModelSettings, cache: Path, where: Computation, known: str = "") -> None:
-        """`cache` holds converted models; `known`: the hash of a GGUF file that the plan has read."""
+        """`cache` holds converted models; `known`: the hash that the plan has found.
+
+        Raises UsageError for a model with another hash.
+        """
         self.settings, self.where = settings, where
         self.tokenizer, self.words = None, 0
         self.own: set[int] = set()
         engine.open_kernels(where, cache.parent / engine.KERNELS)
         self.source = loading.locate(settings, known, cache)
+        refuse_other(f"--model {settings.name}", self.source.sha256, known)
         self.folder = loading.prepare(self.source, cache, planned=bool(known))
         self.ends = loading.end_tokens(self.folder)
 
@@ -46,6 +51,16 @@ class Base:
         """Inside, `model`, a method attached, ready to train; `answers` as in Engine.prepared."""
         added = [parameter for parameter in model.parameters() if id(parameter) not in self.own]
         return self.engine.prepared(model, added, answers)
+
+
+def refuse_other(what: str, found: str, planned: str) -> None:
+    """Raises UsageError where a run, perhaps on another machine, reads what its plan did not: its figures would stand
+    under a fingerprint that is not theirs. `planned` is empty where no plan was made."""
+    if planned and found != planned:
+        raise UsageError(
+            f"{what}: not what stood there when the bake-off was planned; if it was changed since, type the same "
+            "command again, and if this is another machine, put a copy of the same there"
+        )
 
 
 def seed_everything(seed: int, where: Computation) -> None:

@@ -30,7 +30,7 @@ from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.methods.registry import Entry, find
 from bakeoff.metrics.rouge import Prediction, Scorer
 from bakeoff.runs import adapters, side_effects
-from bakeoff.runs.base import Base, seed_everything
+from bakeoff.runs.base import Base, refuse_other, seed_everything
 from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.generation import summarise
 from bakeoff.runs.ranks import Alone, assembled
@@ -70,8 +70,10 @@ def run(
 
 
 def task_of(spec: RunSpec) -> tasks.Task:
-    """The documents of a run."""
-    return tasks.load(build(TaskSettings, spec.task, "run"), Scorer(build(ScoringSettings, spec.scoring, "run")))
+    """The documents of a run. Raises UsageError where they are not those of its plan."""
+    found = tasks.load(build(TaskSettings, spec.task, "run"), Scorer(build(ScoringSettings, spec.scoring, "run")))
+    refuse_other(f"--task {found.name}", found.sha256, spec.hashes.get("data", ""))
+    return found
 
 
 class ModelRun:
@@ -126,7 +128,9 @@ class ModelRun:
         """Text that is not the task's, and some prompts, where forgetting is measured."""
         if not self.measure.forgetting or self.entry.control:
             return ()
-        texts = [encoder.text(text, self.measure.text_tokens) for text in other_text.load(self.measure)]
+        read = other_text.load(self.measure)
+        refuse_other("measure.text", other_text.sha256(read), self.spec.hashes.get("text", ""))
+        texts = [encoder.text(text, self.measure.text_tokens) for text in read]
         prompts = [encoder.every_token(ids) for ids in self.prompts[: self.measure.forgetting]]
         return tuple([one for one in part if len(one.ids) > one.prompt] for part in (texts, prompts))
 

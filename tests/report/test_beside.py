@@ -12,7 +12,7 @@ from bakeoff.metrics.rouge import METRICS
 from bakeoff.report import document, results_json
 from bakeoff.report.comparison import MANY, compare
 from bakeoff.scoring.api import Beside, Facts
-from bakeoff.stats.contrasts import contrast
+from bakeoff.stats.contrasts import SeedVariance, contrast, mean
 from bakeoff.stats.intervals import interval, wilson
 
 DOCUMENTS = 20
@@ -26,7 +26,7 @@ def scores(level, seed=0):
     return [min(1.0, max(0.0, level + 0.01 * ((7 * n + 3 * seed) % 11) - 0.05)) for n in range(DOCUMENTS)]
 
 
-def made(*verdicts, seeds=(1, 2), levels=(("a", 0.2), ("b", 0.5), ("c", 0.51)), undefined=()):
+def made(*verdicts, seeds=(1, 2), levels=(("a", 0.2), ("b", 0.5), ("c", 0.51)), undefined=(), spreads=None):
     """Methods whose mean of `repeats` is given, and a control; `undefined` documents have no value for method `b`."""
     results = {name: [run(name, level, seed=seed, documents=DOCUMENTS) for seed in seeds] for name, level in levels}
     results["lead-1"] = [run("lead-1", 0.3, control=True, documents=DOCUMENTS)]
@@ -42,7 +42,7 @@ def made(*verdicts, seeds=(1, 2), levels=(("a", 0.2), ("b", 0.5), ("c", 0.51)), 
                         "empty": empty, "chrf": nothing}  # fmt: skip
     facts = {one.name: one for one in (SHARE, LENGTH, EMPTY, CHRF)}
     scoring = ScoringSettings(verdicts=tuple(verdicts or METRICS))
-    return compare(settings(seeds=seeds, scoring=scoring), results, beside=Beside(facts, values))
+    return compare(settings(seeds=seeds, scoring=scoring), results, spreads=spreads, beside=Beside(facts, values))
 
 
 def page(comparison):
@@ -67,6 +67,15 @@ def test_documents_without_a_value_take_part_in_no_mean_and_no_pair():
     assert pair.contrast.documents == pair.wins + pair.ties + pair.losses == DOCUMENTS - 2
     found = json.loads(results_json.dump(comparison))["methods"]["b"]
     assert found["scores"]["repeats"][0][0] is None and found["metrics"]["repeats"]["mean"] is not None
+
+
+def test_with_one_seed_a_mean_takes_the_variance_between_seeds_from_elsewhere_as_its_pairs_do():
+    elsewhere = SeedVariance(0.02, 0.001, 9, DOCUMENTS, "baseline")
+    bare, known = made(seeds=(1,)), made(seeds=(1,), spreads={"a": {"repeats": elsewhere}})
+    found, alone = known.methods[0].metrics["repeats"], bare.methods[0].metrics["repeats"]
+    assert found == mean(known.methods[0].values["repeats"], spread=elsewhere)
+    assert found.mean == alone.mean and found.high - found.low > 1.2 * (alone.high - alone.low)
+    assert known.methods[1].metrics["repeats"] == bare.methods[1].metrics["repeats"]
 
 
 def test_what_no_document_has_is_null_and_has_no_column():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import threading
 
 import jobs
@@ -70,6 +71,36 @@ def test_a_finished_run_is_reused_and_says_so_and_fresh_makes_it_again(store):
     again, _ = bake(store, fresh=True)
     assert again.interrupted().endswith("type the same command without --fresh to go on")
     assert again.runs("lora")[0].finished >= made.finished and "1 made, 0 reused" in again.summary()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A model's folder, documents and other text, as changes of the preset."""
+    settings = schema.ModelSettings(name="random", architecture=dict(presets.load("smoke").model.architecture))
+    for part in loading.load(settings, loading.locate(settings), None, "eager"):
+        part.save_pretrained(tmp_path / "model")
+    rows = [{"document": f"We tried {n}. It gave {n} more.", "summary": f"It gave {n} more."} for n in range(12)]
+    (tmp_path / "papers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "other.txt").write_text("Nothing of the task.\n")
+    return ["model.name=" + str(tmp_path / "model"), "model.architecture={}", f"task.name={tmp_path / 'papers.jsonl'}",
+            f"measure.text={tmp_path / 'other.txt'}", "measure.forgetting=1", "task.split_column="]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "said"), [
+    ("papers.jsonl", "We tried 3.", "We tried it.", "--task "),
+    ("other.txt", "Nothing", "All", "measure.text: "),
+    ("model/config.json", '"rope_', '"note": 1, "rope_', "--model "),
+])  # fmt: skip
+def test_what_was_changed_after_the_plan_or_differs_on_a_node_is_refused(
+    furnished, tmp_path, own, file, old, new, said
+):
+    session, _ = bake(Store(furnished(tmp_path / "store")), ["lora"], changes=own)
+    text = (tmp_path / file).read_text()
+    assert old in text
+    (tmp_path / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(worker.Died, match="not what stood there when the bake-off was planned") as died:
+        session.runs("lora")
+    assert died.value.cause.startswith(said)
 
 
 def test_a_run_leaves_its_evidence(store):

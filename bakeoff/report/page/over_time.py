@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from bakeoff.core.errors import UsageError
-from bakeoff.gate import saved, seed_variance
+from bakeoff.gate import saved
 from bakeoff.gate.baseline import flat
-from bakeoff.gate.verdicts import Gate, differences, judge
+from bakeoff.gate.verdicts import differences
 from bakeoff.report.page.metrics import FIRST, Metric, metric
 from bakeoff.report.page.read import Found
 from bakeoff.report.page.verdicts import of_gate, recorded
@@ -58,29 +57,11 @@ def between(old: Found, new: Found, metrics: Mapping[str, Metric]) -> tuple[list
     if not all(result.path.suffix == ".json" for result in (old, new)):
         return [], []
     try:
-        gate = judged(old.path, new.path)
+        gate = saved.judged(saved.read(new.path), saved.read(old.path), str(old.path))
     except UsageError as error:
         return [], [f"{new.name} was not compared with {old.name}: {error}."]
     verdicts = of_gate(gate, new.name, old.name, metrics)
     return verdicts, [f"{new.name}, {name}, was not compared: {reason}." for name, reason in gate.refusals.items()]
-
-
-def judged(old: Path, new: Path) -> Gate:
-    """The gate's verdicts on the methods of `new`. Raises UsageError."""
-    accepted, measured = saved.read(old), saved.read(new)
-    asked = [name for name in measured.record.methods if name in accepted.record.methods]
-    calibration = seed_variance.load(accepted.settings, accepted.record.signature)
-    return judge(
-        measured.record,
-        accepted.record,
-        tolerance=accepted.settings.gate.tolerance,
-        alpha=accepted.settings.gate.alpha,
-        asked=asked,
-        spreads={name: seed_variance.of_method(calibration, name) for name in asked},
-        unscored="; ".join(dict.fromkeys(filter(None, (accepted.unscored, measured.unscored)))),
-        baseline=str(old),
-        remedy="give results of the same methods and documents",
-    )
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -143,6 +143,32 @@ def test_a_page_shows_what_its_gate_said(tmp_path, comparison):
 # bakeoff page
 
 
+def test_two_results_are_judged_as_compare_judges_them(tmp_path, capsys, comparison):
+    content = results_json.content(comparison)
+    content["settings"]["scoring"]["verdicts"] = content["verdicts"] = ["rougeL"]
+    for name, drop in (("old", 0.0), ("new", 0.3)):
+        found = json.loads(json.dumps(content))
+        rows = found["methods"]["lora"]["scores"]
+        rows["rougeL"] = [[max(0.0, score - drop) for score in row] for row in rows["rougeL"]]
+        found["finished"] = f"2026-01-0{1 if name == 'old' else 2}T00:00:00+00:00"
+        if name == "new":
+            found["methods"]["another"] = found["methods"]["full"]
+            found["deaths"] = [{"method": "lost", "seed": 1, "phase": "training", "cause": "out of memory"}]
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    both = over_time.compared(read.results([tmp_path / "old.json", tmp_path / "new.json"]))
+    said = {(one["method"], one["metric"]): one["verdict"] for one in both["verdicts"] if one["metric"]}
+    assert said == {
+        ("lora", "ROUGE-L"): "regressed",
+        ("full", "ROUGE-L"): "passed",
+        ("soft-prompt", "ROUGE-L"): "passed",
+    }
+    assert main(["compare", str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 1
+    out = capsys.readouterr().out
+    refused = [note for note in both["notes"] if "was not compared" in note]
+    assert any("another" in note for note in refused) and any("lost" in note and "memory" in note for note in refused)
+    assert "another" in out and "ROUGE-1" not in out and all(f"{name} " in out for name, _ in said)
+
+
 def line(content, finished, gate=None):
     """A line of a history."""
     kept = {key: content[key] for key in ("preset", "model", "task", "signature", "environment", "settings")}
