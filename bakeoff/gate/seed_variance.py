@@ -101,9 +101,11 @@ class Loans:
         return found
 
     def of_baseline(self, name: str, run: RunResult) -> dict[str, SeedVariance]:
-        """From the accepted seeds of the method on the same documents; {} without them."""
+        """From the accepted seeds of the method on the same model and documents; {} without them."""
         record = self.baseline
         if record is None or name not in record.methods:
+            return {}
+        if record.methods[name].settings.get("model.name") != run.spec.get("model", {}).get("name"):
             return {}
         if not same_scores(record.signature, run.signature) or sorted(record.documents) != sorted(run.document_ids):
             return {}

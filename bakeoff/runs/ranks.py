@@ -152,7 +152,7 @@ def assembled(spec: RunSpec, where: Computation, cache: Path) -> Iterator[Alone]
         others = [running.enter_context(started({**told, "rank": rank}, card(rank, where)))
                   for rank in range(1, where.ranks)]  # fmt: skip
         for rank, other in enumerate(others, 1):
-            if other.stdout.readline().strip() != READY:
+            if not any(line.strip() == READY for line in other.stdout):
                 raise RuntimeError(
                     f"rank {rank} of {where.ranks} ended with exit code {other.wait()}; see the run's log"
                 )
@@ -219,7 +219,9 @@ def follow() -> None:
 
     told = json.loads(sys.stdin.readline())
     threading.Thread(target=end_with_input, daemon=True).start()
-    said, sys.stdout = sys.stdout, sys.stderr
+    # What anybody prints, C libraries too, belongs into the run's log: nobody reads on behind READY.
+    said = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     project.use(Path(told["project"]))
     spec = RunSpec(**told["spec"])
     entry = find(Path(spec.method_file), spec.base)
@@ -237,6 +239,7 @@ def follow() -> None:
             traceback.print_exc()
             time.sleep(GRACE)
             raise
+    threading.Event().wait()  # until rank 0, which has still to write what they made, ends this process
 
 
 def end_with_input() -> None:

@@ -53,7 +53,8 @@ class Gatekeeper:
         from bakeoff.report.escape import plain
         from bakeoff.report.gate import failure, figures
 
-        method, _, metric = case.rpartition("-")
+        cases = {f"{method}-{metric}": (method, metric) for method in self.methods for metric in self.metrics}
+        method, metric = cases[case]
         gate = self.gate()
         if method in gate.refusals:
             return Check(plain(f"{method}: {gate.refusals[method]}"), {"verdict": "refused"})

@@ -17,6 +17,8 @@ from bakeoff.session.grid import Axes, tidy
 
 GROWTH = 3
 """Values by which a method's grid grows at most."""
+DRAWS = 50
+"""How often Optuna is asked for settings that a method takes."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Point:
     settings: Mapping[str, Any]
 
 
+Permitted = Callable[[Point], bool]
+"""Whether a method takes the values of a point that nobody typed."""
 Measure = Callable[[Sequence[Point]], Sequence[Trial]]
 """Makes a trial of each point; none of them waits for what another one finds."""
 
@@ -34,8 +38,7 @@ Measure = Callable[[Sequence[Point]], Sequence[Trial]]
 class GridSearch:
     """Every point of each method's grid, then more trials where a best value is at an edge."""
 
-    def __init__(self, grids: Mapping[str, Axes], measure: Measure, permitted: Callable[[Point], bool]) -> None:
-        """`permitted` says whether a method takes the values of a point that nobody typed."""
+    def __init__(self, grids: Mapping[str, Axes], measure: Measure, permitted: Permitted) -> None:
         self.grids, self.measure, self.permitted = grids, measure, permitted
         self.trials: dict[str, list[Trial]] = {name: [] for name in grids}
         self.grown: Counter[str] = Counter()
@@ -161,19 +164,35 @@ def load_optuna() -> ModuleType:
     return found
 
 
-def sample(grids: Mapping[str, Axes], measure: Measure, count: int, seed: int) -> dict[str, list[Trial]]:
-    """`count` trials of each method, chosen by Optuna's TPE sampler; the same seed and losses give the same trials."""
+def sample(
+    grids: Mapping[str, Axes], measure: Measure, count: int, seed: int, permitted: Permitted = lambda point: True
+) -> dict[str, list[Trial]]:
+    """`count` trials of each method, chosen by Optuna's TPE sampler; the same seed and losses give the same trials.
+
+    What is not `permitted` is drawn anew. Raises UsageError where a method permits hardly anything.
+    """
     optuna = load_optuna()
     studies = {name: optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed)) for name in grids}
     found: dict[str, list[Trial]] = {name: [] for name in grids}
     for _ in range(count):
-        asked = {name: study.ask() for name, study in studies.items()}
-        points = [Point(name, {key: draw(asked[name], key, values) for key, values in axes.items()})
-                  for name, axes in grids.items()]  # fmt: skip
-        for trial in measure(points):
+        asked = {name: point(studies[name], name, axes, permitted) for name, axes in grids.items()}
+        for trial in measure([drawn for _, drawn in asked.values()]):
             found[trial.method].append(trial)
-            studies[trial.method].tell(asked[trial.method], trial.loss)
+            studies[trial.method].tell(asked[trial.method][0], trial.loss)
     return found
+
+
+def point(study: Any, name: str, axes: Axes, permitted: Permitted) -> tuple[Any, Point]:
+    """Optuna's next trial of a method with what it is to try. Raises UsageError."""
+    for _ in range(DRAWS):
+        trial = study.ask()
+        drawn = Point(name, {key: draw(trial, key, values) for key, values in axes.items()})
+        if permitted(drawn):
+            return trial, drawn
+        study.tell(trial, state=load_optuna().trial.TrialState.FAIL)
+    what = ", ".join(f"{key} = {value}" for key, value in drawn.settings.items())
+    raise UsageError(f"--trials: {name} takes none of {DRAWS} settings between those of --grid, {what} among them; "
+                     "leave --trials out to try the values of --grid alone")  # fmt: skip
 
 
 def draw(trial: Any, key: str, values: Sequence[Any]) -> Any:

@@ -154,7 +154,7 @@ class Session:
             ):
                 self.tracking.begun(spec)
                 partial, durability = self.store.partial(spec.fingerprint), asdict(self.plan.settings.durability)
-                job = Job(spec, staging, partial, self.store.models, log, durability, self.run_timeout)
+                job = Job(spec, staging, partial, self.store.models, log, durability, self.run_timeout, self.fresh)
                 result, predictions = slot.make(job, functools.partial(self._told, spec, emit))
                 if self.executor.places:
                     result["environment"]["runs"] = self.executor.places

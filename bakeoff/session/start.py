@@ -62,6 +62,11 @@ def writable(folder: Path) -> bool:
     return not long and os.path.isdir(there) and os.access(there, os.W_OK)
 
 
+def sharing(options: Namespace) -> int:
+    """How many runs share the processor of one machine: on other machines each has what it asks for."""
+    return int(getattr(options, "parallel", 0) or 1) if getattr(options, "executor", "local") == "local" else 1
+
+
 def start(
     options: Namespace, file: TextIO | None, live: bool, newline: Callable[[], None], shared: str = ""
 ) -> Session:
@@ -77,12 +82,12 @@ def start(
     store = Store(Path(options.store))
     plan.configured(chosen, options.method or ["all"])  # what it refuses needs no second of waiting
     where, parallel = getattr(options, "executor", "local"), getattr(options, "parallel", 0)
-    executors.named(where, parallel)
+    executors.named(where, parallel, chosen.machine.device)
     worker.start_server(offline=not plan.on_hub(chosen.model.name, chosen.task.name))
     beside = threading.Thread(target=ahead, args=(chosen, store, known["found"] is None), daemon=True)
     beside.start()
     try:
-        planned = plan.make(chosen, options.method or ["all"], store, known["found"], parallel)
+        planned = plan.make(chosen, options.method or ["all"], store, known["found"], sharing(options))
         executor = executors.choose(where, parallel, store, planned.found)
     except worker.Died as died:
         raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None

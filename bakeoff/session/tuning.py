@@ -30,7 +30,7 @@ from bakeoff.session import grid, plan, search, worker
 from bakeoff.session.grid import Axes
 from bakeoff.session.search import GROWTH, GridSearch, Point
 from bakeoff.session.session import Session
-from bakeoff.session.start import load_settings, start, stop_on_sigterm, writable
+from bakeoff.session.start import load_settings, sharing, start, stop_on_sigterm, writable
 
 STOPPED = 130
 """The exit code after Ctrl-C, as a shell gives it."""
@@ -54,7 +54,7 @@ def tune(options: Namespace) -> tuple[str, int]:
     undo = stop_on_sigterm()
     try:
         session = start(options, sys.stderr, sys.stderr.isatty(), lambda: None)
-        trials, notes = searched(Tuning(session, record), grids, options.trials)
+        trials, notes = searched(Tuning(session, record, sharing(options)), grids, options.trials)
     except KeyboardInterrupt:
         again = "the same command without --fresh" if options.fresh else "the same command"
         return f"stopped; finished trials are kept in {record.path}\ntype {again} to go on", STOPPED
@@ -94,9 +94,9 @@ def trained(options: Namespace, chosen: Settings) -> list[Entry]:
 class Tuning:
     """Makes trials, each a run like any other, and keeps them in the record."""
 
-    def __init__(self, session: Session, record: Record) -> None:
-        """`session` has planned all methods with their own settings."""
-        self.session, self.record = session, record
+    def __init__(self, session: Session, record: Record, parallel: int = 1) -> None:
+        """`session` has planned all methods with their own settings; `parallel` runs share the processor."""
+        self.session, self.record, self.parallel = session, record, parallel
         known = known_methods()
         self.entries = {entry.name: entry for entry in session.plan.entries}
         self.asked = {name: name if entry.base or name in known else str(entry.file)
@@ -159,7 +159,9 @@ class Tuning:
         key = json.dumps([point.method, own], sort_keys=True)
         store = self.session.store
         try:
-            planned = plan.make(settings, [self.asked[point.method]], store, self.found.get(key) if own else base.found)
+            planned = plan.make(
+                settings, [self.asked[point.method]], store, self.found.get(key) if own else base.found, self.parallel
+            )
         except worker.Died as died:
             raise UsageError(f"preparing the runs failed: {died}; see {store.logs / 'prepare.log'}") from None
         self.found[key] = planned.found
@@ -206,7 +208,7 @@ def searched(tuning: Tuning, grids: Mapping[str, Axes], count: int) -> tuple[dic
     """All trials by method, and what must be said of them. Raises UsageError."""
     if count:
         seed = tuning.session.plan.settings.seeds[0]
-        trials = search.sample(grids, tuning.measure, count, seed)
+        trials = search.sample(grids, tuning.measure, count, seed, tuning.permitted)
         return trials, remarks(trials)
     for point in (point for name, axes in grids.items() for point in search.product(name, axes)):
         tuning.plan(point)  # what is refused is refused before the first trial

@@ -117,13 +117,14 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 def call(
     job: Callable[..., Any], *arguments: Any, log: Path, emit: Emit = silent, timeout: float = 0.0, slot: str = "",
-    given: Mapping[str, str] | None = None,
+    given: Mapping[str, str] | None = None, stopped: Callable[[], bool] = lambda: False,
 ) -> Any:  # fmt: skip
     """`job(*arguments, emit)` in a process of its own; what it prints goes to `log`.
 
     After `timeout` seconds it is ended (0: never). `slot` names where it computes: the process that computed there
     before it is waited for. `given` are environment variables of the process. Raises UsageError as the job raised it,
-    Stopped where `stop` ended it, Died for any other end.
+    Stopped where `stop` ended it or `stopped` says, once nothing waits any more, that it is not to begin, Died for any
+    other end.
     """
     context: Any = multiprocessing.get_context(START)
     ours, theirs = context.Pipe(duplex=False)
@@ -133,6 +134,10 @@ def call(
     told = (theirs, job, arguments, str(log), project.root(), dict(given or {}))
     process = context.Process(target=_child, args=told, daemon=True)
     with _starting, _plain_main():
+        if stopped():  # asked where `stop` can't look between the answer and the start
+            ours.close()
+            theirs.close()
+            raise Stopped
         process.start()
         _living.add(process)
     theirs.close()

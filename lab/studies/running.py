@@ -42,6 +42,8 @@ def main(options: Namespace) -> tuple[str, int]:
         return runs.stopped(), STOPPED
     finally:
         undo()
+        for session in runs.sessions:
+            session.stop()  # where several runs are made at once, those that nobody waits for any more
     path = page.write(folder)
     return f"{page.summary()}\n\n{runs.summary()}\nreport: {path}", 0
 

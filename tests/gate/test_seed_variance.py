@@ -26,6 +26,8 @@ def lent(folder, *runs):
 
 def accepted(folder, *changed):
     runs = [dataclasses.replace(run("lora", seed=seed), **dict(changed)) for seed in range(5)]
+    for seed, one in enumerate(runs):
+        runs[seed] = dataclasses.replace(one, spec={**one.spec, "seed": seed})
     record = baseline.of_runs("synthetic", {"lora": runs})
     (folder / "synthetic.json").write_text(json.dumps(baseline.content(record)), encoding="utf-8")
     return record
@@ -62,6 +64,13 @@ def test_a_baseline_wins_over_a_calibration(tmp_path):
 def test_a_baseline_on_other_documents_lends_nothing(tmp_path):
     accepted(tmp_path, ("document_ids", [f"other-{n}" for n in range(20)]))
     assert lent(tmp_path) == {}
+
+
+def test_a_baseline_of_another_model_lends_nothing(tmp_path):
+    spec = {**ONE.spec, "model": {"name": "small"}}
+    accepted(tmp_path, ("spec", spec))
+    assert lent(tmp_path, dataclasses.replace(ONE, spec={**ONE.spec, "model": {"name": "large"}})) == {}
+    assert lent(tmp_path, dataclasses.replace(ONE, spec=spec))
 
 
 def test_a_calibration_of_another_task_or_signature_lends_nothing(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -191,6 +193,19 @@ methods = ["lora", "full"]
 sizes = [2, 4]
 passes = 4
 """
+
+
+@pytest.mark.parametrize(("ends", "code"), [(KeyboardInterrupt, 130), (UsageError("it died"), 4)])
+def test_a_study_that_ends_early_ends_its_runs(monkeypatch, tmp_path, ends, code):
+    stopped = []
+
+    def study(runs):
+        runs.sessions.append(SimpleNamespace(stop=lambda: stopped.append("session")))
+        raise ends
+
+    monkeypatch.setitem(sys.modules, "lab.studies.rank", SimpleNamespace(study=study))
+    places = ["--store", str(tmp_path / "store"), "--report-dir", str(tmp_path / "report")]
+    assert main(["study", "rank", *places]) == code and stopped == ["session"]
 
 
 @pytest.mark.slow

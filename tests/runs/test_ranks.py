@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,12 @@ from baking import SMALL, adapter
 from bakeoff.config import hardware, presets
 from bakeoff.config.schema import Computation, EngineSettings, MachineSettings
 from bakeoff.core.errors import UsageError
+from bakeoff.core.events import silent
 from bakeoff.data.encoding import Encoded
-from bakeoff.runs import ranks
+from bakeoff.runs import pipeline, ranks
+from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.ranks import Alone, Ranks
+from bakeoff.runs.resources import Clock
 from bakeoff.session import plan, worker
 from bakeoff.session.progress import Progress
 from bakeoff.session.session import Session
@@ -78,6 +82,41 @@ def test_a_connection_that_is_reset_is_a_lost_rank(monkeypatch, capfd):
         raise RuntimeError("Connection reset by peer")
     assert ended.value.code == ranks.LOST
     assert "rank 1 ended with exit code 3 while the run was made" in capfd.readouterr().err
+
+
+def test_what_a_library_prints_before_a_rank_is_ready_is_passed_over(monkeypatch):
+    monkeypatch.setattr(ranks, "joined", lambda *given: contextlib.nullcontext(Alone()))
+    monkeypatch.setattr(ranks, "asdict", vars)
+
+    @contextlib.contextmanager
+    def talkative(*given):
+        code = "import sys; print('a banner'); print('ready', flush=True); sys.stdin.read()"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              text=True) as process:  # fmt: skip
+            yield process
+            process.kill()
+
+    monkeypatch.setattr(ranks, "started", talkative)
+    where = Computation(device="cpu", precision="fp32", attention="eager", threads=2, engine="plain", ranks=2)
+    with ranks.assembled(SimpleNamespace(), where, Path("cache")) as found:
+        assert isinstance(found, Alone)
+
+
+class Slow(Checkpointer):
+    """As on a disk that takes seconds for a checkpoint."""
+
+    def save(self, state):
+        time.sleep(4)
+
+
+@pytest.mark.slow
+def test_other_ranks_stay_until_the_first_has_written_what_all_made(tmp_path, furnished, monkeypatch):
+    lost = []
+    monkeypatch.setattr(ranks, "end", lambda *given: lost.append(given))
+    store = Store(furnished(tmp_path / "store"))
+    [spec] = session_of(store, 2, "lora").plan.specs["lora"]
+    result, _ = pipeline.run(spec, tmp_path, store.models, silent, Clock(), Slow())
+    assert len(result.epochs) == 3 and lost == [] and not processes()
 
 
 def test_documents_are_dealt_out_to_ranks_by_length():

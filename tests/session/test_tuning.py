@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 import threading
+from argparse import Namespace
 from collections import Counter
 from types import SimpleNamespace
 
@@ -19,8 +20,8 @@ from bakeoff.methods.selection import select
 from bakeoff.report.plots import tuning as plot
 from bakeoff.report.tuning import record, table
 from bakeoff.report.tuning.record import Record, Trial
-from bakeoff.session import grid, search, tuning
-from bakeoff.session.search import GridSearch
+from bakeoff.session import grid, search, start, tuning
+from bakeoff.session.search import GridSearch, Point
 from bakeoff.session.session import Session
 from bakeoff.shipped import ROOT
 
@@ -196,6 +197,34 @@ def test_optuna_draws_as_many_trials_for_each_method_within_the_grid_and_repeats
     assert all(isinstance(found["rank"], int) and 4 <= found["rank"] <= 64 for found in tried)
     assert {found["schedule"] for found in tried} == {"constant", "linear"}
     assert search.sample({"a": AXES}, bowl(a=1e-3), 3, 43)["a"] != first["a"][:3]
+
+
+def test_optuna_draws_anew_what_a_method_refuses_and_gives_up_in_one_line():
+    pytest.importorskip("optuna")
+    fits = lambda point: point.settings["rank"] % 3 == 0  # noqa: E731
+    found = search.sample({"a": AXES}, bowl(a=1e-3), 8, 42, fits)["a"]
+    assert len(found) == 8 and all(trial.settings["rank"] % 3 == 0 for trial in found)
+    with pytest.raises(UsageError, match=r"--trials: a takes none of 50 settings .*rank = "):
+        search.sample({"a": AXES}, bowl(a=1e-3), 8, 42, lambda point: False)
+
+
+def test_every_trial_has_the_share_of_the_processor_that_was_asked_for(monkeypatch):
+    planned = []
+    monkeypatch.setattr(tuning.plan, "make", lambda *given: planned.append(given) or SimpleNamespace(found={}))
+    chosen = load("smoke")
+    base = SimpleNamespace(entries=select(["lora"], chosen), settings=chosen, found={"a": "plan"})
+    made = tuning.Tuning(SimpleNamespace(plan=base, store=None), None, 3)
+    for settings in ({"rank": 4}, {"learning_rate": 1e-3}):
+        made.plan(Point("lora", settings))
+    assert [given[4] for given in planned] == [3, 3] and [given[3] for given in planned] == [None, base.found]
+
+
+@pytest.mark.parametrize(("options", "share"), [
+    ({"parallel": 4, "executor": "local"}, 4), ({"parallel": 4}, 4), ({"parallel": 0, "executor": "local"}, 1),
+    ({"parallel": 16, "executor": "slurm"}, 1), ({"parallel": 16, "executor": "ray://host:1"}, 1), ({}, 1),
+])  # fmt: skip
+def test_only_runs_on_one_machine_share_its_processor(options, share):
+    assert start.sharing(Namespace(**options)) == share
 
 
 def test_without_optuna_one_line_says_what_to_type(monkeypatch, capsys):

@@ -33,6 +33,8 @@ class Job:
     """DurabilitySettings."""
     timeout: float
     """Seconds after which the run is ended; 0: never."""
+    fresh: bool = False
+    """Whether what an unfinished run kept is dropped first, on whatever machine it is."""
 
 
 class Slot(Protocol):

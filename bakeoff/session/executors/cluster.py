@@ -12,6 +12,7 @@ from typing import Any
 
 from bakeoff.core.errors import UsageError, first_line
 from bakeoff.core.events import Emit
+from bakeoff.runs.records import RunSpec
 from bakeoff.session import worker
 from bakeoff.session.executors import remote
 from bakeoff.session.executors.api import Job, Made, Waiting
@@ -34,11 +35,12 @@ def load() -> ModuleType:
 
 def task(sent: remote.Parcel) -> Iterator[tuple[str, Any]]:
     """What a machine of the cluster does: it makes a run, and sends what came of it and the adapter's files."""
-    folder = Path(tempfile.mkdtemp(prefix="bakeoff-run-"))
+    folder, home = Path(tempfile.mkdtemp(prefix="bakeoff-run-")), remote.node_home()
     try:
-        for kind, value in remote.make(sent, remote.node_home(), folder):
+        for kind, value in remote.make(sent, home, folder):
             if kind == "result":
                 yield from remote.files(folder)
+                shutil.rmtree(remote.kept(home, RunSpec(**sent.spec).fingerprint), ignore_errors=True)
             yield kind, value
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -116,12 +118,17 @@ class Cluster:
         stream = make.remote(remote.parcel(job))
         self.streams.add(stream)
         try:
+            if self.stopped:  # `stop` may have looked at the streams before this one was there
+                raise worker.Stopped
             for reference in stream:
                 kind, value = self.ray.get(reference)
                 if kind == "news":
                     emit(value)
                 elif made := remote.receive(kind, value, job):
                     return made
+        except (KeyboardInterrupt, worker.Stopped):
+            self.ray.cancel(stream, force=True)
+            raise
         finally:
             self.streams.discard(stream)
         raise worker.Died("start", "the cluster ended the run without an answer")

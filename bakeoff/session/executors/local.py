@@ -2,9 +2,9 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from bakeoff.core.events import Emit
 from bakeoff.session import worker
@@ -25,13 +25,15 @@ class Place:
     """What is locked while a run computes here: PROCESSOR, which its shares lock together, or cards."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of a process that computes here."""
+    stopped: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
+    """Whether no run is to begin here any more."""
 
     def make(self, job: Job, emit: Emit) -> Made:
         """See Slot."""
         arguments = (asdict(job.spec), str(job.folder), str(job.models), str(job.partial), job.durability)
         made: Made = worker.call(
             worker.run_job, *arguments, log=job.log, emit=emit, timeout=job.timeout, slot=self.name,
-            given=self.environment,
+            given=self.environment, stopped=self.stopped,
         )  # fmt: skip
         return made
 
@@ -46,7 +48,7 @@ class Local:
         self.locks = {device: Shared(store, device) for place in places for device in place.devices}
         self.free: queue.SimpleQueue[Place] = queue.SimpleQueue()
         for place in places:
-            self.free.put(place)
+            self.free.put(replace(place, stopped=lambda: self.stopped))
 
     @contextmanager
     def slot(self, waiting: Waiting) -> Iterator[Place]:

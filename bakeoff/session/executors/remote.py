@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import queue
+import shutil
 import socket
 import tempfile
 import threading
@@ -40,6 +41,8 @@ class Parcel:
     """Seconds after which the run is ended; 0: never."""
     offline: bool
     """Whether nothing comes over the network."""
+    fresh: bool = False
+    """See Job."""
 
 
 def parcel(job: Job) -> Parcel:
@@ -48,7 +51,7 @@ def parcel(job: Job) -> Parcel:
     from bakeoff.session.plan import on_hub
 
     offline = not on_hub(job.spec.model["name"], job.spec.task["name"])
-    return Parcel(asdict(job.spec), text, job.durability, job.timeout, offline)
+    return Parcel(asdict(job.spec), text, job.durability, job.timeout, offline, job.fresh)
 
 
 def make(sent: Parcel, home: Path, folder: Path) -> Iterator[tuple[str, Any]]:
@@ -66,8 +69,10 @@ def make(sent: Parcel, home: Path, folder: Path) -> Iterator[tuple[str, Any]]:
     except UsageError as error:
         yield "usage", str(error)
         return
+    if sent.fresh:
+        shutil.rmtree(kept(home, spec.fingerprint), ignore_errors=True)
     worker.start_server(sent.offline)
-    job = Job(here(spec, sent.method, home), folder, home / "partial" / spec.fingerprint, home / "models", log,
+    job = Job(here(spec, sent.method, home), folder, kept(home, spec.fingerprint), home / "models", log,
               sent.durability, sent.timeout)  # fmt: skip
     said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=lambda: said.put(outcome(job, said)), daemon=True).start()
@@ -79,6 +84,11 @@ def make(sent: Parcel, home: Path, folder: Path) -> Iterator[tuple[str, Any]]:
         yield kind, value
         if kind != "news":
             return
+
+
+def kept(home: Path, fingerprint: str) -> Path:
+    """Where a machine keeps what an unfinished run has finished."""
+    return home / "partial" / fingerprint
 
 
 def outcome(job: Job, said: "queue.SimpleQueue[tuple[str, Any]]") -> tuple[str, Any]:

@@ -77,18 +77,12 @@ class Slurm:
         news = job.log.with_suffix(".news")
         news.unlink(missing_ok=True)
         with self.submitting:
+            if self.stopped:
+                raise worker.Stopped
             given = self.executor.submit(task, remote.parcel(job), str(self.store.root), str(job.folder), str(news))
             self.jobs.add(given)
-        told = 0
         try:
-            while True:
-                ended = given.done()
-                told = self.tell(news, told, emit)
-                if ended:
-                    break
-                if self.stopped:
-                    raise worker.Stopped
-                time.sleep(EVERY)
+            self.follow(given, news, emit)
             try:
                 kind, value = given.result()
             except Exception as error:  # what submitit makes of a job without an answer
@@ -101,6 +95,20 @@ class Slurm:
         finally:
             self.jobs.discard(given)
             news.unlink(missing_ok=True)
+
+    def follow(self, given: Any, news: Path, emit: Emit) -> None:
+        """Passes on a job's news until it has ended. A job that nobody waits for any more is cancelled."""
+        told = 0
+        try:
+            while not given.done():
+                told = self.tell(news, told, emit)
+                if self.stopped:
+                    raise worker.Stopped
+                time.sleep(EVERY)
+            self.tell(news, told, emit)
+        except BaseException:  # Ctrl-C, too
+            given.cancel(check=False)
+            raise
 
     def tell(self, news: Path, start: int, emit: Emit) -> int:
         """Passes on what a job wrote since byte `start`; returns where the next time begins."""
@@ -117,4 +125,4 @@ class Slurm:
         """See Executor."""
         self.stopped = True
         for job in list(self.jobs):
-            job.cancel()
+            job.cancel(check=False)

@@ -1,5 +1,6 @@
 """Runs on this machine: one at a time, on shares of the processor, or one on each card."""
 
+import importlib
 import io
 import os
 import threading
@@ -161,6 +162,38 @@ def test_what_no_machine_can_do_is_one_line(text, parallel, expected):
     with pytest.raises(UsageError) as refused:
         executors.named(text, parallel)
     assert str(refused.value).startswith(expected)
+
+
+def test_cards_of_several_kinds_that_are_too_few_of_each_are_refused(store):
+    found = {"machine": {"device": "cuda", "ranks": 2}, "cards": ["0"]}
+    for parallel in (0, 1):
+        with pytest.raises(
+            UsageError, match=r"machine.ranks = 2: of the visible GPUs only 1 are of one kind; type --set"
+        ):
+            executors.choose("local", parallel, store, found)
+
+
+def test_processors_limit_the_runs_on_a_processor_and_not_those_on_cards(monkeypatch, store):
+    choose = importlib.import_module("bakeoff.session.executors.choose")  # the package has a function of that name
+    monkeypatch.setattr(choose, "available_threads", lambda: 1)
+    monkeypatch.setattr(choose, "expects_card", lambda device: device != "cpu")
+    executors.named("local", 8, "auto")
+    cards = {"machine": {"device": "cuda", "ranks": 1}, "cards": list("01234567")}
+    assert executors.choose("local", 8, store, cards).count == 8
+    for refused in (lambda: executors.named("local", 8, "cpu"),
+                    lambda: executors.choose("local", 8, store, {"machine": {"device": "cpu"}})):  # fmt: skip
+        with pytest.raises(UsageError, match="this process may use 1 processors; type --parallel 1"):
+            refused()
+
+
+def test_no_run_begins_after_the_stop_that_found_it_about_to(store, tmp_path):
+    worker.start_server(offline=True)
+    ours = local.shares(store, 2)
+    with ours.slot(lambda: None) as place:
+        ours.stop()
+        with pytest.raises(worker.Stopped):
+            worker.call(seen, log=tmp_path / "log", stopped=place.stopped)
+    assert not (tmp_path / "log").exists()
 
 
 def test_more_runs_than_cards_are_refused_and_all_cards_are_used(store):

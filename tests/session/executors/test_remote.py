@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from baking import SMALL, adapter
@@ -106,6 +109,95 @@ def test_a_file_can_not_leave_its_folder(here, tmp_path):
     [spec] = here.plan.specs["lora"]
     with pytest.raises(worker.Died, match="another machine sent a file called"):
         remote.receive("file", ("../outside", b"x"), a_job(here.store, spec, tmp_path))
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_run_that_is_to_be_fresh_is_so_wherever_it_is_made(here, tmp_path, node, monkeypatch, fresh):
+    job = dataclasses.replace(a_job(here.store, here.plan.specs["lora"][0], tmp_path), fresh=fresh)
+    left = node / "partial" / job.spec.fingerprint / "checkpoint"
+    left.mkdir(parents=True)
+    monkeypatch.setattr(remote, "outcome", lambda job, said: ("usage", "no"))
+    list(remote.make(remote.parcel(job), node, tmp_path))
+    assert left.exists() is not fresh
+
+
+class Endless:
+    """A job of Slurm that never ends by itself."""
+
+    cancelled = 0
+
+    def done(self):
+        return False
+
+    def cancel(self, check):
+        assert not check  # one that scancel does not know any more leaves no other one running
+        self.cancelled += 1
+
+
+class Queue:
+    """submitit's executor with such jobs."""
+
+    def __init__(self, folder, cluster):
+        self.jobs = []
+
+    def update_parameters(self, **given):
+        pass
+
+    def submit(self, *given):
+        self.jobs.append(Endless())
+        return self.jobs[-1]
+
+
+@pytest.fixture
+def queue(here, monkeypatch):
+    """Slurm with such a queue."""
+    monkeypatch.setattr(slurm, "load", lambda: SimpleNamespace(AutoExecutor=Queue))
+    monkeypatch.setattr(slurm, "EVERY", 0.01)
+    return slurm.Slurm(here.store, 2, here.plan.found["machine"])
+
+
+def test_a_job_that_nobody_waits_for_any_more_is_cancelled(here, tmp_path, queue, monkeypatch):
+    job = a_job(here.store, here.plan.specs["lora"][0], tmp_path)
+
+    def interrupted(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Endless, "done", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        queue.make(job, print)
+    assert [one.cancelled for one in queue.executor.jobs] == [1]
+
+
+def test_after_a_stop_jobs_are_cancelled_and_none_is_submitted(here, tmp_path, queue):
+    job = a_job(here.store, here.plan.specs["lora"][0], tmp_path)
+    with ThreadPoolExecutor() as pool:
+        going = pool.submit(queue.make, job, print)
+        while not queue.executor.jobs:
+            time.sleep(0.01)
+        with queue.slot(lambda: None):
+            queue.stop()
+            with pytest.raises(worker.Stopped):
+                queue.make(job, print)
+        assert isinstance(going.exception(10), worker.Stopped)
+    [one] = queue.executor.jobs
+    assert one.cancelled and not queue.jobs
+
+
+def test_a_task_of_ray_that_begins_while_all_are_stopped_is_cancelled(here, tmp_path):
+    job, cancelled = a_job(here.store, here.plan.specs["lora"][0], tmp_path), []
+    made = cluster.Cluster.__new__(cluster.Cluster)
+    made.streams, made.stopped, made.needs = set(), False, {}
+
+    def begin(sent):
+        made.stop()  # looks at the streams before this one is there
+        return iter(())
+
+    ray = SimpleNamespace(remote=lambda task: SimpleNamespace(options=lambda **given: SimpleNamespace(remote=begin)),
+                          cancel=lambda stream, force: cancelled.append(stream))  # fmt: skip
+    made.ray = ray
+    with pytest.raises(worker.Stopped):
+        made.follow(job, print)
+    assert len(cancelled) == 1 and not made.streams
 
 
 @pytest.mark.parametrize(("name", "module"), [("ray", cluster), ("slurm", slurm)])
