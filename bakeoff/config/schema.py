@@ -40,7 +40,7 @@ class ModelSettings:
     The output head stays as it is. What a method adds is trained in fp32 beside them, and counts are those of the model
     in full. Empty means that nothing is quantised."""
     trust_remote_code: bool = False
-    """Whether a hub model may run Python code of its own. Only the option `--trust-remote-code` can set it, no file."""
+    """Whether a hub model may run Python code of its own. Only the command line can set it (`--trust-remote-code`), no file."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class MachineSettings:
     of `threads`. The optimizer step is the same within rounding."""
     sharded: bool = False
     """Whether each rank holds a share of the decoder layers' frozen weights (FSDP2): for a base model that doesn't fit
-    one GPU. The engine is `plain`, and documents are read one at a time."""
+    one GPU. The engine is `plain`, and training reads one document at a time."""
     engine: str = setting("auto", choices=("auto", "plain", "cpu", "cuda"))
     """`plain` runs transformers' own forward pass and supports every model. `cpu` is faster on a processor and `cuda`
     on a GPU, as far as a model allows. `auto` takes the one that fits the device. `[engine]` switches off parts of

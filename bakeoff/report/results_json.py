@@ -1,4 +1,4 @@
-"""results.json: the comparison for programs, in the schema of DESIGN.md."""
+"""results.json: the comparison for programs, as docs/report.md describes it."""
 
 import dataclasses
 import json

@@ -1,1 +1,1 @@
-"""Many runs: planned and checked together, computed one by one in processes of their own, kept in a store."""
+"""Many runs: planned and checked together, computed in processes of their own, here or elsewhere, kept in a store."""

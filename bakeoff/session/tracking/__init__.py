@@ -13,7 +13,7 @@ from bakeoff.runs.records import RunResult, RunSpec
 from bakeoff.session.tracking.figures import asked, final, live
 
 NEEDED = {
-    "mlflow": ("mlflow", "pip install 'mlflow-skinny>=3.17,<4' 'sqlalchemy>=2,<3' 'alembic>=1.10,<2'"),
+    "mlflow": ("mlflow", "pip install 'mlflow-skinny>=3.17,<4' 'sqlalchemy>=2,<3' 'alembic>=1.18,<2'"),
     "tensorboard": ("tensorboard", "pip install 'tensorboard>=2.21,<3'"),
     "wandb": ("wandb", "pip install 'wandb>=0.31,<0.32'"),
     "trackio": ("trackio", "pip install 'trackio>=0.43,<0.44'"),
