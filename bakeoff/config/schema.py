@@ -40,7 +40,8 @@ class ModelSettings:
     The output head stays as it is. What a method adds is trained in fp32 beside them, and counts are those of the model
     in full. Empty means that nothing is quantised."""
     trust_remote_code: bool = False
-    """Whether a hub model may run Python code of its own. Only the command line can set it (`--trust-remote-code`), no file."""
+    """Whether a hub model may run Python code of its own. Only the command line can set it (`--trust-remote-code`), no
+    file."""
 
 
 @dataclass(frozen=True)
