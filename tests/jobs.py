@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,40 @@ from bakeoff.core.errors import Diverged, UsageError
 def answer(value, tell):
     """What it was given, and the process in which it was."""
     return {"value": value, "pid": os.getpid()}
+
+
+def loaded(package, tell):
+    """Which modules of a package are in memory, those that are hidden left out."""
+    return [name for name, module in sys.modules.items() if name.partition(".")[0] == package and module is not None]
+
+
+def forked_from_cuda(tell):
+    """Whether CUDA was started in the process from which this one was forked: then it can't be used here."""
+    import torch
+
+    return torch.cuda._is_in_bad_fork()
+
+
+def quantised(folder, where, tell):
+    """What is loaded of bitsandbytes before a base in four bits is asked for, which layers a LoRA then stands beside,
+    and whether it leaves the base's logits as they are."""
+    import torch
+
+    from bakeoff.config.schema import ModelSettings
+    from bakeoff.methods.registry import known_methods
+    from bakeoff.models import loading
+
+    before = loaded("bitsandbytes", tell)
+    settings = ModelSettings(name=folder, quantisation="nf4")
+    source = loading.locate(settings)
+    model, tokenizer = loading.load(settings, source, loading.prepare(source, None), "sdpa", where=where)
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        plain = model(ids).logits
+        model = known_methods()["lora"].kind().attach(model, tokenizer)
+        same = torch.equal(plain, model.eval()(ids).logits)  # a LoRA adds nothing before it is trained
+    layers = {type(module.base_layer).__name__ for module in model.modules() if hasattr(module, "base_layer")}
+    return {"before": before, "layers": sorted(layers), "same": same}
 
 
 def stay(tell):

@@ -190,6 +190,8 @@ def castable(parameter: torch.Tensor) -> bool:
 
 def move(model: Any, device: str) -> None:
     """Puts on `device` what is not there; quantised weights are, and bitsandbytes would pack others again."""
+    for name, ids in getattr(model, "prompt_tokens", {}).items():  # PEFT's, which it would copy for each micro-batch
+        model.prompt_tokens[name] = ids.to(device)
     if all(castable(parameter) for parameter in model.parameters()):
         model.to(device)
         return

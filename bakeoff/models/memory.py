@@ -68,6 +68,8 @@ def estimate(
     cache = 2 * shapes.layers * shapes.key_width * size * work.rows * work.capacity
     words = shapes[f"{shapes.embedding}.weight"][0]
     activations = work.tokens * per_token(config, shapes.layers, size, inputs(model), again)
+    if quantisation == "int8":
+        activations += work.tokens * shapes.layers * of_int8(config, size)
     # Products in bf16 read copies of what is trained in fp32, and keep them for the backward pass.
     copies = (2 * trained if size == 2 else 0) / (shapes.layers if again and shapes.layers else 1)
     return Memory(
@@ -91,7 +93,10 @@ def fitting(model: Any, total: int, *, precision: str, again: bool = False) -> i
     parameters = list(model.parameters())
     held = sum(one.nbytes + (12 * one.numel() if one.requires_grad else 0) for one in parameters)
     config = model.config.get_text_config()
-    each = per_token(config, getattr(config, "num_hidden_layers", 0), size, inputs(model), again)
+    layers = getattr(config, "num_hidden_layers", 0)
+    each = per_token(config, layers, size, inputs(model), again)
+    if any(one.itemsize == 1 and one.is_signed() for one in parameters):
+        each += layers * of_int8(config, size)
     each += model.get_input_embeddings().weight.shape[0] * (size + 12)
     return max(1, int((0.8 * total - held) / each))
 
@@ -122,6 +127,15 @@ def per_token(config: Any, layers: int, size: int, kept: int, again: bool) -> fl
     layer = of_layer(config, size) + kept * size / max(1, layers)
     hidden = config.hidden_size * size
     return layers * hidden + layer if again else layers * layer
+
+
+def of_int8(config: Any, size: int) -> float:
+    """Bytes of each token that the eight-bit linear layers of a decoder layer keep: what they were given.
+
+    bitsandbytes holds them where autograd doesn't look, so they stay where activations are computed again.
+    """
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return float(size * (3 * config.hidden_size + inner))
 
 
 def of_layer(config: Any, size: int) -> float:

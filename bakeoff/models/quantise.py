@@ -1,5 +1,6 @@
 """Where and in how many bits a base model's weights are held; four and eight bits are bitsandbytes'."""
 
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -9,16 +10,36 @@ from bakeoff.config.schema import Computation, ModelSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.methods.parameters import Shapes
 
-PACKAGE = "bitsandbytes"
+PACKAGE, MISSING = "bitsandbytes", "missing"
 DECOMPOSED = ("pissa", "corda")
 """How the names of initialisations begin that need weights in full precision."""
+
+
+def leave_out() -> None:
+    """Hides bitsandbytes from this process until `bring_back`; to be called before PEFT is imported.
+
+    PEFT imports it wherever it is installed. That takes a second, asks the hub for a kernel on some processors, and
+    starts CUDA: a process that is forked afterwards can use no GPU.
+    """
+    sys.modules.setdefault(PACKAGE, None)  # type: ignore[arg-type]
+
+
+def bring_back() -> None:
+    """Takes back what `leave_out` did, for a run that needs bitsandbytes; PEFT and transformers look for it anew."""
+    from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+    from transformers.utils.import_utils import is_bitsandbytes_available
+
+    if sys.modules.get(PACKAGE, PACKAGE) is None:
+        del sys.modules[PACKAGE]
+    for asked in (is_bnb_available, is_bnb_4bit_available, is_bitsandbytes_available):
+        asked.cache_clear()
 
 
 def refuse(what: str, device: str, instead: str) -> None:
     """Raises UsageError where the setting `what` can't be had on `device`; `instead` is the setting without it."""
     if device != "cuda":
         raise UsageError(f"{what}: needs a GPU, and the run is on {device}; type --set {instead}")
-    if find_spec(PACKAGE) is None:
+    if installed()[PACKAGE] == MISSING:
         raise UsageError(f"{what}: needs {PACKAGE}, which is not installed; type pip install {PACKAGE}")
 
 
@@ -45,12 +66,13 @@ def refuse_method(name: str, settings: ModelSettings, shapes: Shapes, attached: 
     if reason := unable(attached):
         raise UsageError(f"method {name!r}, {what}: {reason}; take --method lora or type --set model.quantisation=")
     for place, module in attached.named_modules():
-        weight = getattr(module, "weight", None)
-        if place in shapes.linear and place != shapes.head and weight is not None and weight.requires_grad:
-            raise UsageError(
-                f"method {name!r}: trains {place}.weight, which {what} freezes; "
-                "take --method lora or type --set model.quantisation="
-            )
+        if place in shapes.linear and place != shapes.head:
+            trained = [own for own, tensor in module.named_parameters(recurse=False) if tensor.requires_grad]
+            if trained:
+                raise UsageError(
+                    f"method {name!r}: trains {place}.{trained[0]}, which {what} freezes; "
+                    "take --method lora or type --set model.quantisation="
+                )
 
 
 def unable(attached: Any) -> str:
@@ -71,7 +93,7 @@ def installed() -> dict[str, str]:
     try:
         return {PACKAGE: version(PACKAGE)}
     except PackageNotFoundError:
-        return {PACKAGE: "missing"}
+        return {PACKAGE: MISSING}
 
 
 def placed(settings: ModelSettings, read: Callable[[], Any], where: Computation | None) -> dict[str, Any]:
@@ -98,6 +120,7 @@ def placed(settings: ModelSettings, read: Callable[[], Any], where: Computation 
 def configuration(settings: ModelSettings, products: Any) -> Any:
     """What transformers reads weights by: NF4 with scales in eight bits (Dettmers et al. 2023, arXiv:2305.14314), or
     LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339). `products` is the type in which layers compute."""
+    bring_back()
     from transformers import BitsAndBytesConfig
 
     if settings.quantisation == "int8":

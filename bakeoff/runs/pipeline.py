@@ -283,7 +283,7 @@ class ModelRun:
         """Measures what it costs to write with `model`, if asked."""
         if self.measure.inference:
             prompts = self.prompts[: self.measure.inference]
-            self.inference[form] = side_effects.cost(model, prompts, self.summaries)
+            self.inference[form] = side_effects.cost(self.engine, model, prompts, self.summaries)
 
 
 def initialise(entry: Entry, method: Any, model: Any, documents: Iterable[Encoded]) -> None:

@@ -13,6 +13,7 @@ from bakeoff.core.errors import Diverged
 from bakeoff.core.events import Emit, silent
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import Engine
+from bakeoff.models import quantise
 from bakeoff.runs.checkpoints import Checkpointer, Training
 from bakeoff.runs.hooks import Hooks
 from bakeoff.runs.ranks import Alone
@@ -209,6 +210,7 @@ def optimizer(groups: list[dict[str, Any]], recipe: TrainingSettings) -> torch.o
     arXiv:2110.02861)."""
     betas = recipe.beta1, recipe.beta2
     if recipe.optimizer == "adamw8bit":
+        quantise.bring_back()
         import bitsandbytes
 
         found: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, betas=betas)

@@ -1,6 +1,6 @@
 """`pytest bench/ --preset smoke --method all` on a tiny model of each architecture, in this process.
 
-python -m lab.rehearsal [ARCHITECTURE ...]   prints what each bake-off came to
+python -m lab.faults.rehearsal [ARCHITECTURE ...]   prints what each bake-off came to
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
 """What a GPU changes, on a machine without one: torch.cuda is made up where it is asked."""
 
+import contextlib
 import dataclasses
 import gc
 import weakref
@@ -18,6 +19,7 @@ from bakeoff.data import tasks
 from bakeoff.engine import batches, layout
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.engine import Cpu
+from bakeoff.engine.cuda import decoding, graph
 from bakeoff.methods.selection import select
 from bakeoff.metrics import rouge
 from bakeoff.runs import pipeline, training, verify
@@ -57,6 +59,81 @@ def probed(tmp_path_factory):
 
 def spec_of(tmp_path, found, chosen):
     return plan.make(chosen, ["lora"], Store(tmp_path / "store"), found).specs["lora"][0]
+
+
+# A captured step
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """torch.cuda with streams and a capture, as far as graph.py asks; gives what is current and what torch refuses."""
+    state = {"stream": "main", "refused": "default"}
+
+    class Stream(str):
+        def wait_stream(self, other):
+            pass
+
+    @contextlib.contextmanager
+    def on(stream):
+        before, state["stream"] = state["stream"], str(stream)
+        try:
+            yield
+        finally:
+            state["stream"] = before
+
+    @contextlib.contextmanager
+    def capture(graph, stream):
+        before, state["stream"] = state["stream"], f"capture on {stream}"
+        yield  # an error leaves the stream as it is, as torch's does
+        state["stream"] = before
+
+    for name, value in {
+        "Stream": lambda: Stream("side"), "current_stream": lambda: Stream(state["stream"]), "stream": on,
+        "graph": capture, "CUDAGraph": lambda: "graph",
+        "set_stream": lambda stream: state.update(stream=str(stream)),
+        "set_sync_debug_mode": lambda mode: state.update(refused=mode),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    graph.side.cache_clear()
+    yield state
+    graph.side.cache_clear()
+
+
+def test_a_step_is_asked_for_waits_before_it_is_captured_on_one_stream_for_all(capturing):
+    for _ in range(2):
+        calls = []
+        assert graph.captured(lambda: calls.append(dict(capturing)), lambda: calls.append("undone")) == "graph"  # noqa: B023
+        *warm, captured, undone = calls
+        assert [call["refused"] for call in warm] == ["default"] * (graph.WARM - 1) + ["error"]
+        assert captured == {"stream": "capture on side", "refused": "default"} and undone == "undone"
+    assert capturing == {"stream": "main", "refused": "default"}
+
+
+@pytest.mark.parametrize("call", [graph.WARM, graph.WARM + 1])
+def test_a_step_that_can_not_be_captured_leaves_streams_and_checks_as_they_were(capturing, call):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        if len(calls) == call:
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        graph.captured(compute, lambda: pytest.fail("there is nothing to undo"))
+    assert capturing == {"stream": "main", "refused": "default"}
+
+
+def test_rows_that_were_written_in_are_freed_at_once(tiny):
+    """A cache that waits for Python's collector stands on the card beside the one that follows."""
+    rows = decoding.Rows(tiny()[0].eval(), 2, 256, None, "cpu")
+    decoding.write(rows, [[1, 2], [3]], 4, (), torch.float32, captured=True)
+    seen = weakref.ref(rows)
+    gc.disable()
+    try:
+        del rows
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 # The card, in fingerprint and report

@@ -1,5 +1,6 @@
 """Text that would be markup, a command or a token elsewhere is text here: in the model's input and in what is left."""
 
+import functools
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -40,7 +41,13 @@ COMMAND = re.compile(r"^\s*::|##\[", re.MULTILINE)
 each_foreign = pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
 
 
-def written(text, folder):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A function that gives a comparison and its report, written once for each text."""
+    return functools.cache(lambda text: reported(text, tmp_path_factory.mktemp("report")))
+
+
+def reported(text, folder):
     """A report in which `text` stands wherever something can come from a user, a document or a model."""
     made = run("lora", documents=3, document_ids=[f"{text} {n}" for n in range(3)], signature=text)
     control = run("zero-shot", control=True, documents=3, document_ids=made.document_ids, signature=text)
@@ -52,11 +59,11 @@ def written(text, folder):
 
 
 @each_foreign
-def test_foreign_text_changes_nothing_of_the_report_but_its_words(tmp_path, text):
+def test_foreign_text_changes_nothing_of_the_report_but_its_words(written, text):
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     kinds = []
-    for place, words in (("plain", "plain words"), ("foreign", text)):
-        page = written(words, tmp_path / place)[1].read_text("utf-8")
+    for words in ("plain words", text):
+        page = written(words)[1].read_text("utf-8")
         tokens = parser.parse(page)
         kinds.append([token.type for token in tokens])
         inline = [child for token in tokens for child in token.children or []]
@@ -69,14 +76,14 @@ def test_foreign_text_changes_nothing_of_the_report_but_its_words(tmp_path, text
 
 
 @each_foreign
-def test_foreign_text_moves_no_terminal(tmp_path, text):
-    shown = report.terminal(written(text, tmp_path)[0])
+def test_foreign_text_moves_no_terminal(written, text):
+    shown = report.terminal(written(text)[0])
     assert not UNPRINTABLE.search(shown) and not COMMAND.search(shown)
 
 
 @each_foreign
-def test_foreign_text_comes_back_from_results_json_as_it_was(tmp_path, text):
-    path = written(text, tmp_path)[1].with_name("results.json")
+def test_foreign_text_comes_back_from_results_json_as_it_was(written, text):
+    path = written(text)[1].with_name("results.json")
     assert not UNPRINTABLE.search(path.read_bytes().decode("ascii"))
     assert json.loads(path.read_bytes())["document_ids"][0] == f"{text} 0"
 

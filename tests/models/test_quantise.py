@@ -1,5 +1,6 @@
 """Base models in four and eight bits: counted as they are in full, frozen to the bit, and trained beside."""
 
+import jobs
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -10,10 +11,11 @@ from bakeoff.core.errors import UsageError
 from bakeoff.data.encoding import Encoded
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.methods.selection import select
-from bakeoff.models import loading, quantise
+from bakeoff.models import loading, memory, quantise
 from bakeoff.runs import adapters
 from bakeoff.runs.resources import Clock
 from bakeoff.runs.training import fine_tune
+from bakeoff.session import worker
 
 METHODS = {entry.name: entry.kind for entry in select(["every"])}
 WHERE = Computation(device="cpu", precision="bf16", attention="sdpa", threads=1, engine="cuda", fused=False,
@@ -81,7 +83,7 @@ def test_weights_go_where_they_are_computed_in_the_precision_of_files_and_run(fo
 
 
 def test_quantised_weights_are_not_divided_among_ranks(monkeypatch):
-    monkeypatch.setattr(quantise, "find_spec", lambda name: True)
+    monkeypatch.setattr(quantise, "installed", lambda: {"bitsandbytes": "1.0"})
     with pytest.raises(UsageError, match=r"nf4': FSDP2 can't share quantised weights; .*machine.sharded=false"):
         quantise.refuse_base(ModelSettings(quantisation="nf4"), "folder", "cuda", sharded=True)
 
@@ -92,7 +94,7 @@ def test_quantised_weights_are_not_divided_among_ranks(monkeypatch):
     ("cuda", "random", True, "the model 'random' has no files to read; type --set model.quantisation=$"),
 ])  # fmt: skip
 def test_what_cannot_be_quantised_is_refused_in_one_line(monkeypatch, device, kind, there, said):
-    monkeypatch.setattr(quantise, "find_spec", lambda name: there or None)
+    monkeypatch.setattr(quantise, "installed", lambda: {"bitsandbytes": "1.0" if there else "missing"})
     with pytest.raises(UsageError, match=f"^model.quantisation = 'nf4': {said}"):
         quantise.refuse_base(ModelSettings(quantisation="nf4"), kind, device)
     quantise.refuse_base(ModelSettings(), kind, device, sharded=True)
@@ -114,7 +116,39 @@ def test_a_method_that_trains_quantised_weights_is_refused(tiny):
         ):
             quantise.refuse_method(name, settings, shapes_of(tiny()[0]), attached)
         quantise.refuse_method(name, ModelSettings(), shapes_of(tiny()[0]), attached)
-    model, tokenizer = tiny()
-    attached = METHODS["full"]().attach(model, tokenizer)
-    with pytest.raises(UsageError, match=r"^method 'full': trains model.layers.0.*; take --method lora or type --set"):
-        quantise.refuse_method("full", settings, shapes_of(tiny()[0]), attached)
+    for name, place in (("full", "weight"), ("bitfit", "bias")):
+        model, tokenizer = tiny()
+        attached = METHODS[name]().attach(model, tokenizer)
+        with pytest.raises(
+            UsageError, match=rf"^method '{name}': trains model.layers.0.*\.{place}, .*--method lora or"
+        ):
+            quantise.refuse_method(name, settings, shapes_of(tiny()[0]), attached)
+
+
+def test_what_eight_bit_layers_keep_beside_autograd_is_in_the_estimate(folder, monkeypatch):
+    functions = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed").autograd._functions
+    monkeypatch.setattr(functions, "MatMul8bitFp", functions.MatMul8bitLt)  # a GPU's way instead of a processor's
+    model, tokenizer = loaded(folder, "int8")
+    model = METHODS["lora"]().attach(model, tokenizer)
+    made, kept, seen = engine.make(WHERE, 256), {}, set()
+    with made.prepared(model, [one for one in model.parameters() if one.requires_grad]) as model:
+        waiting = [made.loss(model.train(), EXAMPLES[:1]).grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions if before is not None]
+            for tensor in getattr(node, "tensors", None) or ():
+                if isinstance(tensor, torch.Tensor):
+                    kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    expected = len(EXAMPLES[0].ids) * VALUES["num_hidden_layers"] * memory.of_int8(model.config, 2)
+    # The first layer's input needs no gradient where its embedding is frozen, so two of its products keep nothing.
+    assert 0.7 * expected <= sum(kept.values()) <= expected
+
+
+def test_bitsandbytes_is_hidden_from_a_run_until_it_asks_for_it(folder, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    worker.start_server(offline=True)
+    found = worker.call(jobs.quantised, str(folder), WHERE, log=tmp_path / "log")
+    assert found == {"before": [], "layers": ["Linear4bit"], "same": True}

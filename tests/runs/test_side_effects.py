@@ -1,5 +1,6 @@
 """What training did beside the task: forgetting, and the cost of writing."""
 
+import contextlib
 import json
 
 import pytest
@@ -59,14 +60,29 @@ def test_a_model_that_learned_nothing_forgot_nothing(tiny, fp32):
     assert found["before"] == pytest.approx(found["after"], rel=1e-6) and abs(found["divergence"]) < 1e-9
 
 
-def test_a_merged_model_says_the_same_with_fewer_weights(trained):
+def test_a_merged_model_says_the_same_with_fewer_weights(trained, fp32):
     ids = torch.arange(12)[None]
     with torch.no_grad():
         before = trained.eval()(ids).logits
         whole = side_effects.merged(trained)
         assert torch.allclose(whole(ids).logits, before, atol=1e-4)
-    weights = side_effects.cost(whole, [[1]], lambda model, prompts: None)["bytes"]
-    assert weights < side_effects.cost(LORA(rank=2).attach(whole, None), [[1]], lambda model, prompts: None)["bytes"]
+    made = engine.make(fp32, 256)
+    weights = side_effects.cost(made, whole, [[1]], lambda model, prompts: None)["bytes"]
+    both = LORA(rank=2).attach(whole, None)
+    assert weights < side_effects.cost(made, both, [[1]], lambda model, prompts: None)["bytes"]
+
+
+def test_what_writing_prepares_once_is_not_timed(tiny, fp32, monkeypatch):
+    made, order = engine.make(fp32, 256), []
+    monkeypatch.setattr(side_effects.time, "perf_counter", lambda: order.append("time") or float(len(order)))
+    monkeypatch.setattr(made, "decoding_weights", lambda model: order.append("weights") or contextlib.nullcontext())
+
+    def write(model, prompts):
+        with made.writing(model):
+            order.append(list(map(len, prompts)))
+
+    found = side_effects.cost(made, tiny()[0], [[1], [1, 2, 3]], write)
+    assert order == ["weights", [3], "time", [1, 3], "time"] and found["seconds"] == (5 - 3) / 2
 
 
 def test_virtual_tokens_have_no_merged_form(tiny):

@@ -52,6 +52,16 @@ def test_a_job_answers_from_a_process_of_its_own_that_then_ends(log):
     assert not alive(found["pid"])
 
 
+def test_a_process_begins_with_peft_and_without_bitsandbytes(log):
+    assert "peft" in call(jobs.loaded, "peft", log=log)
+    assert call(jobs.loaded, "bitsandbytes", log=log) == []
+
+
+@pytest.mark.cuda
+def test_a_process_begins_where_cuda_was_not_started(log):
+    assert not call(jobs.forked_from_cuda, log=log)
+
+
 def test_a_process_that_stays_after_its_answer_is_ended_before_the_next_one_starts(log):
     stayed = call(jobs.stay, log=log)
     assert alive(stayed)

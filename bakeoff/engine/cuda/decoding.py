@@ -8,7 +8,7 @@ import torch
 
 from bakeoff.engine.attention import forward, row_logits
 from bakeoff.engine.batches import to_device
-from bakeoff.engine.cuda.graph import Captured
+from bakeoff.engine.cuda import graph
 from bakeoff.engine.cuda.varlen import FixedCache, FixedPrefill, FixedStep
 from bakeoff.engine.decoding import TOGETHER, last_tokens
 from bakeoff.engine.virtual import virtual_tokens
@@ -39,7 +39,8 @@ class Rows:
         self.ids, self.at, self.last = (torch.zeros(1, rows, dtype=torch.long, device=device) for _ in range(3))
         """1 x rows: the newest token of each row, its place in the row, and the last place that the row may use."""
         self.news = torch.zeros(READ + 1, rows, dtype=torch.long, device=device)
-        self.step: Captured | None = None
+        self.graph: torch.cuda.CUDAGraph | None = None
+        """A captured step. It must not hold these rows: what holds itself lives on beside the rows that follow."""
 
     @torch.no_grad()
     def compute(self) -> None:
@@ -70,18 +71,19 @@ class Rows:
         self.last[0].index_copy_(0, where, to_device(at + max(limit - 2, 0), self.device))
 
     def write(self, steps: int, captured: bool) -> list[list[int]]:
-        """(steps + 1) x rows: the newest tokens, and those of so many more steps."""
-        if self.step is None:
+        """(steps + 1) x rows: the newest tokens, and those of so many more steps, `captured` on a GPU."""
+        if captured and self.graph is None and self.device == "cuda":
             before = [tensor.clone() for tensor in (self.ids, self.at)]
 
             def undo() -> None:  # places behind `at` were written, and will be again before they are read
                 self.ids.copy_(before[0])
                 self.at.copy_(before[1])
 
-            self.step = Captured(self.compute, self.device if captured else "", undo)
+            self.graph = graph.captured(self.compute, undo)
+        step = self.graph.replay if captured and self.graph else self.compute
         self.news[0].copy_(self.ids[0])
         for number in range(1, steps + 1):
-            self.step()
+            step()
             self.news[number].copy_(self.ids[0])
         found: list[list[int]] = self.news[: steps + 1].tolist()
         return found

@@ -63,7 +63,11 @@ def flash(
     `of_queries` and `of_keys` (int32) are where each document starts and where the last one ends, `longest` their most
     queries and keys. The last query stands beside the last key. `used` (int32) are each document's keys that count.
     """
-    named: dict[str, Any] = {"scale": scaling, "window_size": (window - 1 if window else -1, 0)}
+    one = used is not None and longest[0] == 1
+    # One query beside the last key that counts sees them all, causal or not; where a kernel isn't told causal, it takes
+    # the queries of a group together.
+    right = -1 if one and not window and "num_splits" in arguments() else 0
+    named: dict[str, Any] = {"scale": scaling, "window_size": (window - 1 if window else -1, right)}
     if key.shape[1] != query.shape[1]:
         if "enable_gqa" in arguments():
             named["enable_gqa"] = True
