@@ -29,8 +29,8 @@ STUDIES := rank soft-prompts generalisation scale
 bench: $(READY)
 	$(BIN)/python -m pytest bench/ --method all
 
-ZOO := full,last-layer,last-blocks,bitfit,layer-norm,soft-prompt,p-tuning,prefix,lora,lora-plus,rslora,dora,pissa,olora,eva,$\
-	adalora,vera,loha,lokr,ia3,oft,hra,fourierft,vb-lora,randlora,shira,c3a,miss,road,delora,tinylora,lily,hira
+ZOO := full,last-layer,last-blocks,bitfit,layer-norm,soft-prompt,p-tuning,prefix,lora,lora-fa,lora-plus,rslora,dora,pissa,olora,eva,$\
+	adalora,vera,loha,lokr,ia3,oft,hra,fourierft,vb-lora,randlora,shira,c3a,miss,road,delora,tinylora,hira
 
 zoo: $(READY)
 	$(BIN)/python -m pytest bench/ --preset zoo --method $(ZOO) $(if $(PARALLEL),--parallel $(PARALLEL))

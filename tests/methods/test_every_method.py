@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 
-from bakeoff.config.schema import ModelSettings
+from bakeoff import engine
+from bakeoff.config.schema import Computation, ModelSettings
 from bakeoff.core.errors import UsageError
+from bakeoff.data.encoding import Encoded
 from bakeoff.methods.parameters import shapes_of
 from bakeoff.methods.registry import known_methods
 from bakeoff.models import blueprint
@@ -85,6 +87,31 @@ def bench(tmp_path_factory):
 def test_losses_gradients_texts_and_the_reloaded_adapter_are_those_of_transformers(bench, name):
     cell = bench.cell("llama", name)
     assert (cell.verdict, cell.words if cell.path == PACKED else "") == ("works", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", ["cpu", "plain"])
+def test_a_method_is_trained_and_writes_in_bf16(kind, name):
+    torch.manual_seed(0)
+    base = builder("llama")("cpu")
+    method = METHODS[name].kind()
+    method = method.for_model(shapes_of(base)) if hasattr(method, "for_model") else method
+    own, losses = {id(one) for one in base.parameters()}, []
+    model = method.attach(base, None)
+    added = [one for one in model.parameters() if id(one) not in own]
+    examples = [Encoded([(7 * place) % 250 for place in range(12 + 5 * number)], 6) for number in range(3)]
+    for precision in ("fp32", "bf16"):
+        where = Computation(device="cpu", precision=precision, attention="sdpa", threads=1, engine=kind, compiled=False)
+        made = engine.make(where, 256)
+        with made.prepared(model, added) as model:
+            loss = made.loss(model.train(), examples)
+            loss.backward()
+            losses.append(loss.item())
+            with made.writing(model):
+                texts = made.generate(model, [one.ids for one in examples], 4, rows=2, ends=(), vocabulary=range(257))
+            assert [len(text) for text in texts] == [4] * 3
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 WHOLE = ("adaption-prompt", "beft", "bitfit", "cartridge", "full", "last-blocks", "last-layer", "layer-norm", "lily",

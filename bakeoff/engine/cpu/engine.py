@@ -74,7 +74,8 @@ class Cpu(Packed):
     @contextmanager
     def weights_for_few_rows(self, model: Any) -> Iterator[None]:
         """See `decoding_weights`."""
-        with in_precision(model, self.where.precision), packed_weights(model, self.where):
+        kinds = self.products() if layers.foreign(model) else nullcontext()
+        with in_precision(model, self.where.precision), packed_weights(model, self.where), kinds:
             yield
 
     def release(self, model: Any) -> None:

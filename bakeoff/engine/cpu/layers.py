@@ -229,6 +229,16 @@ def slow_layers(model: Any) -> str:
     return next((why for why in found if isinstance(why, str)), "")
 
 
+def foreign(model: Any) -> bool:
+    """Whether a part of the decoder layers of `model` is neither a linear layer nor one with a LoRA: what it holds, or
+    computes between its products, may be in fp32."""
+    trunk = plain_trunk(model)
+    if trunk is None or not all(own(layer) and replaced(layer) for layer in layers_of(trunk)):
+        return True
+    parts = (part for layer in layers_of(trunk) for part in (layer.self_attn, layer.mlp))
+    return not all(group(part, names) for part in parts for names in PRODUCTS[vars(part)["forward"].func])
+
+
 def narrowed(
     module: Any, plain: Any, hidden_states: torch.Tensor, position_embeddings: Any = None, segments: Any = None,
     **others: Any,
