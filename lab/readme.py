@@ -19,7 +19,7 @@ from bakeoff.core.validation import words
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-REPORT = DOCS / "reports" / "quick" / "report.md"
+REPORT, ZOO = (DOCS / "reports" / name / "report.md" for name in ("quick", "zoo"))
 FIGURES = ("ROUGE-1 F1 x 100", "ROUGE-2 F1 x 100", "ROUGE-L F1 x 100", "training, s", "peak resident memory",
            "parameters, trainable")  # fmt: skip
 """The rows of the report's comparison that the README shows."""
@@ -42,17 +42,32 @@ def folders() -> str:
 
 def results() -> str:
     """Six rows of the kept report's comparison, and what it concludes of ROUGE. Raises ValueError without a row."""
-    text = REPORT.read_text(encoding="utf-8")
-    sections = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in text.split("\n## ")}
-    lines = [line for line in sections["Comparison"].splitlines() if line.startswith("|")]
+    found = sections(REPORT)
+    lines = [line for line in found["Comparison"].splitlines() if line.startswith("|")]
     by_name = {line.split("|")[1].strip(): line for line in lines}
     if missing := [name for name in FIGURES if name not in by_name]:
         raise ValueError(f"{REPORT} has no row {missing[0]!r} in its comparison")
     rows = [*lines[:2], *(by_name[name] for name in FIGURES)]
     concluded = [
-        line for line in sections["Conclusion"].splitlines() if line.startswith(("- The best", "- Highest", "- No "))
+        line for line in found["Conclusion"].splitlines() if line.startswith(("- The best", "- Highest", "- No "))
     ]
     return "\n".join([*rows, "", *concluded])
+
+
+def zoo() -> str:
+    """What the kept report of the preset `zoo` begins with, and which methods are worth their cost."""
+    text = ZOO.read_text(encoding="utf-8")
+    first, compared = text.split("\n\n")[1:3]
+    drawn = re.search(r"!\[(.*?)\]\(plots/pareto.png\)", text)
+    found = re.findall(r"Frontier by ([^:]*): ([^.]*)\.", drawn[1] if drawn else "")
+    worth = "; ".join(f"by {cost.partition(',')[0]} {names}" for cost, names in found)
+    return f"{compared} {first.strip('*')} Worth their cost, each above the one before by a corrected test: {worth}."
+
+
+def sections(report: Path) -> dict[str, str]:
+    """The text of a report by heading."""
+    parts = report.read_text(encoding="utf-8").split("\n## ")
+    return {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in parts}
 
 
 def settings() -> str:
@@ -134,6 +149,8 @@ def between(text: str, mark: str, new: str) -> str:
 WRITTEN: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (README, "results", results),
     (DOCS / "index.md", "results", results),
+    (README, "zoo", zoo),
+    (DOCS / "methods.md", "zoo", zoo),
     (DOCS / "architecture.md", "folders", folders),
     (DOCS / "presets.md", "presets", shipped),
     (DOCS / "settings.md", "settings", settings),

@@ -91,6 +91,13 @@ class Comparison:
         assert found is not None
         return found.mean
 
+    @property
+    def ordered(self) -> tuple[Row, ...]:
+        """The trained methods as they were asked for; more than MANY by their means, the best first."""
+        if len(self.methods) <= MANY:
+            return tuple(self.methods)
+        return tuple(sorted(self.methods, key=lambda row: self.mean(self.main, row), reverse=not self.falls(self.main)))
+
     def falls(self, metric: str) -> bool:
         """Whether the lower value of a metric is the better one."""
         return self.facts(metric).better == "lower"

@@ -142,18 +142,16 @@ def main(comparison: Comparison, quote: Callable[[str], str], mark: str = "") ->
 
     With more than MANY methods each has a row, the best above. `quote` makes names inert; two `mark`s enclose the best.
     """
-    rows = list(comparison.methods)
-    if turned := len(rows) > MANY:
-        rows.sort(key=lambda row: comparison.mean(comparison.main, row), reverse=not comparison.falls(comparison.main))
+    rows = comparison.ordered
     found = [scored(comparison.facts(metric)) for metric in comparison.verdicts] if rows else []
     found += [line for line in lines(comparison, rows) if line.label in FIRST]
     table = frame(comparison, rows, quote, mark, found)
-    return table.T if turned else table
+    return table.T if len(rows) > MANY else table
 
 
 def others(comparison: Comparison, quote: Callable[[str], str], mark: str = "") -> pd.DataFrame:
     """The figures that are neither metrics nor in the main table, arranged as that."""
-    rows = comparison.methods
+    rows = comparison.ordered
     found = [line for line in lines(comparison, rows) if line.metric is None and line.label not in FIRST]
     table = frame(comparison, rows, quote, mark, found)
     return table.T if len(rows) > MANY else table

@@ -48,3 +48,22 @@ def test_forgetting_is_the_rise_of_the_loss_on_other_text():
             for name, after in (("a", 3.25), ("b", 2.9))}  # fmt: skip
     found = pareto.costs(compare(settings(seeds=(1, 2)), rows))["forgetting"]
     assert found == {"a": pytest.approx(0.25), "b": pytest.approx(-0.1)}
+
+
+def test_names_of_many_methods_cover_neither_each_other_nor_is_one_of_the_frontier_left_out():
+    near = {f"method-{number}": (0.3 + number / 10_000, 100 + number) for number in range(12)}
+    found = compared(**near, best=(0.6, 100_000))
+    figure = pareto.draw(found, str)
+    for ax in (ax for ax in figure.axes if ax.get_visible()):
+        boxes = [text.get_window_extent() for text in ax.texts]
+        assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+        assert "best" in [text.get_text() for text in ax.texts] and len(ax.texts) < len(found.methods)
+    assert "Names without room are left out." in pareto.caption(found)
+
+
+def test_few_methods_all_have_their_names_and_stand_as_asked_and_many_by_their_means():
+    found = compared(a=(0.3, 10), b=(0.3001, 10), c=(0.3002, 11))
+    assert {len(ax.texts) for ax in pareto.draw(found, str).axes if ax.get_visible()} == {3}
+    assert [row.name for row in found.ordered] == ["a", "b", "c"]
+    many = compared(**{f"m{number}": (0.1 + number / 20, 10) for number in range(9)})
+    assert [row.name for row in many.ordered] == [f"m{number}" for number in reversed(range(9))]

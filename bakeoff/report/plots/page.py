@@ -73,7 +73,7 @@ def loss(rows: Sequence[Row]) -> Figure:
 
 def rouge(comparison: Comparison) -> Figure:
     """Means with intervals, one panel a metric, one line a row; methods above, controls hollow and grey below."""
-    rows = comparison.rows
+    rows = [*comparison.ordered, *comparison.controls]
     figure = Figure(figsize=(10, 1.6 + 0.32 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(ROUGE), sharey=True)
     for ax, (metric, name) in zip(panels, ROUGE.items(), strict=True):

@@ -5,13 +5,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.transforms import Bbox
 
-from bakeoff.report.comparison import Comparison, Row
+from bakeoff.report.comparison import MANY, Comparison, Row
 from bakeoff.stats import frontier as stats
 
 WIDE = 20
 """The axis is logarithmic where the dearest costs more than so many times the cheapest."""
 BLUE, GREY = "#0072B2", "#777777"
+BESIDE = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1))
+"""Where a name is tried beside its point: to the right or left, above or below."""
+SIDES, LEVELS = {1: "left", -1: "right", 0: "center"}, {1: "bottom", -1: "top"}
 
 
 def trained(row: Row) -> float | None:
@@ -75,7 +79,7 @@ def draw(comparison: Comparison, label: Callable[[str], str]) -> Figure | None:
     figure = Figure(figsize=(11, 4.6 * ((len(found) + 1) // 2)), layout="constrained")
     panels = figure.subplots((len(found) + 1) // 2, 2, squeeze=False).flatten()
     for ax, (name, cost) in zip(panels, found.items(), strict=False):
-        panel(ax, comparison, cost, label)
+        panel(ax, comparison, cost)
         ax.set_xlabel(COSTS[name][0])
         ax.set_ylabel(f"{comparison.label(comparison.main)} x 100")
         if 0 < WIDE * min(cost.values()) < max(cost.values()):
@@ -85,15 +89,17 @@ def draw(comparison: Comparison, label: Callable[[str], str]) -> Figure | None:
         ax.margins(x=0.15)
     for ax in panels[len(found) :]:
         ax.set_visible(False)
+    figure.draw_without_rendering()  # settles where things stand, so that names can be kept apart
+    for ax, cost in zip(panels, found.values(), strict=False):
+        names(ax, comparison, cost, label)
     return figure
 
 
-def panel(ax: Any, comparison: Comparison, cost: Mapping[str, float], label: Callable[[str], str]) -> None:
+def panel(ax: Any, comparison: Comparison, cost: Mapping[str, float]) -> None:
     """Means with intervals; filled and joined where a method is on the frontier."""
     steps = frontier(comparison, cost) or []
     rows = {row.name: row for row in comparison.methods}
-    scale = 100 if comparison.facts(comparison.main).share else 1
-    height = {name: scale * comparison.mean(comparison.main, row) for name, row in rows.items()}
+    height, scale = heights(comparison), scale_of(comparison)
     if steps:
         ax.step([cost[name] for name in steps], [height[name] for name in steps], where="post", color=BLUE, lw=1)
     for name, row in rows.items():
@@ -102,8 +108,37 @@ def panel(ax: Any, comparison: Comparison, cost: Mapping[str, float], label: Cal
         if found and found.low is not None and found.high is not None:
             ax.plot([cost[name]] * 2, [scale * found.low, scale * found.high], color=colour, lw=0.7, alpha=0.5)
         ax.plot(cost[name], height[name], color=colour, marker="o", ms=6, mfc=colour if on else "white")
-        ax.annotate(label(name), (cost[name], height[name]), xytext=(5, 3), textcoords="offset points", fontsize=7,
-                    color=colour, weight="bold" if on else "normal")  # fmt: skip
+
+
+def names(ax: Any, comparison: Comparison, cost: Mapping[str, float], label: Callable[[str], str]) -> None:
+    """Writes names beside their points, those on the frontier first.
+
+    With more than MANY methods a name that finds no room beside the others and the points is left out.
+    """
+    steps, height = frontier(comparison, cost) or [], heights(comparison)
+    points = ax.transData.transform([(cost[name], height[name]) for name in height])
+    taken: list[Bbox] = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points] if len(height) > MANY else []
+    for name in sorted(height, key=lambda name: name not in steps):
+        on = name in steps
+        look: dict[str, Any] = {"color": BLUE if on else GREY, "weight": "bold" if on else "normal", "fontsize": 7}
+        for right, up in BESIDE:
+            text = ax.annotate(label(name), (cost[name], height[name]), xytext=(5 * right, 5 * up), ha=SIDES[right],
+                               textcoords="offset points", va=LEVELS[up], **look)  # fmt: skip
+            box = text.get_window_extent()
+            if len(height) <= MANY or not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def scale_of(comparison: Comparison) -> int:
+    """By what the metric of the vertical axis is multiplied there."""
+    return 100 if comparison.facts(comparison.main).share else 1
+
+
+def heights(comparison: Comparison) -> dict[str, float]:
+    """The mean of every method, as the vertical axis has it."""
+    return {row.name: scale_of(comparison) * comparison.mean(comparison.main, row) for row in comparison.methods}
 
 
 def caption(comparison: Comparison) -> str:
@@ -114,4 +149,8 @@ def caption(comparison: Comparison) -> str:
         if steps is None:
             return f"{said} No frontier is drawn, because not every two methods were tested"
         said += f" Frontier by {COSTS[name][0]}: {', '.join(steps)}."
-    return f"{said} Each method on it is above the one before by a corrected test; hollow ones are not worth their cost"
+    crowded = " Names without room are left out." if len(comparison.methods) > MANY else ""
+    return (
+        f"{said}{crowded} Each method on it is above the one before by a corrected test; hollow ones are not worth "
+        "their cost"
+    )
