@@ -1,6 +1,7 @@
 """A tiny Llama built in memory, a byte tokenizer, and examples; nothing is read from disk."""
 
 import contextlib
+import json
 import os
 import shutil
 
@@ -9,13 +10,16 @@ import pytest
 import torch
 
 from bakeoff.config import project
+from bakeoff.config.hardware import available_threads
 from bakeoff.config.schema import Computation, ModelSettings, TaskSettings
 from bakeoff.data.encoding import Encoder
 from bakeoff.data.tasks import Example, Examples, Task
+from bakeoff.engine import timing
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.compiler import NoCompiler
 from bakeoff.models import loading
 from bakeoff.report.page import library, write
+from bakeoff.session import plan
 from bakeoff.shipped import ROOT
 
 # A command that a test starts is no worker of the tests, though these may run in several processes.
@@ -58,14 +62,21 @@ def libraries(tmp_path_factory, pytestconfig):
 
 @pytest.fixture(scope="session")
 def furnished(libraries):
-    """A function that puts kernels into a store, compiled once for all tests, and a library of charts that draws none:
-    both take seconds for each store."""
+    """A function that puts into a store what takes seconds for each: kernels, compiled once for all tests, a library of
+    charts that draws none, and which attention is quicker, so that it is the same in two stores on a busy machine."""
+    choices = {
+        timing.named(Computation(precision=precision, threads=threads, compiled=compiled)): {"attention": "eager"}
+        for precision in ("fp32", "bf16")
+        for threads in range(1, available_threads() + 1)
+        for compiled in (False, True)
+    }
 
     def furnish(store):
         with contextlib.suppress(NoCompiler), filelock.FileLock(libraries.with_suffix(".lock")):
             native.build(libraries)
             shutil.copytree(libraries, store / "native", dirs_exist_ok=True)
         native.close()
+        (store / plan.MACHINE).write_text(json.dumps(choices))
         library.keep(store / "page" / library.kept(), NO_CHARTS)
         return store
 

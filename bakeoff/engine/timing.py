@@ -19,8 +19,7 @@ def remembered(file: Path, where: Computation) -> str:
 
     A file that is not what was written is written anew.
     """
-    key = (f"{hardware.processor()}, torch {hardware.versions()['torch']}, {where.precision}, {where.threads} threads, "
-           f"{'compiled' if where.compiled else 'torch'} softmax, {BLOCK} queries")  # fmt: skip
+    key = named(where)
     with FileLock(file.with_suffix(".lock")):
         try:
             known = {str(name): dict(found) for name, found in json.loads(file.read_text()).items()}
@@ -31,6 +30,12 @@ def remembered(file: Path, where: Computation) -> str:
             known[key] = {"attention": choice, "seconds": seconds}
             write_whole(file, (json.dumps(known, indent=1) + "\n").encode())
         return str(known[key]["attention"])
+
+
+def named(where: Computation) -> str:
+    """What the choice depends on, in words."""
+    return (f"{hardware.processor()}, torch {hardware.versions()['torch']}, {where.precision}, {where.threads} threads, "
+            f"{'compiled' if where.compiled else 'torch'} softmax, {BLOCK} queries")  # fmt: skip
 
 
 def quicker(where: Computation, length: int = 256, times: int = 15) -> tuple[str, dict[str, float]]:
