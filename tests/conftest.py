@@ -72,6 +72,7 @@ def furnished(libraries):
     }
 
     def furnish(store):
+        store.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(NoCompiler), filelock.FileLock(libraries.with_suffix(".lock")):
             native.build(libraries)
             shutil.copytree(libraries, store / "native", dirs_exist_ok=True)

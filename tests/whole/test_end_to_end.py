@@ -39,9 +39,10 @@ def typed(folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def twice(tmp_path_factory):
+def twice(tmp_path_factory, furnished):
     """A folder in which the smoke preset was baked twice, and what both commands printed."""
     folder = tmp_path_factory.mktemp("twice")
+    furnished(folder / "store")
     records = [folder / "first.json", folder / "second.json"]
     common = ("--preset", "smoke", "--method", "reference")
     return folder, [typed(folder, *common, "--benchmark-json", str(record)) for record in records]

@@ -315,7 +315,8 @@ def test_any_change_is_read_or_refused(text):
     ],
     ids=["score", "set", "preset", "pytest preset", "pytest data"],
 )
-def test_the_commands_say_one_line_and_end_with_four(tmp_path, command):
+def test_the_commands_say_one_line_and_end_with_four(tmp_path, furnished, command):
+    furnished(tmp_path / "store")
     (tmp_path / "preset.toml").write_bytes(rubbish.PRESETS["a line end as a table"])
     (tmp_path / "data.jsonl").write_bytes(rubbish.JSONL["an ANSI escape as the only column"])
     extra = [f"--store={tmp_path}/store", f"--report-dir={tmp_path}/report"] if "pytest" in command else []
