@@ -34,8 +34,11 @@ def remembered(file: Path, where: Computation) -> str:
 
 def named(where: Computation) -> str:
     """What the choice depends on, in words."""
-    return (f"{hardware.processor()}, torch {hardware.versions()['torch']}, {where.precision}, {where.threads} threads, "
-            f"{'compiled' if where.compiled else 'torch'} softmax, {BLOCK} queries")  # fmt: skip
+    softmax = "compiled" if where.compiled else "torch"
+    machine = (
+        f"{hardware.processor()}, torch {hardware.versions()['torch']}, {where.precision}, {where.threads} threads"
+    )
+    return f"{machine}, {softmax} softmax, {BLOCK} queries"
 
 
 def quicker(where: Computation, length: int = 256, times: int = 15) -> tuple[str, dict[str, float]]:
