@@ -50,12 +50,11 @@ def chosen(comparison: Comparison, rows: Sequence[Row]) -> tuple[list[Row], str]
     Controls that copy sentences would only repeat the document.
     """
     controls = [row for row in rows if row.control and row.parameters]
-    methods = [row for row in rows if not row.control]
+    names = {row.name for row in rows}
+    methods = [row for row in comparison.ordered if row.name in names]
     if len(methods) <= MANY:
         return [*methods, *controls], ""
-    metric = comparison.main
-    methods.sort(key=lambda row: comparison.mean(metric, row), reverse=not comparison.falls(metric))
-    said = f" Shown are the {MANY} methods with the best mean of {comparison.label(metric)}."
+    said = f" Shown are the {MANY} methods with the best mean of {comparison.label(comparison.main)}."
     return [*methods[:MANY], *controls], said
 
 
