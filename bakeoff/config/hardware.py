@@ -55,8 +55,8 @@ def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> 
     if attention == "auto":
         attention = "sdpa" if device == "cuda" else "eager"
     packing = ways.packing and engine != "plain"
-    # The cpu engine's own layers keep what their gradients need.
-    rows = packing and engine == "cpu" and not asked.checkpoint_activations
+    layers = packing and not asked.checkpoint_activations  # fused layers keep what their gradients need
+    rows = layers and engine == "cpu"
     return Computation(
         device=device,
         precision=precision,
@@ -70,7 +70,7 @@ def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> 
         micro_batch_tokens=ways.micro_batch_tokens or (ROW if packing and engine == "cuda" else 0),
         captured=ways.captured and packing and engine == "cuda",
         labels_only=ways.labels_only,
-        fused=ways.fused and rows,
+        fused=ways.fused and layers,
         compiled=ways.compiled and ways.fused and rows,
         shared_prefix=ways.shared_prefix and rows,
         cached_features=ways.cached_features,

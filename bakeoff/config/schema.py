@@ -215,8 +215,9 @@ class EngineSettings:
     """Whether logits are computed only for positions that predict a label token. If false, they are computed for every
     position, as transformers does."""
     fused: bool = True
-    """Whether Llama-like layers are computed in fewer passes over memory, if documents are packed on a CPU. If false,
-    transformers' own layers are used."""
+    """Whether decoder layers are computed in fewer passes over memory, if documents are packed: on a CPU Llama-like
+    layers, on a GPU what torch.compile fuses, in runs of at least 1,000 optimizer steps, which repay the minute that it
+    takes. If false, transformers' own layers are used."""
     compiled: bool = True
     """Whether fused layers use C kernels, which the machine's GCC compiles once. If false, torch operators are used."""
     shared_prefix: bool = True

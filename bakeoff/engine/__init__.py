@@ -4,6 +4,7 @@ Other folders import from here alone. Nothing of torch is loaded before a functi
 refused costs no seconds.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,14 @@ def compile_kernels(folder: Path) -> str:
 
 
 def open_kernels(where: Computation, folder: Path) -> None:
-    """Has this process compute by the kernels in `folder`, or by torch's operators, as `where` says."""
+    """Has this process compute by the kernels in `folder`, or by torch's operators, as `where` says.
+
+    What torch compiles for a GPU is kept there, too.
+    """
     from bakeoff.engine.cpu import native
 
+    if where.engine == "cuda":
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.absolute() / "inductor")
     if where.compiled:
         native.build(folder)
     else:
@@ -89,9 +95,9 @@ def unreadable(model: Any) -> str:
 
 def refuse_undivided(model: Any) -> None:
     """Raises UsageError where the frozen weights of `model`, which may stand on the meta device, can't be sharded."""
-    from bakeoff.engine.sharded import layers_of
+    from bakeoff.engine.sharded import divided
 
-    layers_of(model)
+    divided(model)
 
 
 def label_logits(model: Any, ids: "torch.Tensor", keep: "torch.Tensor") -> "torch.Tensor":

@@ -17,9 +17,10 @@ class Engine(Protocol):
     """For the report and the fingerprint."""
 
     def prepared(
-        self, model: Any, added: "Iterable[torch.nn.Parameter]", known: Mapping[str, str] | None = None
+        self, model: Any, added: "Iterable[torch.nn.Parameter]", known: Mapping[str, str] | None = None, steps: int = 0
     ) -> AbstractContextManager[Any]:
-        """Inside, `model` on its device, ready to train; `added` are parameters that the base model does not have.
+        """Inside, `model` on its device, ready for `steps` optimizer steps; `added` are parameters that the base model
+        does not have.
 
         How its documents may stand together is found by tests on it, or taken from `known`, the `answers` of a model
         that was made in the same way. Frozen weights end in the run's precision, trained ones in fp32. Whatever was

@@ -28,6 +28,13 @@ class Packed(Plain):
         """Whether documents may stand in one row."""
         return self.where.packing and not layout.packed(model)
 
+    @property
+    def unfused(self) -> str:
+        """Why layers stay transformers' own whatever the model is; empty where they need not."""
+        if self.where.checkpoint_activations:
+            return "machine.checkpoint_activations has transformers compute them again"
+        return "" if self.where.fused else "engine.fused is off"
+
     def micro_batches(self, model: Any, examples: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
         """See Engine: by `engine.micro_batch_tokens` where it is set and documents share a row."""
         if self.where.micro_batch_tokens and self.packs(model):

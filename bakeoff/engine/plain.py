@@ -32,12 +32,14 @@ class Plain:
 
     @contextmanager
     def prepared(
-        self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None
+        self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None, steps: int = 0
     ) -> Iterator[Any]:
         """See Engine."""
-        yield self.prepare(model, added, known)
+        yield self.prepare(model, added, known, steps)
 
-    def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
+    def prepare(
+        self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None, steps: int = 0
+    ) -> Any:
         """`model` as `prepared` gives it, with nothing patched."""
         move(model, self.where.device)
         # A model that was read in bf16 with fp32 beside it computes as it will while it is trained.

@@ -16,17 +16,20 @@ from bakeoff.core.errors import UsageError
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
 from bakeoff.engine.attention import compute_again
+from bakeoff.engine.decoder_layers import layers_of
 from bakeoff.engine.plain import Plain, cast
 
 
 class Sharded(Plain):
     """Transformers' own forward, one document at a time, on layers of which each rank holds a share."""
 
-    def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
+    def prepare(
+        self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None, steps: int = 0
+    ) -> Any:
         """See Plain. What a method trains, embeddings, norms and head stand whole on every rank."""
         cast(model, self.where.precision)
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        layers = layers_of(inner)
+        layers = divided(inner)
         shared = {id(parameter) for layer in layers for parameter in layer.parameters() if not parameter.requires_grad}
         whole = {parameter for parameter in model.parameters() if id(parameter) not in shared}
         for tensor in (*whole, *model.buffers()):
@@ -56,10 +59,9 @@ class Sharded(Plain):
             yield
 
 
-def layers_of(model: Any) -> list[torch.nn.Module]:
-    """The modules of a transformers model that are computed as one, its decoder layers. Raises UsageError."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    found = [module for module in model.modules() if type(module).__name__ in names]
+def divided(model: Any) -> list[torch.nn.Module]:
+    """The decoder layers of a transformers model, of which each rank holds a share. Raises UsageError without any."""
+    found = layers_of(model)
     if not found:
         raise UsageError(
             f"machine.sharded: {type(model).__name__} names no decoder layers (_no_split_modules); "

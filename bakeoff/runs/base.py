@@ -47,10 +47,12 @@ class Base:
         assert self.tokenizer is not None
         return engine.make(self.where, self.tokenizer.pad_token_id)
 
-    def prepared(self, model: Any, answers: Mapping[str, str] | None = None) -> AbstractContextManager[Any]:
-        """Inside, `model`, a method attached, ready to train; `answers` as in Engine.prepared."""
+    def prepared(
+        self, model: Any, answers: Mapping[str, str] | None = None, steps: int = 0
+    ) -> AbstractContextManager[Any]:
+        """Inside, `model`, a method attached, ready to train; `answers` and `steps` as in Engine.prepared."""
         added = [parameter for parameter in model.parameters() if id(parameter) not in self.own]
-        return self.engine.prepared(model, added, answers)
+        return self.engine.prepared(model, added, answers, steps)
 
 
 def refuse_other(what: str, found: str, planned: str) -> None:

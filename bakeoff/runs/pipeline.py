@@ -36,7 +36,7 @@ from bakeoff.runs.generation import summarise
 from bakeoff.runs.ranks import Alone, assembled
 from bakeoff.runs.records import Evidence, RunResult, RunSpec
 from bakeoff.runs.resources import Clock, Memory, release
-from bakeoff.runs.training import Curves, fine_tune
+from bakeoff.runs.training import Curves, fine_tune, steps_of
 from bakeoff.runs.verify import Check, together
 
 
@@ -110,7 +110,10 @@ class ModelRun:
             if hasattr(method, "initialise"):
                 initialise(entry, method, attached, self.training)
             self.patches = patches
-            self.model = patches.enter_context(self.base.prepared(attached))
+            recipe = build(TrainingSettings, spec.training, "run")
+            self.model = patches.enter_context(
+                self.base.prepared(attached, steps=0 if entry.control else steps_of(recipe, len(self.training)))
+            )
             self.memory.placed()
             self.answers = self.engine.answers(self.model)
             self.documents, self.slower = self.engine.documents(self.model), self.engine.reason(self.model)

@@ -92,7 +92,7 @@ class Loop:
         self.optimizer = optimizer(hooks.parameter_groups(recipe), recipe)
         held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.curves.optimizer_parameters = sum(parameter.numel() for parameter in held)
-        self.total = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
+        self.total = steps_of(recipe, len(train))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, self.total, recipe)
         )
@@ -203,6 +203,11 @@ class Loop:
         for row in self.curves.epochs[1:]:
             row["best"] = int(row["validation_loss"] == self.state.best)
         self.engine.release(self.model)
+
+
+def steps_of(recipe: TrainingSettings, documents: int) -> int:
+    """Optimizer steps that `recipe` comes to on so many documents, if patience ends it in no earlier epoch."""
+    return recipe.epochs * math.ceil(documents / recipe.batch_size)
 
 
 def optimizer(groups: list[dict[str, Any]], recipe: TrainingSettings) -> torch.optim.Optimizer:

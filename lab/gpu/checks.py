@@ -11,6 +11,7 @@ import torch
 from bakeoff import engine
 from bakeoff.config.hardware import repeatable
 from bakeoff.config.schema import Computation, DurabilitySettings, ModelSettings, TrainingSettings
+from bakeoff.engine.cuda.fused import REPAYS
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.models import loading
 from bakeoff.runs import adapters
@@ -38,9 +39,9 @@ def equal(shape: Shape, where: Computation) -> str:
     for one in (where, plain_of(where)):
         model, added = shapes.with_lora(shapes.base(shape, one))
         made = engine.make(one, 0)
-        with made.prepared(model, added) as model:
+        with made.prepared(model, added, steps=REPAYS) as model:
             reason = made.reason(model)
-            loss = made.loss(model.eval(), examples)
+            loss = made.loss(model.train(), examples)
             with repeatable(one.device):
                 loss.backward()
             gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]).cpu()
@@ -68,7 +69,7 @@ def trained(shape: Shape, where: Computation, emit: Any = None, folder: Path | N
     model, added = shapes.with_lora(shapes.base(shape, where))
     made = engine.make(where, 0)
     examples = shapes.documents(shape, 12)
-    with made.prepared(model, added) as model:
+    with made.prepared(model, added, steps=REPAYS) as model:
         curves = fine_tune(
             made, model, examples[:8], examples[8:], RECIPE, seed=0, clock=Clock(),
             emit=emit or (lambda news: None),

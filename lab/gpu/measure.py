@@ -14,6 +14,7 @@ import torch
 from bakeoff.config import hardware, project
 from bakeoff.config.schema import Computation, EngineSettings, MachineSettings
 from bakeoff.core.errors import UsageError
+from bakeoff.engine.cuda.fused import REPAYS
 from lab.gpu import checks, others, report, shapes, speed
 
 BUDGET = 480.0
@@ -100,8 +101,9 @@ def measured(sizes: dict[str, shapes.Shape], places: dict[str, Computation], dev
 def arms(name: str, shape: shapes.Shape, where: Computation) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
     """Who trains and writes; of others than Bakeoff and transformers, those that are installed."""
     found: list[tuple[str, Callable[[], dict[str, Any]]]] = [
-        ("Bakeoff", partial(speed.ours, shape, where)),
-        ("Bakeoff, plain engine", partial(speed.ours, shape, checks.plain_of(where))),
+        (report.OURS, partial(speed.ours, shape, where)),
+        (report.COMPILED, partial(speed.ours, shape, where, steps=REPAYS)),
+        (f"{report.OURS}, plain engine", partial(speed.ours, shape, checks.plain_of(where))),
         (report.OPPONENT, partial(speed.theirs, shape, where)),
     ]
     if find_spec("flash_attn"):

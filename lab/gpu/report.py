@@ -1,10 +1,15 @@
 """The report of a GPU as Markdown: every figure is measured, every ratio is computed from the table."""
 
+import math
 from typing import Any
 
 from tabulate import tabulate
 
+from bakeoff.engine.cuda.fused import REPAYS
+
 OPPONENT = "Trainer, PEFT, generate"
+OURS = "Bakeoff"
+COMPILED = f"{OURS}, compiled layers"
 AIMS = {"135M": (4.0, 10.0), "7B": (1.3, None)}
 """What was aimed at, by shape: training and writing, times the opponent's tokens a second."""
 
@@ -19,8 +24,8 @@ def text(found: dict[str, Any]) -> str:
     checks = [(row["name"], "holds" if row["holds"] else "FAILS", row["says"]) for row in found["checks"]]
     parts += ["## Checks", table(checks, ("check", "outcome", "what was found"))]
     parts += ["## Speed and memory", ABOUT, table([line(row, found["rows"]) for row in found["rows"]], COLUMNS)]
-    parts += [f"- {sentence}" for sentence in aims(found["rows"])]
-    if reasons := sorted({row["reason"] for row in found["rows"] if row.get("reason") and row["arm"] == "Bakeoff"}):
+    parts += [f"- {sentence}" for sentence in aims(found["rows"]) + repays(found["rows"])]
+    if reasons := sorted({row["reason"] for row in found["rows"] if row.get("reason") and row["arm"] == OURS}):
         parts.append("Not faster because: " + "; ".join(reasons) + ".")
     environment = [(name, str(value)) for name, value in sorted(found["environment"].items())]
     return "\n\n".join([*parts, "## Environment", table(environment, ("name", "value"))]) + "\n"
@@ -61,12 +66,30 @@ def aims(rows: list[dict[str, Any]]) -> list[str]:
     """A sentence for every aim whose figure was measured."""
     found = []
     for row in rows:
-        aim = AIMS.get(row["shape"]) if row["arm"] == "Bakeoff" else None
+        aim = AIMS.get(row["shape"]) if row["arm"] in (OURS, COMPILED) else None
         for what, least in zip(("training", "writing"), aim or (), strict=False):
             value = ratio(row, rows, what)
             if least is not None and value is not None:
                 verdict = "reaches" if value >= least else "misses"
-                found.append(f"{row['shape']}, {what}: {value:.2f} times {OPPONENT} {verdict} the aim of {least:g}.")
+                what_of = f"{row['shape']}, {what}, {row['arm']}"
+                found.append(f"{what_of}: {value:.2f} times {OPPONENT} {verdict} the aim of {least:g}.")
+    return found
+
+
+def repays(rows: list[dict[str, Any]]) -> list[str]:
+    """From how many optimizer steps on compiled layers pay, a sentence for every shape for which both were measured."""
+    found = []
+    for row in rows:
+        others = [one for one in rows if one["shape"] == row["shape"] and one["arm"] == OURS and "step, s" in one]
+        if row["arm"] != COMPILED or "step, s" not in row or not others:
+            continue
+        if row["reason"]:
+            found.append(f"{row['shape']}: layers were not compiled: {row['reason']}.")
+            continue
+        took, saved = (others[0][what] - row[what] for what in ("preparing, s", "step, s"))
+        said = f"{row['shape']}: to compile the layers takes {-took:.1f} s and saves {1000 * saved:.1f} ms a step"
+        pays = f"it pays from {math.ceil(-took / saved):,} steps on" if saved > 0 else "it does not pay"
+        found.append(f"{said}; {pays} (Bakeoff compiles from {REPAYS:,} on).")
     return found
 
 

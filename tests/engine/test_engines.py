@@ -21,7 +21,7 @@ from lab.compatibility.architectures import ARCHITECTURES, WIDE
 PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, engine="plain", packing=False,
                     fused=False, compiled=False, shared_prefix=False)  # fmt: skip
 CPU = dataclasses.replace(PLAIN, engine="cpu", packing=True, fused=True, shared_prefix=True)
-CUDA = dataclasses.replace(PLAIN, engine="cuda", packing=True, attention="sdpa", micro_batch_tokens=16_384)
+CUDA = dataclasses.replace(PLAIN, engine="cuda", packing=True, fused=True, attention="sdpa", micro_batch_tokens=16_384)
 ENGINES = {
     "cpu": CPU,
     "cpu, compiled": dataclasses.replace(CPU, compiled=True),

@@ -149,7 +149,9 @@ def test_a_plan_finds_the_card_and_starts_no_compiler_beside_it(h100, tmp_path, 
 def test_a_gpu_takes_its_own_engine_with_rows_by_tokens(h100):
     found = hardware.resolve(schema.MachineSettings(threads=1), schema.EngineSettings())
     assert (found.engine, found.precision, found.packing, found.captured) == ("cuda", "bf16", True, True)
-    assert found.micro_batch_tokens == 16_384 and not (found.fused or found.compiled or found.shared_prefix)
+    assert found.micro_batch_tokens == 16_384 and found.fused and not (found.compiled or found.shared_prefix)
+    again = hardware.resolve(schema.MachineSettings(checkpoint_activations=True), schema.EngineSettings())
+    assert not again.fused
     assert hardware.resolve(schema.MachineSettings(engine="plain"), schema.EngineSettings()).micro_batch_tokens == 0
 
 

@@ -26,8 +26,22 @@ def test_the_report_names_the_card_and_computes_ratios_and_aims():
     )
     assert text.startswith("# Bakeoff on NVIDIA H100\n") and "1 of 2 checks failed." in text
     assert "| 900 " in text and "| 4.50 | 50 " in text and "| 2.50 " in text and "| – " in text
-    assert f"135M, training: 4.50 times {report.OPPONENT} reaches the aim of 4." in text
-    assert f"135M, writing: 5.00 times {report.OPPONENT} misses the aim of 10." in text
+    assert f"135M, training, Bakeoff: 4.50 times {report.OPPONENT} reaches the aim of 4." in text
+    assert f"135M, writing, Bakeoff: 5.00 times {report.OPPONENT} misses the aim of 10." in text
+
+
+def test_the_report_says_from_how_many_steps_on_compiled_layers_pay():
+    plain = {"shape": "135M", "arm": "Bakeoff", **FULL, "preparing, s": 2.0, "step, s": 0.050}
+    compiled = {**plain, "arm": report.COMPILED, "preparing, s": 32.0, "step, s": 0.035}
+    [said] = report.repays([plain, compiled])
+    assert said.startswith(
+        "135M: to compile the layers takes 30.0 s and saves 15.0 ms a step; it pays from 2,000 steps on"
+    )
+    [slower] = report.repays([plain, {**compiled, "step, s": 0.051}])
+    assert "saves -1.0 ms a step; it does not pay" in slower
+    [refused] = report.repays([plain, {**compiled, "reason": "there is no compiler"}])
+    assert refused == "135M: layers were not compiled: there is no compiler."
+    assert report.repays([{**plain, "failed": "out of memory"}, {"shape": "135M", "arm": report.COMPILED}]) == []
 
 
 def test_an_arm_that_failed_has_dashes_and_no_ratio():
@@ -93,7 +107,8 @@ def test_libraries_are_compared_where_they_are_installed(monkeypatch):
     monkeypatch.setattr(measure, "find_spec", lambda name: name if name in ("flash_attn", "vllm") else None)
     where = measure.computation("cpu", "bf16")
     names = [name for name, _ in measure.arms("tiny", shapes.REHEARSAL["tiny"], where)]
-    assert names == ["Bakeoff", "Bakeoff, plain engine", report.OPPONENT, f"{report.OPPONENT}, flash", "vLLM"]
+    ours = ["Bakeoff", report.COMPILED, "Bakeoff, plain engine"]
+    assert names == [*ours, report.OPPONENT, f"{report.OPPONENT}, flash", "vLLM"]
     rows = [{"shape": "1B", "arm": "vLLM", "writing": 20.0}, {"shape": "1B", "arm": report.OPPONENT, **FULL}]
     assert report.line(rows[0], rows) == ("1B", "vLLM", "–", "–", "20", "0.40", "–", "–", "–")
 
@@ -104,5 +119,5 @@ def test_a_rehearsal_holds_every_check_and_measures_every_arm(tmp_path, monkeypa
     assert measure.main(["--device", "cpu"]) == 0
     made = json.loads((tmp_path / "reports" / "gpu" / "rehearsal.json").read_text())
     assert [row["holds"] for row in made["checks"]] == [True] * 5
-    assert all(row["training"] > 0 and row["writing"] > 0 for row in made["rows"]) and len(made["rows"]) == 3
+    assert all(row["training"] > 0 and row["writing"] > 0 for row in made["rows"]) and len(made["rows"]) == 4
     assert not (tmp_path / "reports" / "gpu" / "report.md").exists()

@@ -24,10 +24,10 @@ class Cpu(Packed):
 
     @contextmanager
     def prepared(
-        self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None
+        self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None, steps: int = 0
     ) -> Iterator[Any]:
         """See Engine."""
-        model = self.prepare(model, added, known)
+        model = self.prepare(model, added, known, steps)
         with layers.installed(model) if self.where.fused and not self.unlike(model) else nullcontext():
             yield model
 
@@ -37,8 +37,8 @@ class Cpu(Packed):
             return "engine.packing is off"
         if why := layout.packed(model) or unlike_llama(model):
             return why
-        if not self.where.fused:
-            return "engine.fused is off"
+        if self.unfused:
+            return self.unfused
         if not self.where.compiled:
             return "the kernels are not compiled"
         return layers.slow_layers(model)

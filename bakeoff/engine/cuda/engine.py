@@ -1,7 +1,7 @@
 """The cuda engine: documents in one row by flash attention, and writing by a graph, as far as a model allows."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -9,8 +9,11 @@ import torch
 
 from bakeoff.engine import layout
 from bakeoff.engine.attention import Segments
+from bakeoff.engine.batches import Batch
+from bakeoff.engine.cached_features import head_alone
+from bakeoff.engine.cuda import fused
 from bakeoff.engine.cuda.decoding import READ, ROUND, Rows, capacity_for, write
-from bakeoff.engine.cuda.varlen import FixedCache, FixedPrefill, FixedStep, Varlen, arguments
+from bakeoff.engine.cuda.varlen import ARGUMENTS, FixedCache, FixedPrefill, FixedStep, Varlen
 from bakeoff.engine.packed import Packed, in_precision
 from bakeoff.models.memory import fitting
 
@@ -25,9 +28,11 @@ class Cuda(Packed):
 
     name = "cuda"
 
-    def prepare(self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None) -> Any:
+    def prepare(
+        self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None, steps: int = 0
+    ) -> Any:
         """`model` as `prepared` gives it, with nothing patched."""
-        model = super().prepare(model, added, known)
+        model = super().prepare(model, added, known, steps)
         if self.packs(model):
             with self.products():
                 if not layout.answer(model, "varlen", partial(self.joins, by_flash=False)):
@@ -37,7 +42,14 @@ class Cuda(Packed):
                 with self.writing(model):
                     layout.answer(model, "captured", self.replays)
                 model.train(training)
+            if steps >= fused.REPAYS and not self.unfused and not self.by_kernels(model) and not self.trunk_once(model):
+                test = partial(fused.unfusable, added=added, loss=self.loss, kind=self.kind, device=self.where.device)
+                layout.answer(model, "fused", test)
         return model
+
+    def trunk_once(self, model: Any) -> bool:
+        """Whether decoder layers compute each document once, before training."""
+        return self.where.cached_features and head_alone(model) is not None
 
     def row(self, model: Any) -> int:
         """Tokens of a micro-batch: those of the settings, or as many as the GPU's memory holds."""
@@ -84,6 +96,16 @@ class Cuda(Packed):
 
     def reason(self, model: Any) -> str:
         """See Engine."""
+        if why := self.by_kernels(model):
+            return why
+        found = layout.answers(model)
+        if why := found.get("captured", "") if self.where.captured else "engine.captured is off":
+            return why
+        why = self.unfused or found.get("fused", "")
+        return f"its layers are not compiled: {why}" if why else ""
+
+    def by_kernels(self, model: Any) -> str:
+        """Why documents are not read and written by flash attention; empty where they are."""
         if not self.where.packing:
             return "engine.packing is off"
         if why := layout.packed(model):
@@ -93,11 +115,16 @@ class Cuda(Packed):
             return why
         if self.kind == torch.float32:
             return "flash attention computes in bf16, and the run is in fp32"
-        if "window_size" not in arguments():
+        if "window_size" not in ARGUMENTS:
             return "this torch has no flash attention over packed rows; install torch 2.11 or newer"
-        if why := found["cached attention"]:
-            return f"flash attention does not read a cache here: {why}"
-        return found["captured"] if self.where.captured else "engine.captured is off"
+        why = found["cached attention"]
+        return f"flash attention does not read a cache here: {why}" if why else ""
+
+    def read(self, model: Any, batch: Batch, keep: torch.Tensor) -> torch.Tensor:
+        """See Packed. Layers are compiled where the model trains."""
+        compiled = model.training and torch.is_grad_enabled() and layout.answers(model).get("fused") == ""
+        with fused.fused(model) if compiled and batch.lengths else nullcontext():
+            return super().read(model, batch, keep)
 
     def segments(self, model: Any) -> Callable[[Sequence[int]], Segments]:
         """What keeps documents of given lengths apart in a row of `model`."""

@@ -7,7 +7,6 @@ Gradients: the backward pass adds in a fixed order if `torch.use_deterministic_a
 `warn_only`, as config/hardware.py's `repeatable` does around every backward pass.
 """
 
-import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,8 +35,7 @@ def varlen_attn(*given: Any, **named: Any) -> torch.Tensor:
     return found
 
 
-@functools.cache
-def arguments() -> frozenset[str]:
+def told() -> frozenset[str]:
     """What this torch's `varlen_attn` can be told: it is in torch from 2.10 on, windows came later, then the cache."""
     try:
         from torch.nn.attention import varlen
@@ -46,12 +44,15 @@ def arguments() -> frozenset[str]:
     return frozenset(inspect.signature(varlen.varlen_attn).parameters)
 
 
+ARGUMENTS = told()
+
+
 def takes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, variant: Variant, cached: bool = False) -> bool:
     """Whether flash attention computes this: tensors ... x width; `cached` for keys of which a part is in use."""
     width = query.shape[-1]
     able = query.device.type in DEVICES and query.dtype in HALF and width <= WIDEST and width % 8 == 0
     able = able and key.shape[-1] == value.shape[-1] == width and not variant.softcap and not variant.dropout
-    return able and {"window_size", "scale", *(("seqused_k",) if cached else ())} <= arguments()
+    return able and {"window_size", "scale", *(("seqused_k",) if cached else ())} <= ARGUMENTS
 
 
 def flash(
@@ -66,16 +67,16 @@ def flash(
     one = used is not None and longest[0] == 1
     # One query beside the last key that counts sees them all, causal or not; where a kernel isn't told causal, it takes
     # the queries of a group together.
-    right = -1 if one and not window and "num_splits" in arguments() else 0
+    right = -1 if one and not window and "num_splits" in ARGUMENTS else 0
     named: dict[str, Any] = {"scale": scaling, "window_size": (window - 1 if window else -1, right)}
     if key.shape[1] != query.shape[1]:
-        if "enable_gqa" in arguments():
+        if "enable_gqa" in ARGUMENTS:
             named["enable_gqa"] = True
         else:
             key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
     if used is not None:
         named["seqused_k"] = used
-        if "num_splits" in arguments():
+        if "num_splits" in ARGUMENTS:
             named["num_splits"] = 1  # a row's sums don't depend on how long the cache is
     return varlen_attn(query, key, value, of_queries, of_keys, *longest, **named)
 
