@@ -72,17 +72,20 @@ def pytest_sessionstart(session):
     config = session.config
     config.bakeoff = config.bakeoff_gate = None
     if _selected(config):
-        from bakeoff.core.errors import UsageError
-        from bakeoff.session.start import keep, start, stop_on_sigterm
+        from bakeoff.core.errors import UsageError, lacking
 
-        config.add_cleanup(stop_on_sigterm())
         shared = getattr(config, "workerinput", {}).get("bakeoff", "")
         try:
+            from bakeoff.session.start import keep, start, stop_on_sigterm
+
+            config.add_cleanup(stop_on_sigterm())
             config.bakeoff = start(config.option, *_terminal(config), shared)
             config.add_cleanup(config.bakeoff.close)
             config.bakeoff_gate = keep(config.option, config.bakeoff)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
+        except ModuleNotFoundError as error:
+            raise pytest.UsageError(str(lacking(error))) from None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,7 +8,7 @@ import bakeoff
 from bakeoff.cli import card, compare, export, history, merge, page, parameters, score, start, study, tune
 from bakeoff.cli.options import Parser
 from bakeoff.config import project
-from bakeoff.core.errors import UsageError
+from bakeoff.core.errors import UsageError, lacking
 
 COMMANDS = (start, parameters, tune, study, score, compare, page, export, history, merge, card)
 """In the order of --help; each adds itself by `add`."""
@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 4
+    except ModuleNotFoundError as error:
+        print(f"error: {lacking(error)}", file=sys.stderr)
         return 4
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
 
@@ -20,6 +21,16 @@ class UsageError(Exception):
     def __init__(self, text: str) -> None:
         shown = one_line(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}")
         super().__init__(shown)
+
+
+def lacking(error: ModuleNotFoundError) -> UsageError:
+    """What can be done where this Python has not what Bakeoff depends on. Raises `error` for a module of its own."""
+    if (error.name or "bakeoff").split(".")[0] in ("bakeoff", "methods", "bench", "lab"):
+        raise error
+    return UsageError(
+        f"{sys.executable} has no {error.name}, which Bakeoff needs; use the Python of the environment that Bakeoff is "
+        "installed in, or, in its clone, type pip install -r requirements.txt"
+    )
 
 
 class Diverged(Exception):

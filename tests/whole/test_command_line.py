@@ -385,3 +385,14 @@ def test_a_wrong_command_of_the_module_is_one_line_and_code_four(capsys, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code = main(arguments)
     assert expected in the_error(code, *capsys.readouterr())
+
+
+@pytest.mark.parametrize("command", [["-m", "pytest", "bench/", "--preset", "smoke"], ["-m", "bakeoff", "history"]])
+def test_a_python_without_the_dependencies_is_named_with_what_to_type(tmp_path, command):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['filelock'] = None\n")
+    found = subprocess.run(
+        [sys.executable, *command, *(["-p", "no:cacheprovider"] if "pytest" in command else [])], cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    said = the_error(found.returncode, found.stdout, found.stderr)
+    assert f"{sys.executable} has no filelock" in said and "pip install -r requirements.txt" in said
