@@ -1,25 +1,18 @@
-"""A tiny Llama built in memory, a byte tokenizer, and examples; nothing is read from disk."""
+"""A tiny Llama built in memory, a byte tokenizer, and examples; nothing is read from disk.
+
+`pytest --help` loads this file, so fixtures import for themselves what takes seconds.
+"""
 
 import contextlib
 import json
 import os
 import shutil
 
-import filelock
 import pytest
-import torch
 
 from bakeoff.config import project
 from bakeoff.config.hardware import available_threads
 from bakeoff.config.schema import Computation, ModelSettings, TaskSettings
-from bakeoff.data.encoding import Encoder
-from bakeoff.data.tasks import Example, Examples, Task
-from bakeoff.engine import timing
-from bakeoff.engine.cpu import native
-from bakeoff.engine.cpu.compiler import NoCompiler
-from bakeoff.models import loading
-from bakeoff.report.page import library, write
-from bakeoff.session import plan
 from bakeoff.shipped import ROOT
 
 # A command that a test starts is no worker of the tests, though these may run in several processes.
@@ -37,6 +30,8 @@ NO_CHARTS = "// No library: no browser opens this page."
 @pytest.fixture
 def tiny():
     """A function that builds a tiny model anew: `model, tokenizer = tiny()`; keywords change its architecture."""
+
+    from bakeoff.models import loading
 
     def build(special_tokens=(), **changes):
         settings = ModelSettings(name="random", architecture={**ARCHITECTURE, **changes}, special_tokens=special_tokens)
@@ -64,6 +59,14 @@ def libraries(tmp_path_factory, pytestconfig):
 def furnished(libraries):
     """A function that puts into a store what takes seconds for each: kernels, compiled once for all tests, a library of
     charts that draws none, and which attention is quicker, so that it is the same in two stores on a busy machine."""
+    import filelock
+
+    from bakeoff.engine import timing
+    from bakeoff.engine.cpu import native
+    from bakeoff.engine.cpu.compiler import NoCompiler
+    from bakeoff.report.page import library
+    from bakeoff.session import plan
+
     choices = {
         timing.named(Computation(precision=precision, threads=threads, compiled=compiled)): {"attention": "eager"}
         for precision in ("fp32", "bf16")
@@ -88,6 +91,9 @@ def furnished(libraries):
 def compiled(libraries):
     """A function that compiles the kernels, for this test alone; skips it where there is no compiler."""
 
+    from bakeoff.engine.cpu import native
+    from bakeoff.engine.cpu.compiler import NoCompiler
+
     def build():
         try:
             native.build(libraries)
@@ -101,6 +107,8 @@ def compiled(libraries):
 @pytest.fixture
 def task():
     """Twelve documents of different lengths."""
+    from bakeoff.data.tasks import Example, Examples, Task
+
     texts = [("lorem ipsum " * (2 + number)).strip() for number in range(12)]
     made = [Example(f"doc-{n}", f"{n} {text}.", f"Gist {'very ' * (n % 4)}{n}.") for n, text in enumerate(texts)]
     examples = Examples(tuple(made[:8]), tuple(made[8:10]), tuple(made[10:]))
@@ -110,6 +118,8 @@ def task():
 @pytest.fixture
 def encoded(tiny, task):
     """The training examples, encoded for the tiny model."""
+    from bakeoff.data.encoding import Encoder
+
     _, tokenizer = tiny()
     encoder = Encoder(tokenizer, task, TaskSettings(max_input_tokens=96, max_target_tokens=24))
     return [encoder.example(example) for example in task.examples.train]
@@ -118,6 +128,8 @@ def encoded(tiny, task):
 @pytest.fixture(autouse=True, scope="session")
 def no_charts():
     """A page that no browser opens needs no library, which takes seconds to put together."""
+    from bakeoff.report.page import write
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "vega", lambda folder=None: NO_CHARTS)  # not `bundle`, which would be kept in real stores
         yield
@@ -132,6 +144,7 @@ def checkout_is_the_project(monkeypatch):
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """A tiny model computes in microseconds; more threads would only wait for each other."""
+    import torch
 
     torch.set_num_threads(1)
 

@@ -48,7 +48,7 @@ class Comparison:
     verdicts: tuple[str, ...] = METRICS
     """Metrics that carry verdicts, which are those that every method has."""
     other_pairs: tuple[Pair, ...] = ()
-    """Every two methods on every metric that carries no verdict; empty with more than MANY methods."""
+    """Every two methods on every metric that carries no verdict; of more than MANY those with the best mean."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -75,7 +75,7 @@ class Comparison:
     @property
     def main(self) -> str:
         """The metric that methods are ordered by where one must be chosen."""
-        return "rougeL" if "rougeL" in self.verdicts else self.verdicts[0]
+        return main_of(self.verdicts)
 
     def facts(self, metric: str) -> Facts:
         """What is known of any metric."""
@@ -198,8 +198,22 @@ def compare(
         beside=extra.facts,
         failures=extra.failures,
         verdicts=verdicts or METRICS,
-        other_pairs=family(couples, others) if len(methods) <= MANY else (),
+        other_pairs=family(few(couples, methods, main_of(verdicts or METRICS)), others),
     )
+
+
+def main_of(verdicts: Sequence[str]) -> str:
+    """ROUGE-L where it carries verdicts, else the first metric that does."""
+    return "rougeL" if "rougeL" in verdicts else verdicts[0]
+
+
+def few(couples: list[tuple[Side, Side]], methods: Sequence[Row], metric: str) -> list[tuple[Side, Side]]:
+    """All couples; of more than MANY methods those with one of the best mean."""
+    if len(methods) <= MANY:
+        return couples
+    means = {row.name: found.mean for row in methods if (found := row.interval(metric))}
+    best = max(means, key=lambda name: means[name])
+    return [couple for couple in couples if best in (couple[0].name, couple[1].name)]
 
 
 def points(f1: float) -> str:

@@ -10,7 +10,7 @@ from bakeoff.gate.verdicts import POWER, Gate, Verdict
 from bakeoff.report import table
 from bakeoff.report.comparison import points
 from bakeoff.report.escape import markdown, plain, workflow, workflow_property
-from bakeoff.report.figures import MISSING, ROUGE
+from bakeoff.report.figures import MISSING, ROUGE, listing
 
 Quote = Callable[[str], str]
 COLUMNS = ("metric", "verdict", "baseline", "measured", "difference", "p", f"drop found in {POWER:.0%}")
@@ -22,7 +22,10 @@ def text(gate: Gate) -> str:
     """For a terminal."""
     parts = [f"gate against {plain(gate.baseline)}"]
     if gate.verdicts:
-        parts.append(table.one_block(frame(gate, plain), "method"))
+        shown, left = table.fitted(frame(gate, plain), "method")
+        parts.append(shown)
+        if left:
+            parts.append(f"not shown for want of room: {listing(left)}")
     return "\n\n".join([*parts, *lines(gate, plain)])
 
 

@@ -5,6 +5,7 @@ import json
 import math
 from typing import Any
 
+import bakeoff
 from bakeoff.config.schema import plain
 from bakeoff.methods.parameters import ParameterCounts
 from bakeoff.report.comparison import Comparison, Row
@@ -22,6 +23,7 @@ def content(comparison: Comparison) -> dict[str, Any]:
     return finite(
         {
             "schema": SCHEMA,
+            "bakeoff": bakeoff.__version__,
             "preset": settings.preset,
             "model": settings.model.name,
             "task": settings.task.name,

@@ -208,7 +208,9 @@ class Session:
         said = [report.terminal(compared, gate), "", self.summary(), f"report: {path}"]
         said += [f"page: {page}"] if self.plan.settings.report.page and page.is_file() else []
         self.tracking.wait()
-        self.tracking.reported(scores_of({row.name: row.rouge for row in compared.rows}), named(compared), folder)
+        self.tracking.reported(
+            scores_of({row.name: {**row.rouge, **row.metrics} for row in compared.rows}), named(compared), folder
+        )
         self.tracking.close()
         return "\n".join([*said, *self.remember(compared, folder, gate), *self.tracking.complained()])
 

@@ -114,9 +114,15 @@ def test_a_verdict_metric_that_a_method_lacks_gives_none():
     assert comparison.verdicts == ("rougeL",)
 
 
-def test_with_many_methods_metrics_without_verdicts_are_not_compared_pair_by_pair():
+def test_with_many_methods_metrics_without_verdicts_are_compared_with_the_best_method_alone():
     levels = [(f"m{n}", 0.1 + 0.02 * n) for n in range(MANY + 1)]
-    assert made(levels=levels).other_pairs == () and made(levels=levels[:MANY]).other_pairs
+    many, few = made(levels=levels), made(levels=levels[:MANY])
+    best = max(many.methods, key=lambda row: row.interval(many.main).mean).name
+    for comparison, count in ((many, MANY), (few, MANY * (MANY - 1) // 2)):
+        metrics = {pair.metric for pair in comparison.other_pairs}
+        assert metrics and len(comparison.other_pairs) == count * len(metrics)
+    assert all(best in (pair.first, pair.second) for pair in many.other_pairs)
+    assert "stand in results.json" in page(many) and "stand in results.json" not in page(few)
 
 
 def test_a_metric_that_failed_is_named_in_the_report_and_the_rest_is_there():

@@ -19,7 +19,7 @@ from bakeoff.report.comparison import Comparison
 from bakeoff.report.results_json import content, finite
 
 SCHEMA = 1
-SHARED = ("preset", "model", "task", "signature", "environment", "settings")
+SHARED = ("preset", "model", "task", "signature", "environment", "settings", "metrics")
 """What a line has of results.json."""
 FIGURES = ("rouge", "metrics", "seconds", "memory_bytes", "parameters", "hyperparameters", "seeds", "documents", "runs")
 """What a line has of a method in results.json: all but the scores of documents and the curves."""

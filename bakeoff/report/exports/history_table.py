@@ -7,11 +7,12 @@ import pandas as pd
 
 from bakeoff.core.errors import UsageError, nearest
 from bakeoff.report import figures
-from bakeoff.report.comparison import points
 from bakeoff.report.escape import plain
 from bakeoff.report.exports.results import number
 from bakeoff.report.figures import MISSING
-from bakeoff.report.table import one_block
+from bakeoff.report.page.metrics import Metric
+from bakeoff.report.page.metrics import metric as metric_of
+from bakeoff.report.table import fitted
 
 WORST = ("regressed", "inconclusive", "passed", "improved")
 """Verdicts, the one that is looked at first above."""
@@ -23,15 +24,16 @@ def render(preset: str, lines: Sequence[Mapping[str, Any]], metrics: Sequence[st
     for metric in metrics:
         if metric not in known:
             raise UsageError(f"--metric {metric!r}: no bake-off of {preset} has it; {nearest(metric, known)}")
+    metrics_of = {metric: metric_of(metric, lines[-1]) for metric in metrics}
     rows = [
         {
             "finished (UTC)": plain(line["finished"][:16].replace("T", " ")) or MISSING,
             "version": version(line),
-            "model": plain(line["model"]),
             "method": plain(name),
-            **{figures.SHOWN.get(metric, metric): score(scored(one), metric) for metric in metrics},
-            "seconds": seconds(one),
+            **{metrics_of[metric].label: score(scored(one), metric_of(metric, line)) for metric in metrics},
             "gate": verdict(line.get("gate"), name),
+            "seconds": seconds(one),
+            "model": plain(line["model"]),
         }
         for line in sorted(lines, key=lambda line: line["finished"])
         for name, one in line["methods"].items()
@@ -39,7 +41,10 @@ def render(preset: str, lines: Sequence[Mapping[str, Any]], metrics: Sequence[st
     if not rows:
         return f"{plain(preset)}: no bake-off"
     frame = pd.DataFrame(rows, dtype=object).set_index("finished (UTC)")
-    return f"{plain(preset)}\n\n{one_block(frame, 'finished (UTC)')}"
+    frame = frame.loc[:, (frame != MISSING).any()]
+    shown, left = fitted(frame, "finished (UTC)")
+    more = f"\n\nnot shown for want of room: {figures.listing(left)}" if left else ""
+    return f"{plain(preset)}\n\n{shown}{more}"
 
 
 def scored(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,14 +57,15 @@ def version(line: Mapping[str, Any]) -> str:
     return plain(" ".join(filter(None, [line["bakeoff"], str(line.get("commit") or "")])))
 
 
-def score(found: Mapping[str, Any], metric: str) -> str:
-    """Mean and interval; ROUGE as F1 x 100."""
-    one = found.get(metric)
+def score(found: Mapping[str, Any], metric: Metric) -> str:
+    """Mean and interval, as the page prints them."""
+    one = found.get(metric.key)
     if not isinstance(one, dict) or not number(one.get("mean")):
         return MISSING
-    show = points if metric in figures.SHOWN else (lambda value: f"{value:.3f}")
     low, high = one.get("low"), one.get("high")
-    return show(one["mean"]) + (f" [{show(low)}, {show(high)}]" if number(low) and number(high) else "")
+    return metric.show(one["mean"]) + (
+        f" [{metric.show(low)}, {metric.show(high)}]" if number(low) and number(high) else ""
+    )
 
 
 def seconds(method: Mapping[str, Any]) -> str:

@@ -32,11 +32,13 @@ class Found:
 def results(places: Sequence[Path]) -> list[Found]:
     """The results in `places`, in that order; those of a folder or a history by the time at which they were finished.
 
+    In a folder of reports, results of something else than a bake-off (a study, a measurement of speed) are passed over.
     Raises UsageError, naming file and key, for what is no result.
     """
     found: list[tuple[Path, str, dict[str, Any]]] = []
     for place in places:
-        inside = [one for path in files(place) for one in contents(path)]
+        searched = place.is_dir() and not (place / RESULTS).is_file()
+        inside = [one for path in files(place) for one in contents(path) if not searched or bake_off(one[2])]
         if not inside:
             raise UsageError(f"{place}: no result is there; {REMEDY}")
         if len(inside) > 1 and all(content.get("finished") for _, _, content in inside):
@@ -58,6 +60,11 @@ def files(place: Path) -> list[Path]:
         return [place / RESULTS]
     own = [path for path in sorted(place.glob("*.json")) if path.name != details.NAME]
     return own + sorted(place.glob(f"*/{RESULTS}")) + sorted(place.glob("*.jsonl"))
+
+
+def bake_off(content: dict[str, Any]) -> bool:
+    """Whether it looks like a bake-off's: other commands leave a results.json, too, in a folder of reports."""
+    return all(isinstance(content.get(key), str) for key in TEXTS) and isinstance(content.get("methods"), dict)
 
 
 def contents(path: Path) -> list[tuple[Path, str, dict[str, Any]]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bakeoff.report import headline as sentence
 from bakeoff.report.escape import plain
-from bakeoff.report.figures import MISSING, number
+from bakeoff.report.figures import MISSING, number, p_value
 from bakeoff.report.page.columns import COLUMNS, Column, intervals
 from bakeoff.report.page.metrics import Metric, metric
 from bakeoff.report.page.texts import texts
@@ -71,7 +71,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
                 "untested": untested(content, one),
                 "headline": headline(content, scores, one, tests[one.key]),
                 "groups": [[place[row] for row in group] for group in (tests[one.key] or NONE).lettered],
-                "differences": differences(content, one, place) if tests[one.key] else [],
+                "differences": differences(content, one, place),
             }
             for one in metrics
         ],
@@ -105,12 +105,18 @@ def tested(content: Mapping[str, Any], scores: Mapping[str, Any], one: Metric) -
     return Tests(groups(ranked, [(pair["first"], pair["second"]) for pair in apart]), better)
 
 
-def differences(content: Mapping[str, Any], one: Metric, place: Mapping[str, int]) -> list[list[float]]:
-    """Of every two methods their places among the rows, the first one's mean minus the second's, and its bounds."""
-    found = [pair for pair in content["pairs"] if pair["metric"] == one.key]
+def differences(content: Mapping[str, Any], one: Metric, place: Mapping[str, int]) -> list[list[Any]]:
+    """Of two methods their places among the rows, the first's mean minus the second's, its bounds, and p as text."""
+    pairs = [*content.get("pairs", []), *content.get("metric_pairs", [])]
     return [
-        [place[pair["first"]], place[pair["second"]], *(round(pair[key], 6) for key in ("difference", "low", "high"))]
-        for pair in found
+        [
+            place[pair["first"]],
+            place[pair["second"]],
+            *(round(pair[key], 6) for key in ("difference", "low", "high")),
+            "" if pair["p_holm"] is None else p_value(pair["p_holm"]),
+        ]
+        for pair in pairs
+        if pair["metric"] == one.key and pair["low"] is not None
     ]
 
 

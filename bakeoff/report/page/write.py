@@ -61,8 +61,8 @@ def write(results: Sequence[dict[str, Any]], path: Path, cache: Path | None = No
     aside = path.with_suffix(".texts.js")
     large = len(packed(data).encode()) > LIMIT
     if large:
-        texts = [one.pop("texts") for one in data["results"]]
-        replace(aside, f"globalThis.bakeoffTexts = {packed(texts)};\n".encode())
+        moved = [{key: one.pop(key) for key in ("texts", "steps")} for one in data["results"]]
+        replace(aside, f"globalThis.bakeoffTexts = {packed(moved)};\n".encode())
     else:
         aside.unlink(missing_ok=True)
     parts = "\n".join(source(f"{name}.js") for name in SCRIPTS)

@@ -29,6 +29,10 @@ def others(comparison: Comparison, quote: Quote) -> list[str]:
     """The pairs of methods on the metrics that carry no verdict."""
     if not comparison.other_pairs:
         return []
+    if len(comparison.methods) > MANY:
+        return [
+            "Differences on these metrics stand in results.json (`metric_pairs`) and on the page; none is a verdict."
+        ]
     intro = "The same differences on these metrics, with p corrected over the pairs of each metric; none is a verdict:"
     return [intro, to_markdown(frame(comparison, comparison.other_pairs, quote), "pair")]
 

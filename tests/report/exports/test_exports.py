@@ -1,7 +1,9 @@
-"""A report's table as LaTeX, and its scores in long form, read back by pandas, pyarrow and a parser of LaTeX."""
+"""A report's table as LaTeX, and its scores in long form, read back by pandas, pyarrow and LaTeX."""
 
 import io
 import json
+import shutil
+import subprocess
 
 import pandas as pd
 import pyarrow.parquet
@@ -14,6 +16,7 @@ from bakeoff.config import project
 from bakeoff.report import results_json
 from bakeoff.report.comparison import compare
 from bakeoff.report.exports import latex, results
+from bakeoff.shipped import ROOT
 from bakeoff.stats.intervals import letters
 
 HOSTILE = r"""--e_vil% & $x$ #{}~^ \input{/etc/passwd} <b>|`'',, "[x]*\\"""
@@ -63,6 +66,19 @@ def test_scores_in_long_form_come_back_exactly_from_csv_json_and_parquet(written
                 assert dict(zip(one.document, one.score, strict=True)) == dict(
                     zip(comparison.document_ids, row.scores["rouge2"][number], strict=True)
                 )
+
+
+def test_names_that_pandas_takes_for_nothing_come_back_as_the_page_on_exports_reads_them(written, tmp_path):
+    def renamed(values):
+        values["methods"] = {**values["methods"], "null": values["methods"].pop("equal")}
+        values["document_ids"] = [f"{number:03}" for number in range(19)] + ["NA"]
+
+    path, _ = written(change=renamed)
+    assert main(["export", str(path), "--format", "csv", "--output", str(tmp_path / "scores.csv")]) == 0
+    [code] = [line for line in (ROOT / "docs" / "exports.md").read_text().splitlines() if "pd.read_csv(" in line]
+    frame = eval(code.partition("= ")[2].replace('"scores.csv"', "file"), {"pd": pd, "file": tmp_path / "scores.csv"})
+    assert {"null", "strong", "lead-1"} < set(frame.method) and {"NA", "000", "018"} < set(frame.document)
+    assert frame.score.dtype == float
 
 
 def test_a_further_metric_is_exported_and_a_score_that_was_not_measured_is_missing(written, capsys):
@@ -115,6 +131,29 @@ def test_hostile_names_are_text_in_latex(written):
     name = latex.escape(HOSTILE)
     assert cell.startswith(name) and set(macros(LatexWalker(name).get_latex_nodes()[0])) <= {*PRINTED, *"%&$#_{}"}
     assert name == EXPECTED
+
+
+PAPER = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage{booktabs}
+\begin{document}
+%s
+\end{document}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["hostile", "quick", "zoo"])
+def test_a_paper_with_the_table_is_set_by_latex(written, tmp_path, source):
+    if shutil.which("pdflatex") is None:
+        pytest.fail("no LaTeX found; type apt-get install texlive-latex-recommended", pytrace=False)
+    kept = ROOT / "docs" / "reports" / source / "results.json"
+    path = written(third=HOSTILE)[0] if source == "hostile" else kept
+    (tmp_path / "paper.tex").write_text(PAPER % latex.render(results.read(path)))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert found.returncode == 0, found.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF") and "Missing character" not in found.stdout
 
 
 def macros(nodes):

@@ -12,6 +12,7 @@ from bakeoff.gate import baseline
 from bakeoff.gate.verdicts import judge
 from bakeoff.report.comparison import compare
 from bakeoff.report.exports import history
+from bakeoff.report.page import read
 
 FIVE = (1, 2, 3, 4, 5)
 
@@ -92,8 +93,27 @@ def typed(tmp_path, monkeypatch, capsys):
 def test_the_table_has_date_version_model_method_score_seconds_and_verdict(typed):
     code, out, _ = typed()
     [row] = [one for one in out.splitlines() if one.startswith("2026-01-02 03:04")]
-    assert code == 0 and all(part in row for part in ("0.1.0", "smollm2-135m", "lora", "regressed", "["))
+    assert code == 0 and all(part in row for part in ("0.1.0", "lora", "regressed", "["))
+    assert max(map(len, out.splitlines())) <= 100
     assert typed("synthetic", "--metric", "rouge1", "--metric", "rouge2")[1].count("ROUGE-") == 2
+
+
+def test_a_metric_beside_rouge_is_shown_as_the_report_shows_it_and_what_finds_no_room_is_named(tmp_path, capsys):
+    one = line(gated=True)
+    one["metrics"] = {"chrf": {"label": "chrF++", "range": [0, 1], "better": "higher"},
+                      "empty": {"label": "empty, %", "range": [0, 100], "better": "lower"}}  # fmt: skip
+    for method in one["methods"].values():
+        method["metrics"] = {"chrf": {"mean": 0.3301, "low": 0.31, "high": 0.35},
+                             "empty": {"mean": 1.5, "low": 0.5, "high": 2.5}}  # fmt: skip
+    history.append(tmp_path / "beside.jsonl", one, made=True)
+    metrics = [part for name in ("chrf", "empty", "rouge1", "rouge2", "rougeL") for part in ("--metric", name)]
+    assert main(["history", str(tmp_path / "beside.jsonl"), *metrics]) == 0
+    out = capsys.readouterr().out
+    assert "chrF++" in out and "33.01 [31.00, 35.00]" in out and "1.50 [0.50, 2.50]" in out
+    assert max(map(len, out.splitlines())) <= 100 and "not shown for want of room: " in out
+    [found] = read.results([tmp_path / "beside.jsonl"])
+    known = {metric["key"]: metric for metric in found.shown["metrics"]}
+    assert known["chrf"]["factor"] == 100 and known["empty"]["falls"] and not known["chrf"]["falls"]
 
 
 def test_what_is_not_there_is_refused_with_the_nearest(typed):

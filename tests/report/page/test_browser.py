@@ -86,6 +86,13 @@ def files(tmp_path_factory):
         for kept in KEPT:
             [result] = read.results([kept])
             write.write([result.shown], folder / f"{kept.parent.name}.html", folder)
+        content = json.loads((folder / "new.json").read_text())
+        others = {f"method-{number}": content["methods"]["lora"] for number in range(9)}
+        changed = {**content, "methods": {**others, "lora": content["methods"]["lora"]}, "pairs": []}
+        changed["settings"]["training"]["epochs"] = 7
+        (folder / "other.json").write_text(json.dumps(changed))
+        found = read.results([folder / "other.json", folder / "new.json"])
+        write.write([one.shown for one in found], folder / "others.html", folder, over_time.compared(found))
         found = read.results([folder / "old.json", folder / "new.json"])
         write.write([one.shown for one in found], folder / "two.html", folder, over_time.compared(found))
     return folder
@@ -172,7 +179,7 @@ def test_the_key_says_what_an_interval_covers_and_that_overlap_decides_nothing(v
     assert "one seed" not in key
     kept = visit(f"{KEPT[0].parent.name}.html")
     assert "trained with one seed" in kept.locator("#score-key").inner_text()
-    kept.locator("#metric-choice label", has_text="chrF++").click()
+    kept.locator("#metric-choice select").select_option(label="chrF++")
     kept.locator("#score-key", has_text="of other documents.").wait_for()
 
 
@@ -243,6 +250,7 @@ def test_a_kept_report_says_which_methods_are_alike_on_its_first_screen(visit, n
     )
     assert set(column(page, "#score-table", 1)) >= set(methods)
     assert page.locator("#apart dt").first.bounding_box()["y"] < 900
+    assert len(methods) > 8 or page.locator("#score-table tbody tr").first.bounding_box()["y"] < 900
 
 
 def test_texts_beside_the_page_are_read_from_disk(visit):
@@ -258,6 +266,84 @@ def test_two_results_stand_side_by_side_with_their_verdicts(visit):
     assert "regressed" in lora.inner_text()
     page.locator("#result-choice select").select_option("0")
     assert "no setting and no version changed" in page.locator("#time-changes").inner_text()
+
+
+def test_methods_of_another_result_have_colours_and_marks_of_their_own(visit):
+    page = visit("others.html")
+    page.locator("#time-choice .boxes input").evaluate_all(
+        "(boxes) => boxes.forEach((one) => one.checked || one.click())"
+    )
+    page.wait_for_function("document.querySelector('#time-plot').textContent.includes('method-8')")
+    look = (
+        "[...document.querySelectorAll('#time-plot svg .role-legend-symbol path')].map("
+        "(one) => [one.getAttribute('fill'), one.getAttribute('d')])"
+    )
+    styles = [tuple(one) for one in page.evaluate(look)]
+    assert all(re.fullmatch("#[0-9a-f]{6}", fill) for fill, _ in styles)
+    assert len(set(styles)) == len(styles) > 10
+    changes = page.locator("#time-changes details")
+    assert "training.epochs 7 -> " in changes.text_content() and changes.get_attribute("open") is None  # many: folded
+
+
+def test_a_link_opens_the_result_that_it_was_made_in(visit):
+    page = visit("beside/index.html")
+    assert "result=" not in page.locator("#document a", has_text="Link").get_attribute("href")
+    page = visit("two.html", "#result=old&document=none")
+    assert page.locator("#result-choice select").input_value() == "0"
+
+
+def test_costs_curves_and_figures_are_chosen_and_redrawn(visit, comparison):
+    page = visit("one/index.html")
+    page.wait_for_selector("#cost-plot svg")
+    words = lambda plot: page.locator(f"#{plot} svg").first.text_content()  # noqa: E731
+    page.locator("#cost-choice select").nth(0).select_option(label="trainable parameters")
+    page.wait_for_function("document.querySelector('#cost-plot').textContent.includes('trainable parameters')")
+    page.locator("#cost-choice select").nth(1).select_option("rouge1")
+    page.wait_for_function("document.querySelector('#cost-plot').textContent.includes('ROUGE-1')")
+    assert "ROUGE-1" in words("score-plot") or page.wait_for_function(
+        "document.querySelector('#score-plot').textContent.includes('ROUGE-1')"
+    )
+    page.locator("#figure-choice select").select_option(index=1)
+    label = page.locator("#figure-choice option").nth(1).inner_text()
+    page.wait_for_function("(label) => document.querySelector('#figure-plot').textContent.includes(label)", arg=label)
+    page.locator("#curve-choice label", has_text="step").click()
+    page.wait_for_function("document.querySelector('#curve-plot').textContent.includes('step')")
+
+
+def test_keys_of_one_letter_act_among_the_documents_alone(visit):
+    page = visit("one/index.html")
+    before = page.locator("#document h3").inner_text()
+    page.locator("#score-table th button").first.focus()
+    page.keyboard.press("j")
+    page.keyboard.press("?")
+    assert page.locator("#document h3").inner_text() == before and not page.locator("#help").is_visible()
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    assert page.locator("#document h3").inner_text() != before
+
+
+GRAPHICS = """() => {
+  const channel = (one) => (one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+  const probe = document.body.appendChild(document.createElement("i"));
+  const parts = (name) => {
+    probe.style.color = `var(--${name})`;
+    return getComputedStyle(probe).color.match(/[\\d.]+/g).map(Number);
+  };
+  const light = (tone) => tone.reduce((sum, one, at) => sum + [0.2126, 0.7152, 0.0722][at] * channel(one / 255), 0);
+  const surface = parts("surface");
+  const ratio = (name, opacity) => {
+    const seen = parts(name).map((one, place) => opacity * one + (1 - opacity) * surface[place]);
+    const [a, b] = [light(seen), light(surface)].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+  };
+  const drawn = [["square", 1], ["accent", 1], ["muted", 0.8], ...[1, 2, 3, 4, 5, 6].map((n) => [`series-${n}`, 0.75])];
+  return drawn.filter(([name, opacity]) => !(ratio(name, opacity) >= 3)).map(([name]) => name); // WCAG 2.2, 1.4.11
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_drawn_has_the_contrast_of_graphics(visit, scheme):
+    assert visit("one/index.html", color_scheme=scheme).evaluate(GRAPHICS) == []
 
 
 CONTRAST = """() => {

@@ -7,9 +7,11 @@ from itertools import combinations
 import pytest
 from factories import predictions, run, settings
 
+import bakeoff
 from bakeoff import report
 from bakeoff.cli import main
 from bakeoff.config.schema import ReportSettings
+from bakeoff.core.errors import UsageError
 from bakeoff.gate.verdicts import Gate, Verdict
 from bakeoff.report import analysis, document, results_json
 from bakeoff.report.comparison import compare
@@ -232,3 +234,19 @@ def test_the_command_writes_beside_one_result_and_refuses_another_kind_of_file(t
 def test_a_dead_method_is_named(comparison):
     dead = compare(settings(), {"lora": [run("lora")]}, [Death("full", 42, "training", "out of memory")])
     assert result.shown(results_json.content(dead))["deaths"] == ["full, seed 42, in training: out of memory"]
+
+
+def test_in_a_folder_of_reports_what_is_no_bake_off_is_passed_over_and_by_name_it_is_refused(tmp_path):
+    content = results_json.content(compare(settings(), {"lora": [run("lora", 0.4)]}))
+    for name, values in (("quick", content), ("speed", {"rows": [1]}), ("studies", {"preset": "rank", "methods": []})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(values))
+    assert [one.name for one in read.results([tmp_path])] == ["quick"]
+    for place in (tmp_path / "speed", tmp_path / "studies" / "results.json"):
+        with pytest.raises(UsageError, match="expected a text"):
+            read.results([place])
+
+
+def test_a_result_names_the_version_that_made_it():
+    content = results_json.content(compare(settings(), {"lora": [run("lora", 0.4)]}))
+    assert over_time.changed({**content, "bakeoff": "0.0.9"}, content) == [f"bakeoff 0.0.9 -> {bakeoff.__version__}"]

@@ -59,10 +59,11 @@ function textWidth(words, most) {
   return Math.min(most, Math.max(20, ...words.map((word) => measure.measureText(word).width)));
 }
 
-// A method's colour, mark and dashes stay the same in every chart.
+// A method's colour, mark and dashes stay the same in every chart and result; two methods never share all of them.
+const everyName = [...new Set([...data.results].reverse().flatMap((result) => result.rows.map((row) => row.name)))];
 function styleOf(name) {
-  const place = state.result.rows.findIndex((row) => row.name === name);
-  return { colour: colour(SERIES[place % SERIES.length]), shape: SHAPES[place % SHAPES.length], dash: DASHES[Math.floor(place / SERIES.length) % DASHES.length] };
+  const place = everyName.indexOf(name), round = Math.floor(place / SERIES.length);
+  return { colour: colour(SERIES[place % SERIES.length]), shape: SHAPES[(place + round) % SHAPES.length], dash: DASHES[round % DASHES.length] };
 }
 
 function scales(names) {

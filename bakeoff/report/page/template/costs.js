@@ -36,7 +36,7 @@ function costSpec(width, column, metric, steps) {
     width: width - 60, height: Math.min(440, Math.max(260, width * 0.55)), data: { values }, autosize: { type: "fit", contains: "padding" },
     layer: [
       { data: { values: values.filter((value) => value.on) }, mark: { type: "line", interpolate: "step-after", strokeWidth: 1.5, color: colour("accent") }, encoding: { x, y, order: { field: "cost" } } },
-      { mark: { type: "rule", strokeWidth: 1, opacity: 0.6 }, encoding: { x, y: { field: "low", type: "quantitative" }, y2: { field: "high" }, color: tone } },
+      { mark: { type: "rule", strokeWidth: 1, opacity: 0.8 }, encoding: { x, y: { field: "low", type: "quantitative" }, y2: { field: "high" }, color: tone } },
       { mark: { type: "point", filled: true, size: 75, strokeWidth: 2, opacity: 1, cursor: "pointer" },
         encoding: { x, y, stroke: tone, fill: { condition: { test: "datum.on", value: colour("accent") }, value: colour("surface") },
           tooltip: [{ field: "name", title: "method" }, { field: "text", title: metric.label }, { field: "costText", title: column.label }] } },

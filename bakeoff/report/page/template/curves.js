@@ -53,7 +53,7 @@ function curveSpec(width, rows, names) {
   return {
     width, height: Math.min(420, Math.max(260, width * 0.5)), autosize: { type: "fit-x", contains: "padding" },
     layer: [
-      { data: { values: training }, mark: { type: "line", strokeWidth: 1, opacity: stepped ? 0.45 : 0.9, strokeDash: stepped ? [1, 0] : [5, 3] }, encoding: { x, y, color, detail: { field: "seed" } } },
+      { data: { values: training }, mark: { type: "line", strokeWidth: 1, opacity: stepped ? 0.75 : 0.9, strokeDash: stepped ? [1, 0] : [5, 3] }, encoding: { x, y, color, detail: { field: "seed" } } },
       { data: { values: validation }, mark: { type: "line", strokeWidth: 2 }, encoding: { x, y, color, detail: { field: "seed" }, strokeDash: { field: "name", type: "nominal", scale: found.dash, legend } } },
       { data: { values: validation }, mark: { type: "point", filled: true, size: 60, opacity: 1 }, encoding: { x, y, color, shape, tooltip } },
       { data: { values: validation.filter((point) => point.best) }, mark: { type: "point", size: 190, strokeWidth: 1.5, color: colour("text"), shape: "circle" }, encoding: { x, y } },

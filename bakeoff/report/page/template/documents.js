@@ -119,7 +119,7 @@ function renderDocument() {
     element("details", {}, element("summary", {}, "Document"), element("p", { class: "text", dir: "auto" }, found.document)), ...parts);
 }
 
-const link = (id) => `#${new URLSearchParams({ document: id, a: browser.a, b: browser.b, metric: state.metric })}`;
+const link = (id) => `#${new URLSearchParams({ document: id, a: browser.a, b: browser.b, metric: state.metric, ...(data.results.length > 1 ? { result: state.result.name } : {}) })}`;
 
 function openDocument(id, focus) {
   browser.id = id;
@@ -138,26 +138,29 @@ function moveDocument(step) {
 
 // What a link says: the document, the two methods and the metric; what this page does not hold is left out.
 function followHash(jump) {
-  const said = new URLSearchParams(location.hash.slice(1));
+  const said = new URLSearchParams(location.hash.slice(1)), place = data.results.findIndex((result) => result.name === said.get("result"));
+  if (place >= 0 && data.results[place] !== state.result) { byId("result-choice").querySelector("select").value = String(place); show(data.results[place]); }
   if (!said.has("document") || !texts().documents || !texts().documents.some((document) => document.id === said.get("document"))) return;
   for (const key of ["a", "b"]) if (texts().rows.includes(said.get(key))) browser[key] = said.get(key);
   browser.id = said.get("document");
   if (metricOf(said.get("metric")) && said.get("metric") !== state.metric) { state.metric = said.get("metric"); showScores(); renderCosts(); }
   if (!browser.list.some((one) => one.document.id === browser.id)) Object.assign(browser, { query: "", from: "", to: "" });
   renderDocuments();
-  if (jump) byId("document").scrollIntoView({ block: "start" });
+  if (jump) { byId("document").scrollIntoView({ block: "start" }); byId("document").focus({ preventScroll: true }); }
 }
 
 const KEYS = [["j", "next document"], ["k", "previous document"], ["↓ ↑", "the same, while the list has the focus"], ["/", "search"], ["Esc", "leave the search"], ["?", "this list"]];
+const WHERE = "They act while the focus is among the documents: click into a list or a text, or move there by Tab.";
 
 function watchKeys() {
+  fill("where", WHERE);
   fill("keys", ...KEYS.flatMap(([key, what]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, what)]));
   addEventListener("hashchange", () => followHash(true));
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open || !texts().documents) return;
     const typing = event.target.matches("input, select, textarea"), listed = byId("list").contains(event.target);
     if (event.key === "Escape" && event.target.id === "search") { event.target.blur(); byId("list").focus(); return; }
-    if (typing) return;
+    if (typing || !byId("documents").contains(event.target)) return; // keys of one letter act where the focus is (WCAG 2.1.4)
     const act = { j: () => moveDocument(1), k: () => moveDocument(-1), "/": () => byId("search").focus(), "?": () => byId("help").showModal() }[event.key]
       || (listed && { ArrowDown: () => moveDocument(1), ArrowUp: () => moveDocument(-1) }[event.key]);
     if (act) { event.preventDefault(); act(); }

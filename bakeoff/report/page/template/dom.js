@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 if (globalThis.bakeoffTexts) {
-  data.results.forEach((result, place) => { result.texts = globalThis.bakeoffTexts[place]; });
+  data.results.forEach((result, place) => Object.assign(result, globalThis.bakeoffTexts[place]));
 }
 
 const DASH = "–";

@@ -29,7 +29,7 @@ function scoreSpec(width) {
     return { name: row.name, role: role(row), mean: factor * found.mean, low: found.low === null ? null : factor * found.low,
       high: found.high === null ? null : factor * found.high, text: `${found.text} ${found.span} ${lettersOf(row)}`.trim() };
   });
-  const names = rows.map((row) => row.name), height = Math.max(60, 22 * rows.length);
+  const names = rows.map((row) => row.name), height = Math.max(60, (rows.length > 16 ? 15 : 22) * rows.length);
   const roles = ["marked", "tied", "method", "apart", "control"];
   const fill = [colour("accent"), colour("accent"), colour("accent"), colour("surface"), colour("surface")];
   const stroke = [colour("accent"), colour("accent"), colour("accent"), colour("muted"), colour("muted")];
@@ -98,11 +98,13 @@ const letterOf = (place) => String.fromCharCode(97 + (place % 26)) + (place < 26
 function renderApart() {
   const metric = metricOf(state.metric), all = methods().filter((row) => score(row, state.metric));
   if (!metric.tested || all.length < 2) {
-    fill("apart-choice");
-    fill("apart", element("p", { class: "note" }, all.length < 2 ? "There are not two methods to compare." : `No two methods are told apart on ${metric.label}, because ${metric.untested}. Whether intervals overlap is no test.`));
+    const known = all.length > 1 && metric.differences.length > 0;
+    fill("apart-choice", known ? withChoice() : null);
+    fill("apart", element("p", { class: "note" }, all.length < 2 ? "There are not two methods to compare." : `No two methods are told apart on ${metric.label}, because ${metric.untested}. Whether intervals overlap is no test.`),
+      known ? withDifferences(metric) : null);
     return;
   }
-  fill("apart-choice", choice("Compare with", ranked(state.metric).filter((row) => !row.control).map((row) => [row.name, row.name]), state.marked, mark));
+  fill("apart-choice", withChoice());
   const tied = tiedWith(state.marked, state.metric), mean = score(all.find((row) => row.name === state.marked), state.metric).mean;
   const rest = ranked(state.metric).filter((row) => !row.control && row.name !== state.marked);
   const between = differencesTo(state.marked, metric);
@@ -117,13 +119,23 @@ function renderApart() {
     element("p", { class: "key" }, `Behind each method stands how far its mean is above (+) or below (-) that of ${state.marked}, with the 95 % interval of that pair alone. The tests correct for all pairs, so an interval may exclude 0 where two methods cannot be told apart.`));
 }
 
-// By method, its mean minus that of `name`, with the interval.
-function differencesTo(name, metric) {
+const withChoice = () => choice("Compare with", ranked(state.metric).filter((row) => !row.control).map((row) => [row.name, row.name]), state.marked, mark);
+
+// What is known where no verdict is given: differences with intervals, and p where one was computed.
+function withDifferences(metric) {
+  const between = differencesTo(state.marked, metric, true), rest = ranked(state.metric).filter((row) => !row.control && between[row.name]);
+  if (!rest.length) return element("p", { class: "key" }, `Differences were computed with the method of the best mean alone, which is not ${state.marked}.`);
+  return element("dl", { class: "apart" }, element("dt", { dir: "auto" }, `mean minus that of ${state.marked}`),
+    ...rest.map((row) => element("dd", { dir: "auto" }, element("span", {}, row.name), element("span", { class: "by", dir: "ltr" }, between[row.name]))));
+}
+
+// By method, its mean minus that of `name`, with the interval; with p if asked.
+function differencesTo(name, metric, probable) {
   const rows = state.result.rows, place = rows.findIndex((row) => row.name === name), found = {};
-  for (const [first, second, difference, low, high] of metric.differences) {
-    const shown = (value) => two(metric.factor * value);
-    if (second === place) found[rows[first].name] = `${signed(shown(difference))} [${shown(low)}, ${shown(high)}]`;
-    if (first === place) found[rows[second].name] = `${signed(shown(-difference))} [${shown(-high)}, ${shown(-low)}]`;
+  for (const [first, second, difference, low, high, p] of metric.differences) {
+    const shown = (value) => two(metric.factor * value), behind = probable && p ? `, p ${p}` : "";
+    if (second === place) found[rows[first].name] = `${signed(shown(difference))} [${shown(low)}, ${shown(high)}]${behind}`;
+    if (first === place) found[rows[second].name] = `${signed(shown(-difference))} [${shown(-high)}, ${shown(-low)}]${behind}`;
   }
   return found;
 }
@@ -155,7 +167,10 @@ async function drawScores() {
 
 function renderScores() {
   const { metrics, rows, columns } = state.result;
-  fill("metric-choice", radios("Metric", metrics.map((metric) => [metric.key, metric.label]), state.metric, (key) => { state.metric = key; showScores(); renderCosts(); }));
+  const first3 = metrics.slice(0, 3).map((metric) => [metric.key, metric.label]), others = metrics.slice(3).map((metric) => [metric.key, metric.label]);
+  const change = (key) => { if (!key) return; state.metric = key; showScores(); renderCosts(); };
+  fill("metric-choice", radios("Metric", first3, state.metric, change),
+    others.length ? choice("Other metric", [["", "none"], ...others], others.some(([key]) => key === state.metric) ? state.metric : "", change) : null);
   const shown = metrics.filter((metric, place) => place < 3 || metric.key === state.metric);
   const figures = ["train", "max_allocated", "max_resident", "parameters_trainable"].map((key) => columns.find((column) => column.key === key)).filter(Boolean);
   const first = shown.findIndex((metric) => metric.key === state.metric);

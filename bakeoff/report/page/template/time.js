@@ -22,7 +22,7 @@ function renderTime() {
     })] }))));
   fill("time-gate", verdictTable(verdicts),
     ...notes.map((note) => element("p", { class: "note", dir: "auto" }, note)));
-  fill("time-changes", ...changes.map((one) => element("details", { open: changes.length < 4 }, element("summary", { dir: "auto" }, `${one.from} → ${one.to}: ${one.changed.length ? `${one.changed.length} changed` : "no setting and no version changed"}`),
+  fill("time-changes", ...changes.map((one) => element("details", { open: changes.length < 4 && one.changed.length <= 20 }, element("summary", { dir: "auto" }, `${one.from} → ${one.to}: ${one.changed.length ? `${one.changed.length} changed` : "no setting and no version changed"}`),
     element("ul", {}, ...one.changed.map((text) => element("li", { dir: "auto" }, text))))));
 }
 
@@ -52,8 +52,8 @@ function drawTime() {
     const color = { field: "name", type: "nominal", scale: found.color, legend };
     return { width, height: 300, autosize: { type: "fit-x", contains: "padding" }, data: { values },
       layer: [
-        { mark: { type: "line", strokeWidth: 1.5 }, encoding: { x, ...offset, y, color } },
-        { mark: { type: "rule", strokeWidth: 1.5, opacity: 0.7 }, encoding: { x, ...offset, y: { field: "low", type: "quantitative" }, y2: { field: "high" }, color } },
+        { mark: { type: "line", strokeWidth: 1.5 }, encoding: { x, ...offset, y, color, strokeDash: { field: "name", type: "nominal", scale: found.dash, legend } } },
+        { mark: { type: "rule", strokeWidth: 1.5, opacity: 0.8 }, encoding: { x, ...offset, y: { field: "low", type: "quantitative" }, y2: { field: "high" }, color } },
         { mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { x, ...offset, y, color, shape: { field: "name", type: "nominal", scale: found.shape, legend },
           tooltip: [{ field: "name", title: "method" }, { field: "result" }, { field: "shown", title: metric.label }] } },
       ] };
