@@ -126,7 +126,7 @@ def page(runs: Runs, asked: Asked, measured: Sequence[Base], missing: Sequence[s
     ]
     made.figures += [
         "Share of full fine-tuning's gain over the untrained model, with its 95 % interval. A dash means that full "
-        "fine-tuning's own gain cannot be told from 0, so there is nothing to take a share of.",
+        "fine-tuning's own gain is not above 0 by its interval, so there is nothing to take a share of.",
         share_table(asked, measured),
         Plot("shares", draw(asked, measured), "Share of full fine-tuning's gain over model sizes, by method"),
         "The scores behind the shares. ROUGE is the mean F1 x 100 over test documents and seeds, with its 95 % "
@@ -180,7 +180,9 @@ def reached(asked: Asked, base: Base) -> list[str]:
         if parts:
             said.append(f"On {markdown(base.name)}, {markdown(method)} reaches {listing(parts)}.")
     if lost := [label for figure, label in FIGURES.items() if base.shares[asked.methods[0], figure].value is None]:
-        said.append(f"On {markdown(base.name)}, full fine-tuning's gain in {listing(lost)} cannot be told from 0.")
+        said.append(
+            f"On {markdown(base.name)}, full fine-tuning's gain in {listing(lost)} is not above 0 by its interval."
+        )
     return said
 
 
@@ -188,6 +190,8 @@ def judged(share: Share) -> str:
     """A word on an interval that excludes all of the gain, or that includes nothing of it."""
     if share.low is None or share.high is None:
         return ""
+    if share.high < 0:
+        return " (worse than untrained)"
     if share.high < 1:
         return " (less than full)" if share.low > 0 else " (less than full, and not told from nothing)"
     if share.low > 1:

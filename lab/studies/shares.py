@@ -17,7 +17,7 @@ class Share:
     """(score of a method - zero) / (score of the reference - zero), where zero is the untrained model's score."""
 
     value: float | None
-    """None where the reference's gain cannot be told from 0: a share of nothing."""
+    """None where the reference's gain is not above 0 by its interval: a share of nothing, or of a loss."""
     low: float | None = None
     """Bounds of the 95 % interval; None where there are none."""
     high: float | None = None
@@ -28,18 +28,18 @@ def fieller(method: Sequence[float], reference: Sequence[float], level: float = 
 
     Its interval holds the ratios r for which mean(method) - r mean(reference) is not told from 0 by a t-test whose
     degrees of freedom are those of the smaller sample (Journal of the Royal Statistical Society B 16, 1954). Where
-    the mean of `reference` is not told from 0, no interval is bounded, and the share is None.
+    the mean of `reference` is not told from 0, no interval is bounded, and the share is None; so it is below 0.
     """
     from scipy import stats
 
     a, b = mean(method), mean(reference)
     seeds = min(len(method), len(reference))
     if seeds < 2:
-        return Share(a / b if b else None)
+        return Share(a / b if b > 0 else None)
     va, vb = variance(method) / len(method), variance(reference) / len(reference)
     t2 = float(stats.t.ppf((1 + level) / 2, seeds - 1)) ** 2
     lead = b * b - t2 * vb
-    if lead <= 0:
+    if lead <= 0 or b < 0:
         return Share(None)
     root = math.sqrt(max(0.0, (a * b) ** 2 - lead * (a * a - t2 * va)))
     return Share(a / b, (a * b - root) / lead, (a * b + root) / lead)
@@ -73,9 +73,8 @@ class Bootstrap:
         return np.asarray((by_seed * chosen).sum(axis=1))
 
     def ratios(self, method: ArrayLike, reference: Floats) -> Floats | None:
-        """The share in every draw, from scores and the reference's gains; None where those are not told from 0."""
-        low, high = np.percentile(reference, [2.5, 97.5])
-        return None if low <= 0 <= high else self.gains(method) / reference
+        """The share in every draw, from scores and the reference's gains; None where those are not above 0."""
+        return None if np.percentile(reference, 2.5) <= 0 else self.gains(method) / reference
 
     def share(self, method: ArrayLike, reference: ArrayLike, ratios: Floats | None) -> Share:
         """The share of the scores themselves, with the interval of its draws."""

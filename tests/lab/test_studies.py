@@ -13,10 +13,10 @@ from bakeoff.cli import main
 from bakeoff.config.schema import ModelSettings, Settings
 from bakeoff.core.errors import UsageError
 from bakeoff.models import loading
-from lab.studies import bases, subspaces, verdicts
+from lab.studies import bases, scale, subspaces, verdicts
 from lab.studies.generalisation import slope
 from lab.studies.rank_figures import shares
-from lab.studies.shares import Bootstrap, fieller
+from lab.studies.shares import Bootstrap, Share, fieller
 from lab.studies.virtual import closest
 
 
@@ -79,6 +79,15 @@ def test_a_share_of_a_gain_that_is_not_told_from_nothing_is_not_measured():
     full = [[0.3, -0.3, 0.2, -0.2, 0.1, -0.1]]
     ratios = bootstrap.ratios([[0.1] * 6], bootstrap.gains(full))
     assert ratios is None and bootstrap.share([[0.1] * 6], full, ratios).value is None
+
+
+def test_a_share_of_what_full_fine_tuning_made_worse_is_not_measured():
+    assert fieller([0.17, 0.16, 0.18], [-0.7, -0.72, -0.65]).value is None and fieller([0.1], [-0.5]).value is None
+    bootstrap = Bootstrap(np.full(6, 0.5))
+    worse = [[0.1] * 6]
+    ratios = bootstrap.ratios([[0.6] * 6], bootstrap.gains(worse))
+    assert ratios is None and bootstrap.share([[0.6] * 6], worse, ratios).value is None
+    assert scale.judged(Share(-0.2, -0.3, -0.1)) == " (worse than untrained)"
 
 
 def test_bootstrapped_shares_cover_the_true_one(draw):
