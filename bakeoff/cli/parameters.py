@@ -39,29 +39,30 @@ def parameters(options: argparse.Namespace) -> str:
     if folder:
         check_folder(folder, chosen.model.name)
     base = blueprint.builder(chosen.model, folder, blueprint.vocabulary(chosen.model, folder))
-    found, needed = {}, {}
+    found, needed, tokens = {}, {}, set()
     for entry in (entry for entry in entries if not entry.control):
         method, recipe = configure(entry, chosen)
         _, found[entry.name], attached = fitted(entry, method, base, chosen.model.name)
-        needed[entry.name] = estimated(chosen, recipe, attached, shapes_of(base("meta"))) if options.memory else None
+        if options.memory:
+            needed[entry.name] = estimated(chosen, recipe, attached, shapes_of(base("meta")))
+            tokens.add(tokens_of(chosen, recipe))
     if not found:
         raise UsageError(f"--method {','.join(options.method)}: only controls, which train nothing; add --method lora")
+    from bakeoff.report.figures import listing
     from bakeoff.report.table import memory_table, parameter_table
 
     text = f"{chosen.model.name}, preset {chosen.preset}\n\n{parameter_table(found)}"
-    estimates = {name: memory for name, memory in needed.items() if memory}
-    return f"{text}\n\n{memory_table(estimates)}" if estimates else text
+    if not needed:
+        return text
+    said = listing([f"{count:,}" for count in sorted(tokens)])
+    return f"{text}\n\n{memory_table(needed)}\n\nA micro-batch was taken to have {said} tokens."
 
 
 def estimated(settings: Settings, recipe: TrainingSettings, attached: Any, shapes: Any) -> Any:
-    """The memory of a run of `attached`: in bf16 unless the settings say fp32, every document as long as it may be.
-
-    A micro-batch has the tokens that the settings name, or those of its documents.
-    """
+    """The memory of a run of `attached`: in bf16 unless the settings say fp32, every document as long as it may be."""
     from bakeoff.models import memory
 
-    longest = settings.task.max_input_tokens + settings.task.max_target_tokens
-    tokens = settings.engine.micro_batch_tokens or min(recipe.micro_batch_size, recipe.batch_size) * longest
+    longest, tokens = longest_of(settings), tokens_of(settings, recipe)
     work = memory.Work(
         tokens=tokens, labels=tokens * settings.task.max_target_tokens // longest,
         rows=settings.generation.batch_size, capacity=longest,
@@ -71,3 +72,20 @@ def estimated(settings: Settings, recipe: TrainingSettings, attached: Any, shape
         quantisation=settings.model.quantisation, again=settings.machine.checkpoint_activations,
         optimizer=recipe.optimizer,
     )  # fmt: skip
+
+
+def longest_of(settings: Settings) -> int:
+    """Tokens of the longest document with its summary."""
+    return settings.task.max_input_tokens + settings.task.max_target_tokens
+
+
+def tokens_of(settings: Settings, recipe: TrainingSettings) -> int:
+    """Tokens of a micro-batch: those that the settings name, or of a row on a GPU, or of its documents."""
+    from bakeoff.config import hardware
+
+    longest = longest_of(settings)
+    packed = settings.engine.packing and settings.machine.engine != "plain" and not settings.machine.sharded
+    if packed and hardware.expects_card(settings.machine.device):
+        most = settings.engine.micro_batch_tokens or hardware.ROW
+        return max(longest, min(most, recipe.batch_size * longest))
+    return settings.engine.micro_batch_tokens or min(recipe.micro_batch_size, recipe.batch_size) * longest

@@ -16,8 +16,8 @@ from bakeoff.engine.virtual import virtual_tokens
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["KERNELS", "Engine", "NoCompiler", "compile_ahead", "compile_kernels", "label_logits", "make",
-           "open_kernels", "quicker_attention", "refuse_undivided", "replaceable_attention", "unreadable",
+__all__ = ["KERNELS", "Engine", "NoCompiler", "compile_ahead", "compile_kernels", "compiler_version", "label_logits",
+           "make", "open_kernels", "quicker_attention", "refuse_undivided", "replaceable_attention", "unreadable",
            "virtual_tokens"]  # fmt: skip
 
 KERNELS = "native"
@@ -50,6 +50,13 @@ def compile_ahead(folder: Path) -> None:
     compiler.compile_all(folder)
 
 
+def compiler_version() -> str:
+    """What the C compiler says of its version, by which kernels are compiled here. Raises NoCompiler."""
+    from bakeoff.engine.cpu import compiler
+
+    return compiler.command()[1]
+
+
 def compile_kernels(folder: Path) -> str:
     """Compiles the kernels into `folder` unless they are there; the compiler's version. Raises NoCompiler."""
     from bakeoff.engine.cpu import native
@@ -65,7 +72,8 @@ def open_kernels(where: Computation, folder: Path) -> None:
     from bakeoff.engine.cpu import native
 
     if where.engine == "cuda":
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.absolute() / "inductor")
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.absolute() / "inductor"))
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(where.threads))
     if where.compiled:
         native.build(folder)
     else:

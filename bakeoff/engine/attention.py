@@ -19,6 +19,8 @@ from bakeoff.engine.cpu.kernels import BLOCK, causal_mask
 from bakeoff.engine.shared_prefix import Copies, SharedPrefix, common
 from bakeoff.engine.virtual import virtual_tokens
 
+PADDING = "warn_if_padding_and_no_attention_mask"
+"""The method by which transformers' models look for padding."""
 PACKED = "bakeoff_packed"
 """The name under which transformers' models find `attend`."""
 LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral")
@@ -232,7 +234,9 @@ def forward(
             segments.wanted = to_device(keep.flatten().nonzero().flatten(), tensor.device)
             if segments.indexed or keep.device != tensor.device:
                 keep = segments.wanted
-        logits = model(**inputs, position_ids=where, logits_to_keep=keep, use_cache=False, segments=segments).logits
+        with unwarned(model):
+            found = model(**inputs, position_ids=where, logits_to_keep=keep, use_cache=False, segments=segments)
+            logits = found.logits
     return logits.flatten(0, -2)
 
 
@@ -244,6 +248,24 @@ def attention_of(config: Any, name: str) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
+
+
+@contextmanager
+def unwarned(model: Any) -> Iterator[None]:
+    """Inside, `model` does not look for padding in its tokens: rows have none, and a GPU would be waited for."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parts = [part for part in (inner, getattr(inner, "base_model", None)) if isinstance(part, PreTrainedModel)]
+    try:
+        for part in parts:
+            vars(part)[PADDING] = ignored
+        yield
+    finally:
+        for part in parts:
+            vars(part).pop(PADDING, None)
+
+
+def ignored(*given: Any) -> None:
+    """Does nothing."""
 
 
 def compute_again(model: Any) -> None:

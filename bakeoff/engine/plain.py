@@ -42,8 +42,10 @@ class Plain:
     ) -> Any:
         """`model` as `prepared` gives it, with nothing patched."""
         move(model, self.where.device)
-        # A model that was read in bf16 with fp32 beside it computes as it will while it is trained.
+        # A model that was read in two bytes with fp32 beside it computes as it will while it is trained.
         mixed = any(parameter.dtype != torch.float32 for parameter in model.parameters())
+        if mixed:
+            cast(model, self.where.precision)
         with self.products() if mixed else nullcontext():
             layout.settle(model, added, self.where.packing, known)
         cast(model, self.where.precision)

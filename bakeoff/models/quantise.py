@@ -99,17 +99,18 @@ def installed() -> dict[str, str]:
 def placed(settings: ModelSettings, read: Callable[[], Any], where: Computation | None) -> dict[str, Any]:
     """How transformers reads a folder's weights where a run computes on a GPU: straight to it, quantised if asked.
 
-    `read` gives the model's configuration. Weights are in bf16 where the files and the run are: nothing is lost, and
-    nothing stands in fp32 on the way. Empty where they are read in fp32 on the CPU.
+    `read` gives the model's configuration. Weights of two bytes stay as the files have them where the run is in bf16:
+    nothing is lost, and nothing stands in fp32 on the way. Empty where they are read in fp32 on the CPU.
     """
     if where is None or (where.device == "cpu" and not settings.quantisation):
         return {}
     import torch
 
     products = torch.bfloat16 if where.precision == "bf16" else torch.float32
-    halved = settings.quantisation or getattr(read().get_text_config(), "dtype", None) == torch.bfloat16
+    kept = getattr(read().get_text_config(), "dtype", None)
+    halved = products == torch.bfloat16 and kept in (torch.bfloat16, torch.float16)
     found: dict[str, Any] = {
-        "dtype": products if halved else torch.float32,
+        "dtype": products if settings.quantisation else kept if halved else torch.float32,
         "device_map": {"": "cpu" if where.sharded else where.device},
     }
     if settings.quantisation:

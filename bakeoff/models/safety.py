@@ -4,6 +4,7 @@ import json
 import math
 import mmap
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 from bakeoff.core.errors import UsageError
@@ -96,6 +97,8 @@ class Header:
 
 
 ADAPTER = "adapter_config.json"
+SCALES = (".weight_scale", ".weight_scale_inv", ".weight_packed", ".qweight", ".qzeros", ".absmax", ".SCB")
+"""How the names of tensors end that only quantised weights come with."""
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -121,8 +124,9 @@ def check_folder(folder: Path, name: str) -> None:
         raise UsageError(f"--model {name}: {reason}; expected *.safetensors (convert it with save_pretrained)")
     for path in files:
         try:
-            with safe_open(path, "pt"):  # reads the header and holds it against the file's size
-                pass
+            with safe_open(path, "pt") as opened:  # reads the header and holds it against the file's size
+                tensors = opened.keys()
+                refuse_scaled(name, path.name, {tensor: opened.get_slice(tensor).get_dtype() for tensor in tensors})
         except SafetensorError as error:
             raise UsageError(f"--model {name}: {path.name} is torn ({error}); copy or download it again") from None
     for path in folder.glob("*.safetensors.index.json"):
@@ -132,6 +136,17 @@ def check_folder(folder: Path, name: str) -> None:
             raise UsageError(f"--model {name}: {path.name} is no index of weights; copy or download it again") from None
         if strange := sorted(map(str, named - {file.name for file in files})):
             raise UsageError(f"--model {name}: {path.name} names {strange[0]!r}, which is not in the folder")
+
+
+def refuse_scaled(name: str, file: str, kinds: Mapping[str, str]) -> None:
+    """Raises UsageError where tensors of `file`, by name, are of FP8 or come with scales, whatever config.json says:
+    transformers would read the numbers and leave their scales out."""
+    for tensor, kind in kinds.items():
+        if kind.startswith("F8") or tensor.endswith(SCALES):
+            raise UsageError(
+                f"--model {name}: its weights are quantised ({file} holds {tensor}, {kind}), and a quantised base "
+                "can't be trained here; give the model in full precision"
+            )
 
 
 def separate_head(folder: Path, embedding: str, head: str) -> bool:

@@ -18,10 +18,12 @@ def text(found: dict[str, Any]) -> str:
     """Markdown of what `measured` found."""
     card = found["environment"].get("gpu")
     title = f"Bakeoff on {card}" if card else "A rehearsal without a GPU: its figures say nothing of one"
-    failed = [row["name"] for row in found["checks"] if not row["holds"]]
-    verdict = f"{len(failed)} of {len(found['checks'])} checks failed." if failed else "Every check holds."
+    made = [row for row in found["checks"] if row["holds"] is not None]
+    failed = [row["name"] for row in made if not row["holds"]]
+    verdict = f"{len(failed)} of {len(made)} checks failed." if failed else "Every check that was made holds."
     parts = [f"# {title}", f"`python -m lab.gpu` took {found['seconds']:.0f} s. {verdict}"]
-    checks = [(row["name"], "holds" if row["holds"] else "FAILS", row["says"]) for row in found["checks"]]
+    words = {True: "holds", False: "FAILS", None: "not made"}
+    checks = [(row["name"], words[row["holds"]], row["says"]) for row in found["checks"]]
     parts += ["## Checks", table(checks, ("check", "outcome", "what was found"))]
     parts += ["## Speed and memory", ABOUT, table([line(row, found["rows"]) for row in found["rows"]], COLUMNS)]
     parts += [f"- {sentence}" for sentence in aims(found["rows"]) + repays(found["rows"])]
@@ -73,6 +75,22 @@ def aims(rows: list[dict[str, Any]]) -> list[str]:
                 verdict = "reaches" if value >= least else "misses"
                 what_of = f"{row['shape']}, {what}, {row['arm']}"
                 found.append(f"{what_of}: {value:.2f} times {OPPONENT} {verdict} the aim of {least:g}.")
+    return found + lighter(rows)
+
+
+def lighter(rows: list[dict[str, Any]]) -> list[str]:
+    """Whether Bakeoff's peaks are below the opponent's, a sentence for each that was measured of both."""
+    found = []
+    for row in (one for one in rows if one["arm"] in (OURS, COMPILED)):
+        [other] = [one for one in rows if one["shape"] == row["shape"] and one["arm"] == OPPONENT]
+        for what in ("training", "writing"):
+            ours, theirs = (one.get(f"{what} bytes") for one in (row, other))
+            if ours is not None and theirs is not None:
+                verdict = "below" if ours < theirs else "not below"
+                found.append(
+                    f"{row['shape']}, {what}, {row['arm']}: a peak of {ours / 1e9:.2f} GB is {verdict} the "
+                    f"{theirs / 1e9:.2f} GB of {OPPONENT}."
+                )
     return found
 
 
@@ -83,8 +101,8 @@ def repays(rows: list[dict[str, Any]]) -> list[str]:
         others = [one for one in rows if one["shape"] == row["shape"] and one["arm"] == OURS and "step, s" in one]
         if row["arm"] != COMPILED or "step, s" not in row or not others:
             continue
-        if row["reason"]:
-            found.append(f"{row['shape']}: layers were not compiled: {row['reason']}.")
+        if row.get("uncompiled"):
+            found.append(f"{row['shape']}: layers were not compiled: {row['uncompiled']}.")
             continue
         took, saved = (others[0][what] - row[what] for what in ("preparing, s", "step, s"))
         said = f"{row['shape']}: to compile the layers takes {-took:.1f} s and saves {1000 * saved:.1f} ms a step"

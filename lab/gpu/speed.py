@@ -2,10 +2,12 @@
 
 import tempfile
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch._inductor.utils import fresh_cache
 
 from bakeoff import engine
 from bakeoff.config.schema import Computation, TrainingSettings
@@ -46,6 +48,8 @@ def ours(shape: Shape, where: Computation, steps: int = 0) -> dict[str, Any]:
     """
     seed_everything(0, where)
     shapes.free(where.device)
+    if steps:  # what an earlier model or command compiled is compiled anew, and timed
+        torch._dynamo.reset()
     examples, prompts = shapes.documents(shape, shape.documents + 1), prompts_of(shape)
     model = shapes.base(shape, where)
     sizes = shapes_of(model)
@@ -53,10 +57,11 @@ def ours(shape: Shape, where: Computation, steps: int = 0) -> dict[str, Any]:
     made = engine.make(where, 0)
     synchronise()
     start = time.perf_counter()
-    with made.prepared(model, added, steps=steps) as model:
+    with fresh_cache() if steps else nullcontext(), made.prepared(model, added, steps=steps) as model:
         synchronise()
         preparing = time.perf_counter() - start
         reason = made.reason(model)
+        uncompiled = made.answers(model).get("fused", reason or "this engine compiles none") if steps else ""
         tokens = max(sum(len(one.ids) for one in micro)
                      for micro in made.micro_batches(model, examples[: shape.batch], shape.trainer_size))  # fmt: skip
         work = memory.Work(tokens, tokens * shape.labels // (2 * shape.tokens // 3), shape.rows, shape.tokens)
@@ -85,7 +90,7 @@ def ours(shape: Shape, where: Computation, steps: int = 0) -> dict[str, Any]:
     done = curves.tokens, sum(map(len, texts))
     found = rates((seconds, wrote), done, (trained, shapes.peak(where.device)))
     found |= {"preparing, s": preparing, "step, s": seconds / -(-shape.documents // shape.batch)}
-    return {**found, "reason": reason, "estimated bytes": needed.training}
+    return {**found, "reason": reason, "uncompiled": uncompiled, "estimated bytes": needed.training}
 
 
 def theirs(shape: Shape, where: Computation, attention: str = "sdpa") -> dict[str, Any]:

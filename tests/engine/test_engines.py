@@ -163,12 +163,14 @@ def test_micro_batches_by_tokens_leave_the_gradient_as_it_is():
     assert torch.norm(found[0] - found[1]) < 1e-5 * torch.norm(found[1])
 
 
-def test_nothing_is_asked_of_a_device_while_it_trains_and_writes(monkeypatch):
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gemma3", "gpt2", "opt", "gpt_neox", "phi"])
+def test_nothing_is_asked_of_a_device_while_it_trains_and_writes(monkeypatch, name):
     """The device `meta` has no values to give; what it is asked to compute is what a GPU is, flash attention too."""
     monkeypatch.setattr(varlen, "HALF", (torch.float32,))
     made = engine.make(dataclasses.replace(CUDA, device="meta"), 256)
     monkeypatch.setattr(made, "products", contextlib.nullcontext)  # autocast knows no such device
-    model = built("llama")[0].to("meta")
+    model = built(name)[0].to("meta")
+    assert name != "gpt2" or model.config.pad_token_id is not None  # it would look for padding
     monkeypatch.setattr(layout, "answers", lambda model: {"packed": "", "varlen": "", "head": "", "steady": ""})
     monkeypatch.setattr(layout, "packed", lambda model: "")
     made.loss(model, EXAMPLES).backward()
@@ -177,6 +179,17 @@ def test_nothing_is_asked_of_a_device_while_it_trains_and_writes(monkeypatch):
         rows.read(PROMPTS[:2], [0, 1], 6, torch.float32)
         rows.compute()
     assert all(parameter.grad.device.type == "meta" for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_one_cache_serves_chunks_of_shorter_prompts():
+    model, added = built("llama")
+    made = engine.make(CUDA, 256)
+    long, short = [list(range(5, 60)) * 6], [[5, 6, 7]]
+    with made.prepared(model, added) as model, made.writing(model):
+        texts = [made.generate(model, prompts, 3, rows=1, ends=(), vocabulary=range(257)) for prompts in (short, long)]
+        held = vars(model)["_bakeoff_rows"]
+        assert made.generate(model, short, 3, rows=1, ends=(), vocabulary=range(257)) == texts[0]
+        assert vars(model)["_bakeoff_rows"] is held and held[1].cache.capacity > 256
 
 
 @pytest.mark.parametrize("limit", [1, 3, 20])

@@ -39,7 +39,7 @@ def test_the_report_says_from_how_many_steps_on_compiled_layers_pay():
     )
     [slower] = report.repays([plain, {**compiled, "step, s": 0.051}])
     assert "saves -1.0 ms a step; it does not pay" in slower
-    [refused] = report.repays([plain, {**compiled, "reason": "there is no compiler"}])
+    [refused] = report.repays([plain, {**compiled, "uncompiled": "there is no compiler"}])
     assert refused == "135M: layers were not compiled: there is no compiler."
     assert report.repays([{**plain, "failed": "out of memory"}, {"shape": "135M", "arm": report.COMPILED}]) == []
 

@@ -132,6 +132,21 @@ def test_a_quantised_base_is_refused_before_its_weights_are_read(folder, quantis
     assert f"its weights are quantised ({word}, in config.json)" in complaint(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("model.layers.0.mlp.up_proj.weight", torch.float8_e4m3fn, "F8_E4M3"),
+        ("model.layers.0.mlp.up_proj.weight_scale_inv", torch.float32, "F32"),
+        ("model.layers.0.mlp.up_proj.qweight", torch.int32, "I32"),
+    ],
+)
+def test_weights_with_scales_are_refused_though_the_configuration_says_nothing(folder, name, kind, said):
+    tensors = load_file(folder / "model.safetensors")
+    like = tensors["model.layers.0.mlp.up_proj.weight"]
+    save_file({**tensors, name: like.to(kind).clone()}, folder / "model.safetensors", {"format": "pt"})
+    assert f"its weights are quantised (model.safetensors holds {name}, {said})" in complaint(folder)
+
+
 def test_weights_that_do_not_fit_the_configuration_are_refused_before_a_run(folder):
     change(folder, intermediate_size=96)
     assert "can't load its weights" in complaint(folder)

@@ -77,9 +77,30 @@ def test_weights_go_where_they_are_computed_in_the_precision_of_files_and_run(fo
     assert found("cpu", "bf16", torch.bfloat16) == {}
     on_card = {"device_map": {"": "cuda"}}
     assert found("cuda", "bf16", torch.bfloat16) == {**on_card, "dtype": torch.bfloat16}
+    assert found("cuda", "bf16", torch.float16) == {**on_card, "dtype": torch.float16}  # and no fp32 on the way
     assert found("cuda", "bf16", torch.float32) == {**on_card, "dtype": torch.float32}
+    assert found("cuda", "fp32", torch.float16) == {**on_card, "dtype": torch.float32}
     assert found("cuda", "fp32", torch.bfloat16) == {**on_card, "dtype": torch.float32}
     assert found("cuda", "bf16", torch.bfloat16, sharded=True)["device_map"] == {"": "cpu"}
+
+
+@pytest.mark.parametrize("method", ["lora", "oft", "pissa", "full"])
+def test_files_in_fp16_are_trained_as_if_they_had_been_widened_first(tmp_path, method):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", **VALUES)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float16).save_pretrained(tmp_path)
+    found = []
+    for kind in (torch.float16, torch.float32):
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=kind)
+        own = set(map(id, model.parameters()))
+        model = METHODS[method]().attach(model, None)
+        made = engine.make(WHERE, 256)
+        with made.prepared(model, [one for one in model.parameters() if id(one) not in own]) as model:
+            assert {p.dtype for p in model.parameters()} <= {torch.bfloat16, torch.float32}
+            found.append((made.loss(model.train(), EXAMPLES).item(), made.documents(model)))
+    assert found[0][1] == found[1][1] == "in one row"
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
 
 
 def test_quantised_weights_are_not_divided_among_ranks(monkeypatch):

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from bakeoff.config.hardware import repeatable
 from bakeoff.engine import layout
-from bakeoff.engine.attention import Segments
+from bakeoff.engine.attention import Segments, row_logits
 from bakeoff.engine.batches import Batch
 from bakeoff.engine.cached_features import head_alone
 from bakeoff.engine.cuda import fused
@@ -74,12 +75,28 @@ class Cuda(Packed):
         """
         device, kind, count = self.where.device, self.kind, len(layout.LENGTHS)
         cache = FixedCache(count, ROUND)
-        return layout.together(
+        why = layout.together(
             model,
             partial(Varlen, device=device, kind=kind),
             lambda longer: FixedPrefill(longer, device, kind, cache, range(count)),
             lambda before: FixedStep(cache, torch.tensor([before], device=device), by_flash),
         )
+        return why or self.has_gradient(model)
+
+    def has_gradient(self, model: Any) -> str:
+        """Why attention has no gradient here: some heads are too wide for that alone. Raises what a kernel raises."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not trained:
+            return ""
+        texts = layout.documents(model)
+        lengths, ids = [len(text) for text in texts], torch.tensor([[token for text in texts for token in text]])
+        ids = ids.to(self.where.device)
+        rows = partial(Varlen, device=self.where.device, kind=self.kind)
+        with torch.enable_grad(), repeatable(self.where.device):
+            logits = row_logits(model, ids, lengths, torch.ones_like(ids, dtype=torch.bool), rows)
+            found = torch.autograd.grad(logits.float().logsumexp(-1).sum(), trained, allow_unused=True)
+        finite = all(bool(torch.isfinite(one).all()) for one in found if one is not None)
+        return "" if finite else "its gradient is not finite"
 
     def replays(self, model: Any) -> str:
         """Why the steps of writing can't be captured, or what a replayed graph writes otherwise."""
@@ -156,9 +173,9 @@ class Cuda(Packed):
         found = layout.answers(model)
         if found.get("varlen", "not asked"):
             return super().decode(model, prompts, limit, rows, ends, barred)
-        key = rows, capacity_for(model, prompts, limit), () if barred is None else tuple(barred.tolist())
+        key, capacity = (rows, () if barred is None else tuple(barred.tolist())), capacity_for(model, prompts, limit)
         held = vars(model).get(ROWS)
-        if held is None or held[0] != key:
+        if held is None or held[0] != key or held[1].cache.capacity < capacity:
             vars(model).pop(ROWS, None)  # before another is allocated
-            held = vars(model)[ROWS] = key, self.rows(model, *key[:2], barred)
+            held = vars(model)[ROWS] = key, self.rows(model, rows, capacity, barred)
         return write(held[1], prompts, limit, ends, self.kind, found.get("captured") == "")

@@ -23,7 +23,11 @@ CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 BACKEND = "inductor"
 """What torch.compile compiles with."""
 ALIKE = ("deterministic", "emulate_precision_casts")
-"""Settings of inductor: it chooses no kernel by how fast one was, and rounds to bf16 where layers do."""
+"""Settings of inductor: it chooses no kernel whose sums differ by how fast one was, and rounds to bf16 where layers
+do."""
+LONG = 2048
+"""Tokens of the row for which layers are first compiled on a GPU: inductor sizes its blocks by the first row that it
+sees."""
 CALLS = "_bakeoff_compiled"
 """The attribute of a model that holds the compiled call of each of its layers."""
 
@@ -33,6 +37,7 @@ def fused(model: Any) -> Iterator[None]:
     """Inside, the decoder layers of `model` are computed as torch.compile has them; the first pass compiles."""
     layers = layers_of(model)
     if CALLS not in vars(model):
+        alike()
         for layer in layers:
             layer.compile(dynamic=True, backend=BACKEND)
         vars(model)[CALLS] = [layer._compiled_call_impl for layer in layers]
@@ -45,6 +50,17 @@ def fused(model: Any) -> Iterator[None]:
             layer._compiled_call_impl = None
 
 
+def alike() -> str:
+    """Has inductor compile a layer as it is and each time alike; says what this torch lacks for that, if anything."""
+    from torch._inductor import config as compiling  # seconds, which only a run that compiles should take
+
+    for option in ALIKE:
+        if not hasattr(compiling, option):
+            return f"this torch can't be told to compile a layer as it is and each time alike ({option})"
+        setattr(compiling, option, True)
+    return ""
+
+
 def unfusable(
     model: Any, added: Iterable[torch.nn.Parameter], loss: Callable[[Any, Sequence[Encoded]], torch.Tensor],
     kind: torch.dtype, device: str,
@@ -54,19 +70,17 @@ def unfusable(
     `loss` computes by layers as they are inside and outside of `fused`; `kind` is the type of its products. What is
     compiled here serves the run.
     """
-    from torch._dynamo import config as tracing  # seconds, which only a run that compiles should take
+    from torch._dynamo import config as tracing
     from torch._dynamo import error_on_graph_break as whole
-    from torch._inductor import config as compiling
 
     if not layers_of(model):
         return "its architecture names no decoder layers"
     if why := layout.steady(model):
         return why
-    for option in ALIKE:
-        if not hasattr(compiling, option):
-            return f"this torch can't be told to compile a layer as it is and each time alike ({option})"
-        setattr(compiling, option, True)
+    if why := alike():
+        return why
     one, other = ([*text, *text] for text in layout.documents(model))
+    many = [one, other] * (LONG // len(one + other) + 1 if device == "cuda" else 1)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def gradient(texts: Sequence[list[int]]) -> list[torch.Tensor]:
@@ -76,7 +90,7 @@ def unfusable(
 
     with layout.noisy(added), torch.enable_grad():
         model.train()
-        for number, texts in enumerate(([one, other], [other, one[1:], one], [other[2:], other, other, one])):
+        for number, texts in enumerate((many, [other, one[1:], one], [other[2:]], [*many, other, one])):
             expected = gradient(texts)
             again = torch.compiler.set_stance("fail_on_recompile") if number else nullcontext()
             with fused(model), again, whole(True), tracing.patch(fail_on_recompile_limit_hit=True):

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bakeoff import engine
 from bakeoff.config import hardware
 from bakeoff.core.errors import UsageError
 from bakeoff.core.files import write_whole
@@ -132,6 +133,11 @@ def check(spec: RunSpec) -> None:
                              "let the cluster give each run a card")  # fmt: skip
     found = {**hardware.versions(), **hardware.card(device), "source": source_sha256()}
     found |= quantise.installed() if spec.model.get("quantisation") else {}
+    if spec.machine.get("compiled"):
+        try:
+            found["compiler"] = engine.compiler_version()
+        except engine.NoCompiler as missing:
+            raise UsageError(f"{socket.gethostname()}: {missing}, and the plan has compiled kernels") from None
     planned = {**spec.versions, "source": spec.hashes["source"]}
     for name, value in found.items():
         if value != planned.get(name):

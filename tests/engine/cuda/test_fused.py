@@ -4,17 +4,25 @@ import dataclasses
 
 import pytest
 import torch
+from baking import SMALL
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 from varlen_reference import opaque
 
 from bakeoff import engine
-from bakeoff.config.schema import Computation
+from bakeoff.config import presets
+from bakeoff.config.schema import Computation, plain
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
 from bakeoff.engine.cuda import fused, varlen
 from bakeoff.methods.parameters import shapes_of
 from bakeoff.methods.registry import known_methods
+from bakeoff.methods.selection import select
+from bakeoff.runs import pipeline
+from bakeoff.runs.base import Base
+from bakeoff.runs.resources import Clock
+from bakeoff.session import plan
+from bakeoff.session.store import Store
 from lab.compatibility.architectures import ARCHITECTURES, WIDE
 
 METHODS = {name: entry for name, entry in known_methods().items() if not entry.control}
@@ -122,11 +130,45 @@ def test_layers_that_compute_something_else_when_compiled_stay_as_they_are(monke
         assert layout.answers(model)["fused"]
 
 
+def test_torchs_own_attention_is_compiled_as_one_piece_for_rows_of_any_number_of_documents(monkeypatch):
+    """On the device `meta`, where torch's operator has shapes and no values."""
+    monkeypatch.undo()
+    query, key, value = (torch.randn(1, heads, 1, 16, device="meta", dtype=torch.bfloat16) for heads in (4, 2, 2))
+
+    def attention(of, q, k, v):
+        return of(0, q[0], k[0], v[0], 0.25)
+
+    compiled = torch.compile(attention, dynamic=True, fullgraph=True, backend="aot_eager")
+    for lengths in ([9, 14], [30, 7, 5], [40]):
+        rows = [part.expand(-1, -1, sum(lengths), -1).clone().requires_grad_() for part in (query, key, value)]
+        out = compiled(varlen.Varlen(lengths, "meta", torch.bfloat16), *rows)
+        out.sum().backward()
+        assert out.shape == (sum(lengths), 4, 16) and all(part.grad.shape == part.shape for part in rows)
+    assert graphs() == 1
+
+
 def test_dropout_is_not_compiled():
     model, added = built("llama", attention_dropout=0.5)
     made = engine.make(WHERE, 256)
     with made.prepared(model, added, steps=fused.REPAYS) as model:
         assert "dropout" in made.reason(model)
+
+
+def test_a_run_says_how_many_steps_it_has_where_it_trains_and_none_elsewhere(tmp_path, monkeypatch):
+    said, prepared = [], Base.prepared
+
+    def listen(self, model, answers=None, steps=0):
+        said.append(steps)
+        return prepared(self, model, answers, steps)
+
+    monkeypatch.setattr(Base, "prepared", listen)
+    changes = [*SMALL, "machine.device=cpu", "engine.compiled=false", "training.epochs=3", "training.batch_size=2"]
+    chosen, store = presets.load("smoke", changes=changes), Store(tmp_path / "store")
+    methods = [(entry.name, entry.name, str(entry.file), plain(entry.kind())) for entry in select(["lora"])]
+    made = plan.make(chosen, ["lora"], store, plan.probe(plan.sections(chosen), methods, str(store.models), print))
+    for name in ("lora", "zero-shot"):
+        pipeline.run(made.specs[name][0], tmp_path / name, tmp_path / "store" / "models", lambda news: None, Clock())
+    assert said[0] == 6 and not any(said[1:]) and len(said) >= 3
 
 
 @pytest.mark.slow

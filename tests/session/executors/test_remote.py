@@ -64,6 +64,7 @@ def a_job(store, spec, tmp_path):
 @pytest.mark.parametrize(("change", "expected"), [
     ({"torch": "1.0"}, "where the bake-off was planned"),
     ({"processor": "another"}, "so its runs would not be comparable"),
+    ({"compiler": "gcc (GCC) 3.2"}, "gcc (GCC) 3.2 where the bake-off was planned"),
 ])  # fmt: skip
 def test_a_machine_with_other_versions_refuses_a_run(here, tmp_path, node, change, expected):
     [spec] = here.plan.specs["lora"]

@@ -1,0 +1,93 @@
+"""Runs that are killed in the middle go on to the same bits, wherever they are made."""
+
+import pytest
+from baking import SMALL, adapter
+
+from bakeoff.config import presets
+from bakeoff.session import plan, worker
+from bakeoff.session.executors import cluster, local, slurm
+from bakeoff.session.progress import Progress
+from bakeoff.session.session import Session
+from bakeoff.session.store import Store
+
+pytestmark = pytest.mark.slow
+
+MORTAL = """
+import os, signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+@dataclass(frozen=True)
+class Mortal:
+    name: ClassVar[str] = "mortal"
+    place: str = ""
+    def attach(self, model, tokenizer):
+        return model.requires_grad_(True)
+    def after_step(self, model, step, steps):
+        if step == 3 and len(list(Path(self.place).iterdir())) < 2:
+            Path(self.place, str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    def expected_parameters(self, shapes):
+        from bakeoff import ParameterCounts
+        return ParameterCounts(total=shapes.total, trainable=shapes.total, frozen=0, tied=shapes.tied,
+                               tied_trainable=shapes.tied)
+"""
+EXECUTORS = {
+    "local": lambda store, machine: local.shares(store, 2),
+    "slurm": lambda store, machine: slurm.Slurm(store, 2, machine, "local"),
+    "ray": lambda store, machine: cluster.Cluster("ray", 2, machine),
+}
+ALONE = pytest.param("ray", marks=pytest.mark.alone)  # Ray takes a busy machine for a lost one
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch, furnished):
+    """A function that makes a session of two runs on a store, each of which is killed at its third step, once."""
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    (tmp_path / "deaths").mkdir()
+    monkeypatch.setenv("BAKEOFF_NODE_STORE", str(tmp_path / "node"))
+    worker.start_server(offline=True)
+    changes = [*SMALL, "training.epochs=3", "training.batch_size=2", "durability.checkpoint_steps=1",
+               f"methods.mortal.place={tmp_path / 'deaths'}"]  # fmt: skip
+
+    def make(name, executor=None):
+        store = Store(furnished(tmp_path / name))
+        planned = plan.make(presets.load("smoke", seeds="1,2", changes=changes), [str(tmp_path / "mortal.py")], store)
+        chosen = executor and EXECUTORS[executor](store, planned.found["machine"])
+        return Session(planned, store, Progress(None, live=False), executor=chosen)
+
+    return make
+
+
+@pytest.fixture
+def ray(tmp_path, monkeypatch):
+    """A cluster with two processors."""
+    found = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.60,<3'")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    yield
+    found.shutdown()
+    nodes.shutdown()
+
+
+@pytest.mark.parametrize("executor", ["local", "slurm", ALONE])
+def test_killed_runs_are_dead_as_on_one_machine_and_go_on_to_the_bit(session, executor, request):
+    if executor == "ray":
+        request.getfixturevalue("ray")
+    first, said = session("there", executor), []
+    for run in first.asked("mortal"):
+        with pytest.raises(worker.Died, match="killed by signal 9"):
+            run()
+    first.stop()
+    again = session("there", executor)
+    again.progress.say = lambda spec, text: said.append(text)
+    found = again.runs("mortal")
+    again.stop()
+    assert sum("goes on after step" in text for text in said) == 2
+    for one, other in zip(found, session("here").runs("mortal"), strict=True):
+        assert one.fingerprint == other.fingerprint and one.steps == other.steps and one.scores == other.scores
+        assert adapter(again.store, one) == adapter(session("here").store, other)
