@@ -25,6 +25,7 @@ from bakeoff.config import hardware, presets, project
 from bakeoff.core.files import replace
 from bakeoff.metrics.rouge import Prediction
 from bakeoff.report import comparison
+from bakeoff.report.page.write import write_report
 from bakeoff.runs.records import RunResult, RunSpec
 from bakeoff.runs.resources import Memory
 from bakeoff.scoring import registry
@@ -41,7 +42,7 @@ PAPERS, STEPS = 20, 100
 """Test documents and optimizer steps of a simulated run."""
 LIMIT = 10**9
 """Bytes that the process which makes a bake-off may take."""
-PARTS = ("plan", "store", "find", "metrics", "compare", "report", "report again")
+PARTS = ("plan", "store", "find", "metrics", "compare", "report", "page")
 STAGES = ("load and split", "encode", "batch")
 """What a bake-off does with documents before it trains."""
 WORDS = documents.words(random.Random(0))
@@ -50,22 +51,25 @@ NOISE = 1.3
 
 
 class Stages:
-    """Seconds of parts, in their order."""
+    """Seconds of parts, in their order, and the bytes that the process took in each at its peak."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.bytes: dict[str, int] = {}
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
+        memory = Memory("cpu")  # its peak begins anew
+        memory.base = 0  # everything that the process takes
         begun = time.perf_counter()
         yield
         self.seconds[part] = time.perf_counter() - begun
+        self.bytes[part] = memory.read()["max_resident"] or 0
 
 
 def of_runs(count: int, folder: str) -> dict[str, Any]:
-    """Seconds of each part of a bake-off of `count` runs, and the resident bytes at its peak."""
-    memory, stages, root = Memory("cpu"), Stages(), Path(folder)
-    memory.base = 0  # everything that the process takes
+    """Seconds of each part of a bake-off of `count` runs, and the resident bytes at their peaks."""
+    stages, root = Stages(), Path(folder)
     store, seeds = Store(root / "store"), ",".join(map(str, range(count // len(METHODS))))
     chosen = presets.load("smoke", seeds=seeds, changes=[f"task.test={PAPERS}"])
     with stages("plan"):
@@ -83,11 +87,14 @@ def of_runs(count: int, folder: str) -> dict[str, Any]:
     with stages("compare"):
         compared = comparison.compare(chosen, session.results, [], {}, None, [], beside)
     written = {name: store.predictions(runs[0].fingerprint) for name, runs in session.results.items()}
-    for part in ("report", "report again"):
-        with stages(part):
-            path = report.write(compared, written, root / "report", None, store.root / report.PAGE)
+    settings = dataclasses.replace(chosen, report=dataclasses.replace(chosen.report, page=False))
+    with stages("report"):
+        path = report.write(dataclasses.replace(compared, settings=settings), written, root / "report", None, None)
+    with stages("page"):
+        write_report(compared, written, path.parent, None, store.root / report.PAGE)
     sizes = {name: path.with_name(name).stat().st_size for name in ("report.md", "index.html", "results.json")}
-    return {"runs": count, **stages.seconds, "resident_bytes": memory.read()["max_resident"], **sizes}
+    bytes_of = {f"{part} bytes": count for part, count in stages.bytes.items()}
+    return {"runs": count, **stages.seconds, **bytes_of, "resident_bytes": max(stages.bytes.values()), **sizes}
 
 
 def keep(store: Store, spec: RunSpec, number: int) -> None:
@@ -150,13 +157,17 @@ def text(runs: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any]]) -
         "## Runs", "",
         f"Simulated runs of {len(METHODS)} methods, each with {PAPERS} test documents and {STEPS} steps. Seconds:", "",
         table(runs, {"runs": "runs", **{part: part for part in PARTS}}), "",
-        table([{**row, "resident MB": row["resident_bytes"] / 1e6,
+        "The most bytes that the process took in each part, MB:", "",
+        table([{"runs": row["runs"], **{part: row[f"{part} bytes"] / 1e6 for part in PARTS}} for row in runs],
+              {"runs": "runs", **{part: part for part in PARTS}}), "",
+        "What it leaves:", "",
+        table([{**row,
                 **{name: row[name] / 1e6 for name in ("report.md", "index.html", "results.json")}} for row in runs],
-              {"runs": "runs", "resident MB": "resident MB", "report.md": "report.md, MB",
+              {"runs": "runs", "report.md": "report.md, MB",
                "index.html": "index.html, MB", "results.json": "results.json, MB"}), "",
         "`plan` finds what is asked and names each run; `store` writes the runs; `find` reads them and checks every "
-        "byte; `metrics` computes what stands beside ROUGE; `compare` tests differences; `report` writes report, plots "
-        "and page, the second time with the page's library at hand.", "",
+        "byte; `metrics` computes what stands beside ROUGE; `compare` tests differences; `report` writes report and "
+        "plots; `page` writes the page, with its library.", "",
         "## Documents", "",
         f"Texts of {documents.WORDS} words on average, in a file of the user's own. Seconds:", "",
         table([{**row, "resident MB": row["resident_bytes"] / 1e6} for row in read],

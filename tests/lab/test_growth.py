@@ -8,6 +8,7 @@ from lab.growth import measure
 def runs(*seconds, part="find"):
     """Rows of 1,000 and 10,000 runs, of which one part took so many seconds."""
     rest = {**dict.fromkeys(measure.PARTS, 1.0), "resident_bytes": 3e8}
+    rest |= {f"{part} bytes": 2e8 for part in measure.PARTS}
     sizes = dict.fromkeys(("report.md", "index.html", "results.json"), 1)
     counts = (1_000, 10_000)
     return [{"runs": n, **rest, **sizes, part: value} for n, value in zip(counts, seconds, strict=True)]
@@ -41,5 +42,6 @@ def test_simulated_runs_are_reported_as_real_ones(tmp_path, furnished):
     furnished(tmp_path / "store")
     found = measure.of_runs(10, str(tmp_path))
     assert set(measure.PARTS) < set(found) and found["resident_bytes"] > 1e8
+    assert found["resident_bytes"] == max(found[f"{part} bytes"] for part in measure.PARTS)
     report = (tmp_path / "report" / "report.md").read_text()
     assert all(f"| {name}" in report or f" {name} |" in report for name in measure.METHODS)
