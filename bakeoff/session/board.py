@@ -1,6 +1,7 @@
 """The state of every run of a bake-off, and how long the rest will take by what was measured of it."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,7 @@ from bakeoff.core.events import News
 from bakeoff.runs.records import RunSpec
 
 MANY = 12
-"""Runs above which only those that run, that died and that come next have a line."""
+"""Runs above which only those that run, that died and that come next have a line; the others stand together."""
 NEXT = 3
 """Waiting runs that are shown then."""
 BAR = 12
@@ -143,7 +144,20 @@ class Board:
                      overflow="ellipsis", no_wrap=True),
                 Text("" if spent is None else clock_time(spent), justify="right"),
             )  # fmt: skip
-        return Group(table, Text(f"  {self.summary()}"))
+        return Group(table, *(Text(f"  {line}") for line in self.others()), Text(f"  {self.summary()}"))
+
+    def others(self) -> list[str]:
+        """The runs that have no line of their own, a sentence a state: `done: lora x3, full x3`."""
+        alone = {id(line) for line in self.shown()}
+        found: dict[str, Counter[str]] = {}
+        for line in self.lines.values():
+            if id(line) not in alone:
+                state = "done" if line.state == "stored" else line.state
+                found.setdefault(state, Counter())[line.method] += 1
+        return [
+            f"{state}: {', '.join(name if count == 1 else f'{name} x{count}' for name, count in methods.items())}"
+            for state, methods in found.items()
+        ]
 
     def shown(self) -> list[Line]:
         """The lines that are printed."""

@@ -130,7 +130,9 @@ def test_of_many_runs_those_that_run_died_and_come_next_are_shown(clock):
         board.end(spec, state)
     board.start(many[2])
     assert [line.state for line in board.shown()] == ["dead", "running", "waiting", "waiting", "waiting"]
-    assert "1 of 13 runs done, 1 running, 10 waiting, 1 dead" in drawn(board)
+    text = drawn(board)
+    assert "1 of 13 runs done, 1 running, 10 waiting, 1 dead" in text
+    assert f"  done: {SPEC.method}\n" in text and f"  waiting: {SPEC.method} x7\n" in text  # the others, together
 
 
 def test_seconds_are_printed_as_a_clock_does():
