@@ -77,10 +77,10 @@ def graphs():
 WINDOWS = {"gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2}}
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gpt_neox")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma3", "gpt_neox")]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", *SLOW])
+@pytest.mark.parametrize("name", ["llama", *SLOW])
 def test_layers_are_compiled_once_for_all_of_them_and_for_every_row(name):
     model, added = built(name, num_hidden_layers=4, **WINDOWS.get(name, {}))
     made = engine.make(WHERE, 256)
