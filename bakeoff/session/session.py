@@ -4,10 +4,11 @@ import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from bakeoff.core.columns import by_column
 from bakeoff.core.errors import UsageError
 from bakeoff.core.events import Emit, News
 from bakeoff.gate.seed_variance import Loans
@@ -165,7 +166,7 @@ class Session:
         except OSError as error:
             raise worker.Died("storing", worker.describe(error)) from None
         self.unfinished.pop(title(spec), None)
-        return finished
+        return replace(finished, steps=by_column(finished.steps))
 
     def _told(self, spec: RunSpec, emit: Emit, news: News) -> None:
         """Passes a run's news on; what is kept of it is remembered, that it was resumed is said."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bakeoff.core.columns import by_column
 from bakeoff.core.errors import UsageError
 from bakeoff.core.files import checksum, flush, replace
 from bakeoff.core.validation import misfit, strict_json
@@ -224,7 +225,7 @@ def read_result(path: Path) -> RunResult:
             wrong += ["scores"] if count and not found.scores else []
         if any(wrong):
             raise ValueError(f"{next(filter(None, wrong))} is not what is stored there")
-        return found
+        return dataclasses.replace(found, steps=by_column(found.steps))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [""])[0][:100]
         raise UsageError(f"{path}: not a stored run ({type(error).__name__}: {reason})") from None
