@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -136,8 +137,8 @@ def strict_json(text: str | bytes) -> Any:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys stand there once. Raises ValueError."""
-    row = dict(pairs)
+    """A JSON object whose keys stand there once; equal keys of all objects are one text. Raises ValueError."""
+    row = {sys.intern(key): value for key, value in pairs}
     if len(row) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]

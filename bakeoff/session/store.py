@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -225,10 +226,20 @@ def read_result(path: Path) -> RunResult:
             wrong += ["scores"] if count and not found.scores else []
         if any(wrong):
             raise ValueError(f"{next(filter(None, wrong))} is not what is stored there")
-        return dataclasses.replace(found, steps=by_column(found.steps))
+        alike = {name: interned(getattr(found, name)) for name in ("spec", "environment", "document_ids")}
+        return dataclasses.replace(found, steps=by_column(found.steps), **alike)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [""])[0][:100]
         raise UsageError(f"{path}: not a stored run ({type(error).__name__}: {reason})") from None
+
+
+def interned(value: Any) -> Any:
+    """`value` with one text for all equal ones: what thousands of runs have in common is held once."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {key: interned(item) for key, item in value.items()}
+    return [interned(item) for item in value] if isinstance(value, list) else value
 
 
 def read_predictions(path: Path) -> list[Prediction]:
