@@ -115,11 +115,13 @@ def counts(found: ParameterCounts | None) -> dict[str, int] | None:
 
 
 def finite(value: Any) -> Any:
-    """`value` with None for every number that JSON doesn't know."""
+    """`value` with None for every number that JSON doesn't know; what holds none is not copied."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        new = {key: found for key, item in value.items() if (found := finite(item)) is not item}
+        return {**value, **new} if new else value
     if isinstance(value, list):
-        return [finite(item) for item in value]
+        items = [finite(item) for item in value]
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,5 +1,6 @@
 """Plots: training and validation loss of all trained methods, ROUGE of all rows."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,17 @@ def curve(points: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list
     return [epoch for epoch, _ in seen], [value for _, value in seen]
 
 
+def curves(runs: Sequence[Sequence[dict[str, Any]]], key: str) -> tuple[list[float], list[float]]:
+    """The curves of several runs as one that is broken between them: thousands of lines would take a gigabyte."""
+    x: list[float] = []
+    y: list[float] = []
+    for points in runs:
+        ends, values = curve(points, key)
+        x += [*ends, math.nan]
+        y += [*values, math.nan]
+    return x, y
+
+
 def loss(rows: Sequence[Row]) -> Figure:
     """Mean training loss of each epoch and validation loss, a panel each, methods told apart by colour, marker, dashes.
 
@@ -59,14 +71,13 @@ def loss(rows: Sequence[Row]) -> Figure:
         look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "ms": 4}
         look["marker"] = MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
         look["ls"] = DASHES[place // len(COLOURS) % len(DASHES)]
-        for number, run in enumerate(row.runs):
-            ends, means = curve(run.epochs, "training_loss")
-            left.plot([end - 0.5 for end in ends], means, **look)  # a mean over an epoch stands in its middle
-            name = label(row.name) if number == 0 else None
-            right.plot(*curve(run.epochs, "validation_loss"), **look, label=name)
-            best = [point for point in run.epochs if point.get("best")]
-            ring = {"marker": "o", "ms": 10 if len(rows) <= MANY else 6, "mfc": "none"}
-            right.plot(*curve(best, "validation_loss"), color="black", ls="", **ring)
+        epochs = [run.epochs for run in row.runs]
+        ends, means = curves(epochs, "training_loss")
+        left.plot([end - 0.5 for end in ends], means, **look)  # a mean over an epoch stands in its middle
+        right.plot(*curves(epochs, "validation_loss"), **look, label=label(row.name))
+        best = [[point for point in points if point.get("best")] for points in epochs]
+        ring = {"marker": "o", "ms": 10 if len(rows) <= MANY else 6, "mfc": "none"}
+        right.plot(*curves(best, "validation_loss"), color="black", ls="", **ring)
     figure.legend(loc="outside right upper", ncols=columns)
     return figure
 
