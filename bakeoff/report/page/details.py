@@ -12,6 +12,8 @@ from bakeoff.runs.records import RunResult
 NAME = "details.json"
 POINTS = 300
 """Points of a curve that are kept: of a longer one, means over neighbouring steps."""
+ALL = 180_000
+"""Points of all curves together: no browser draws more."""
 
 
 def content(comparison: Comparison, predictions: Mapping[str, Sequence[Prediction]]) -> dict[str, Any]:
@@ -25,7 +27,8 @@ def content(comparison: Comparison, predictions: Mapping[str, Sequence[Predictio
         for name, made in by_id.items():
             written.setdefault(name, [[] for _ in rows])[rows.index(row)] = made
     documents = [document(name, written[name]) for name in comparison.document_ids if name in written]
-    steps = {row.name: [curve(run) for run in row.runs] for row in comparison.methods}
+    most = max(10, min(POINTS, ALL // max(1, sum(len(row.runs) for row in comparison.methods))))
+    steps = {row.name: [curve(run, most) for run in row.runs] for row in comparison.methods}
     return {"rows": rows, "documents": documents, "steps": finite(steps)}
 
 
@@ -43,12 +46,12 @@ def document(name: str, written: Sequence[Sequence[Prediction]]) -> dict[str, An
     return {"id": name, "document": first[0].document, "items": items}
 
 
-def curve(run: RunResult) -> list[list[float]]:
-    """Step, epoch as a fraction, and training loss (nats per label token), at most POINTS of them."""
+def curve(run: RunResult, most: int) -> list[list[float]]:
+    """Step, epoch as a fraction, and training loss (nats per label token), at most so many of them."""
     if not run.steps:
         return []
     each = max(point["step"] for point in run.steps) / max(1, *(point["epoch"] for point in run.steps))
-    block = -(-len(run.steps) // POINTS)
+    block = -(-len(run.steps) // most)
     points = []
     for start in range(0, len(run.steps), block):
         part = run.steps[start : start + block]

@@ -117,6 +117,13 @@ def test_details_hold_every_text_and_a_curve_of_few_points():
     assert json.loads(details.dump(found)) == found
 
 
+def test_curves_of_many_runs_have_fewer_points(monkeypatch):
+    monkeypatch.setattr(details, "ALL", 40)
+    steps = [{"step": n, "epoch": 1 + (n - 1) // 500, "loss": float(n)} for n in range(1, 1001)]
+    [curves] = details.content(compare(settings(), {"lora": [run("lora", steps=steps)] * 2}), {})["steps"].values()
+    assert [len(curve) for curve in curves] == [20, 20] and curves[0][-1][:2] == [1000, 2.0]
+
+
 def test_data_in_a_page_closes_no_script_and_hides_no_character():
     value = {"k\u202e": "</script><!-- \u2028 & \x00", "__proto__": ["constructor"]}
     text = write.packed(write.inert(value))
