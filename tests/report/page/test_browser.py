@@ -250,6 +250,9 @@ def test_a_kept_report_says_which_methods_are_alike_on_its_first_screen(visit, n
     )
     assert set(column(page, "#score-table", 1)) >= set(methods)
     assert page.locator("#apart dt").first.bounding_box()["y"] < 900
+    if path.with_name(details.NAME).is_file():
+        assert page.locator("#list a").count() == len(json.loads(path.read_text(encoding="utf-8"))["document_ids"])
+        assert page.locator("#document mark").count() > 3
     assert len(methods) > 8 or page.locator("#score-table tbody tr").first.bounding_box()["y"] < 900
 
 
