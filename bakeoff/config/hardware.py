@@ -69,6 +69,7 @@ def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> 
         packing=packing,
         micro_batch_tokens=ways.micro_batch_tokens or (ROW if packing and engine == "cuda" else 0),
         captured=ways.captured and packing and engine == "cuda",
+        merged=ways.merged and packing and engine == "cuda",
         labels_only=ways.labels_only,
         fused=ways.fused and layers,
         compiled=ways.compiled and ways.fused and rows,

@@ -211,6 +211,9 @@ class EngineSettings:
     captured: bool = True
     """Whether the steps of writing are captured once as a CUDA graph and replayed for each token, if documents are
     packed on a GPU. If false, Python starts every kernel of every step."""
+    merged: bool = True
+    """Whether a LoRA is added to its matrices while a model writes, if documents are packed on a GPU whose memory has
+    room for a second copy of these. If false, it is computed beside them for every token."""
     labels_only: bool = True
     """Whether logits are computed only for positions that predict a label token. If false, they are computed for every
     position, as transformers does."""

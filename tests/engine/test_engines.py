@@ -14,7 +14,7 @@ from bakeoff.config import hardware
 from bakeoff.config.schema import Computation
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
-from bakeoff.engine.cuda import decoding, varlen
+from bakeoff.engine.cuda import decoding, merged, varlen
 from bakeoff.methods.selection import select
 from lab.compatibility.architectures import ARCHITECTURES, WIDE
 
@@ -179,6 +179,35 @@ def test_nothing_is_asked_of_a_device_while_it_trains_and_writes(monkeypatch, na
         rows.read(PROMPTS[:2], [0, 1], 6, torch.float32)
         rows.compute()
     assert all(parameter.grad.device.type == "meta" for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_lora_is_added_while_a_model_writes_and_every_matrix_is_as_before_afterwards():
+    model, added = built("llama")
+    made = engine.make(CUDA, 256)
+    with made.prepared(model, added) as model:
+        pairs = merged.pairs(model.eval())
+        before = [layer.weight.data.clone() for _, layer, _ in pairs]
+        assert len(pairs) == 14 and layout.answers(model)["merged"] == ""
+        with made.writing(model):
+            for (module, layer, pair), weight in zip(pairs, before, strict=True):
+                whole = weight.double() + pair.scaling * pair.lora_B.double() @ pair.lora_A.double()
+                assert module.disable_adapters and torch.allclose(layer.weight.double(), whole, atol=1e-5)
+        for (module, layer, _), weight in zip(pairs, before, strict=True):
+            assert torch.equal(layer.weight, weight) and not module.disable_adapters
+
+
+def test_lora_stays_beside_its_matrices_where_memory_ends_where_they_are_tied_and_where_it_is_off():
+    model, added = built("llama")
+    assert "no room" in merged.unmergeable(model.eval(), 1000)
+    tied = AutoModelForCausalLM.from_config(model.get_base_model().config)
+    tied.lm_head.weight = tied.model.embed_tokens.weight
+    attached = LORA(rank=2, targets=("lm_head", "q_proj")).attach(tied, None).eval()
+    assert {type(layer).__name__ for _, layer, _ in merged.pairs(attached)} == {"Linear"}
+    assert len(merged.pairs(attached)) == 2  # the two layers' queries, not the head
+    made = engine.make(dataclasses.replace(CUDA, merged=False), 256)
+    with made.prepared(model, added) as model, made.writing(model):
+        assert not any(module.disable_adapters for module, _, _ in merged.pairs(model))
+        assert "merged" not in layout.answers(model)
 
 
 def test_one_cache_serves_chunks_of_shorter_prompts():

@@ -12,7 +12,7 @@ from bakeoff.engine import layout
 from bakeoff.engine.attention import Segments, row_logits
 from bakeoff.engine.batches import Batch
 from bakeoff.engine.cached_features import head_alone
-from bakeoff.engine.cuda import fused
+from bakeoff.engine.cuda import fused, merged
 from bakeoff.engine.cuda.decoding import READ, ROUND, Rows, capacity_for, write
 from bakeoff.engine.cuda.varlen import ARGUMENTS, FixedCache, FixedPrefill, FixedStep, Varlen
 from bakeoff.engine.packed import Packed, in_precision
@@ -33,16 +33,20 @@ class Cuda(Packed):
         self, model: Any, added: Iterable[torch.nn.Parameter], known: Mapping[str, str] | None = None, steps: int = 0
     ) -> Any:
         """`model` as `prepared` gives it, with nothing patched."""
+        added = list(added)
         model = super().prepare(model, added, known, steps)
         if self.packs(model):
             with self.products():
                 if not layout.answer(model, "varlen", partial(self.joins, by_flash=False)):
                     layout.answer(model, "cached attention", partial(self.joins, by_flash=True))
+            training = model.training
+            if self.where.merged and merged.pairs(model.eval()):  # beside dropout a LoRA is no product of weights
+                with layout.noisy(added), self.products():
+                    layout.answer(model, "merged", partial(merged.unmergeable, memory=self.memory))
             if self.where.captured and not layout.answers(model)["varlen"]:
-                training = model.training
                 with self.writing(model):
                     layout.answer(model, "captured", self.replays)
-                model.train(training)
+            model.train(training)
             if steps >= fused.REPAYS and not self.unfused and not self.by_kernels(model) and not self.trunk_once(model):
                 test = partial(fused.unfusable, added=added, loss=self.loss, kind=self.kind, device=self.where.device)
                 layout.answer(model, "fused", test)
@@ -57,11 +61,17 @@ class Cuda(Packed):
         if self.where.device != "cuda":
             return super().row(model)
         if FITTING not in vars(model):
-            total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
             vars(model)[FITTING] = fitting(
-                model, total, precision=self.where.precision, again=self.where.checkpoint_activations
+                model, self.memory or 0, precision=self.where.precision, again=self.where.checkpoint_activations
             )
         return min(super().row(model), vars(model)[FITTING])
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of the GPU; None on a processor."""
+        if self.where.device != "cuda":
+            return None
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
     @property
     def kind(self) -> torch.dtype:
@@ -118,6 +128,8 @@ class Cuda(Packed):
         found = layout.answers(model)
         if why := found.get("captured", "") if self.where.captured else "engine.captured is off":
             return why
+        if why := found.get("merged", "") if self.where.merged else "engine.merged is off":
+            return why
         why = self.unfused or found.get("fused", "")
         return f"its layers are not compiled: {why}" if why else ""
 
@@ -159,7 +171,8 @@ class Cuda(Packed):
         autocast = torch.autocast(
             self.where.device, dtype=torch.bfloat16, enabled=self.where.precision == "bf16", cache_enabled=False
         )
-        with in_precision(model, self.where.precision), autocast:
+        adding = merged.merged(model) if layout.answers(model).get("merged") == "" else nullcontext()
+        with adding, in_precision(model, self.where.precision), autocast:
             try:
                 yield
             finally:
