@@ -40,12 +40,15 @@ class Store:
         self.models = root / "models"
         self.logs = root / "logs"
         self.unfinished = root / "partial"
+        self.staged = root / "staging"
+        self.everywhere = (self.staged, self.unfinished, root / "runs")
+        """Where killed processes may have left something, `runs` if they were of an earlier version."""
         self.metrics = root / "metrics"
         """What metrics beside ROUGE said of stored summaries; made when it is needed."""
         self.going: set[Path] = set()
         """Folders that this process is removing."""
         try:
-            for folder in (self.models, self.logs, self.unfinished, root / "runs", root / "locks"):
+            for folder in (self.models, self.logs, *self.everywhere, root / "locks"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{root}: runs can't be kept here: {error.strerror}; type --store FOLDER") from None
@@ -111,25 +114,25 @@ class Store:
 
     def sweep(self) -> None:
         """Removes what killed processes left of runs that nobody is making."""
-        left = {*(self.root / "runs").glob(".*"), *self.unfinished.glob(".*")} - self.going
+        left = {path for folder in self.everywhere for path in folder.glob(".*")} - self.going
         for fingerprint in {folder.name[1:].partition("-")[0] for folder in left}:
             lock = FileLock(self.lock(fingerprint))
             try:
                 with lock.acquire(timeout=0):
-                    self.remove(fingerprint)
+                    self.remove(fingerprint, self.everywhere)
             except (Timeout, RuntimeError):  # somebody is making it; RuntimeError: this thread is
                 pass
 
-    def remove(self, fingerprint: str) -> None:
-        """Removes what a killed process left of a run whose lock is held."""
-        for folder in (self.root / "runs", self.unfinished):
+    def remove(self, fingerprint: str, folders: Sequence[Path] = ()) -> None:
+        """Removes what a killed process left of a run whose lock is held; not in the folder of thousands of runs."""
+        for folder in folders or (self.staged, self.unfinished):
             for left in set(folder.glob(f".{fingerprint}-*")) - self.going:
                 shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
     def staging(self, fingerprint: str) -> Iterator[Path]:
         """A folder to make a run in; gone afterwards unless `commit` took it."""
-        folder = Path(tempfile.mkdtemp(dir=self.root / "runs", prefix=f".{fingerprint}-"))
+        folder = Path(tempfile.mkdtemp(dir=self.staged, prefix=f".{fingerprint}-"))
         try:
             yield folder
         finally:
@@ -145,7 +148,7 @@ class Store:
         for path in [*staging.rglob("*"), staging]:
             flush(path)
         target = self.folder(result.fingerprint)
-        aside = target.with_name(f".{target.name}-old")
+        aside = self.staged / f".{target.name}-old"
         if target.exists():
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(target, aside)
