@@ -139,8 +139,8 @@ def peak(*rows: Sequence[Mapping[str, Any]]) -> int:
     return max(row["resident_bytes"] for some in rows for row in some)
 
 
-def text(runs: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any]]) -> str:
-    """The report."""
+def text(runs: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any]], dates: str = "") -> str:
+    """The report; `dates` says when its parts were measured."""
     slow = grown(runs, read)
     most = peak(runs, read)
     machine = hardware.environment()
@@ -153,7 +153,7 @@ def text(runs: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any]]) -
         f"{read[-1]['documents']:,} documents, {verdict}. The process {under} 1 GB: "
         f"it took at most {most / 1e6:,.0f} MB.", "",
         f"Machine: {machine['processor']}, {hardware.available_threads()} threads. A part that took less than half a "
-        f"second is not judged; two measurements of a part may differ by {NOISE - 1:.0%}.", "",
+        f"second is not judged; two measurements of a part may differ by {NOISE - 1:.0%}. {dates}".strip(), "",
         "## Runs", "",
         f"Simulated runs of {len(METHODS)} methods, each with {PAPERS} test documents and {STEPS} steps. Seconds:", "",
         table(runs, {"runs": "runs", **{part: part for part in PARTS}}), "",
@@ -186,32 +186,49 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
                     colalign=["right"] * len(columns))  # fmt: skip
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, writes the report, and ends with 1 where something grew too fast or too large."""
     parser = argparse.ArgumentParser(prog="python -m lab.growth", description=__doc__)
     parser.add_argument("--short", action="store_true", help="few runs and documents: a rehearsal")
+    parser.add_argument("--only", choices=("runs", "documents"), help="measure one part; the other is that of the last "
+                        "command, from the folder of reports, and keeps its date")  # fmt: skip
     parser.add_argument("--reports", default=str(project.own("reports", "growth")), help="where the report goes")
     parser.add_argument("--runs", type=int, help=argparse.SUPPRESS)  # as a process of its own, whose memory is read
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     worker.start_server(offline=True)
     if options.runs:
         print(json.dumps(of_runs(options.runs, options.reports)))
         return 0
-    counts, sizes = ((20, 200), (500, 1_000)) if options.short else (RUNS, DOCUMENTS)
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        runs = []
-        for count in counts:
-            print(f"{count} runs", flush=True)
-            (place := Path(folder, str(count))).mkdir()
-            command = [sys.executable, "-m", "lab.growth", "--runs", str(count), "--reports", str(place)]
-            runs.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
-        print("documents", flush=True)
-        model = presets.load("smoke").model if options.short else None
-        read = documents.measure(Path(folder), Store(project.own(".bakeoff")).models, log, sizes, model)
-    found = text(runs, read)
     target = Path(options.reports)
     target.mkdir(parents=True, exist_ok=True)
+    for name, measure in (("runs", measured_runs), ("documents", measured_documents)):
+        if options.only in (None, name):
+            made = {"date": time.strftime("%Y-%m-%d"), "rows": measure(options.short)}
+            replace(target / f"{name}.json", (json.dumps(made, indent=1) + "\n").encode())
+    kept = {name: json.loads((target / f"{name}.json").read_text()) for name in ("runs", "documents")}
+    runs, read = (kept[name]["rows"] for name in ("runs", "documents"))
+    found = text(runs, read, f"Runs were measured on {kept['runs']['date']}, documents on {kept['documents']['date']}.")
     replace(target / "report.md", found.encode())
     print(found)
     return int(bool(grown(runs, read)) or peak(runs, read) >= LIMIT)
+
+
+def measured_runs(short: bool) -> list[dict[str, Any]]:
+    """A row for each number of runs, each measured in a process of its own."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (20, 200) if short else RUNS:
+            print(f"{count} runs", flush=True)
+            (place := Path(folder, str(count))).mkdir()
+            command = [sys.executable, "-m", "lab.growth", "--runs", str(count), "--reports", str(place)]
+            rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+    return rows
+
+
+def measured_documents(short: bool) -> list[dict[str, Any]]:
+    """A row for each number of documents."""
+    print("documents", flush=True)
+    model = presets.load("smoke").model if short else None
+    with tempfile.TemporaryDirectory() as folder:
+        models, log = Store(project.own(".bakeoff")).models, Path(folder, "log")
+        return list(documents.measure(Path(folder), models, log, (500, 1_000) if short else DOCUMENTS, model))

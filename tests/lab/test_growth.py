@@ -1,5 +1,7 @@
 """The lab of growth: a part that grows too fast is named, and a small bake-off of simulated runs goes through."""
 
+import json
+
 import pytest
 
 from lab.growth import measure
@@ -45,3 +47,17 @@ def test_simulated_runs_are_reported_as_real_ones(tmp_path, furnished):
     assert found["resident_bytes"] == max(found[f"{part} bytes"] for part in measure.PARTS)
     report = (tmp_path / "report" / "report.md").read_text()
     assert all(f"| {name}" in report or f" {name} |" in report for name in measure.METHODS)
+
+
+def test_a_part_that_is_not_measured_again_keeps_its_figures_and_its_date(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure.worker, "start_server", lambda offline: None)
+    monkeypatch.setattr(measure, "measured_runs", lambda short: runs(1.0, 10.0))
+    monkeypatch.setattr(measure, "measured_documents", lambda short: READ)
+    assert measure.main(["--reports", str(tmp_path)]) == 0
+    old = json.loads((tmp_path / "documents.json").read_text())
+    (tmp_path / "documents.json").write_text(json.dumps({**old, "date": "2026-01-02"}))
+    monkeypatch.setattr(measure, "measured_documents", lambda short: pytest.fail("measured again"))
+    monkeypatch.setattr(measure, "measured_runs", lambda short: runs(1.0, 50.0))
+    assert measure.main(["--reports", str(tmp_path), "--only", "runs"]) == 1
+    text = (tmp_path / "report.md").read_text()
+    assert "worse than n log n grew: find" in text and "documents on 2026-01-02." in text
