@@ -84,11 +84,13 @@ def _(gradient, query, key, value, *others):
 
 
 def keep(ctx, inputs, output):
+    """Keeps for the backward pass what it needs."""
     ctx.save_for_backward(*inputs[:4])
     ctx.others = inputs[7], inputs[8]
 
 
 def backward(ctx, gradient):
+    """Gradients of query, key and value, and none of the rest."""
     return *operator_backward(gradient, *ctx.saved_tensors, *ctx.others), *[None] * 7
 
 

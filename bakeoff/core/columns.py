@@ -44,9 +44,6 @@ class Columns(Sequence[Row]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, (list, Columns)) and list(self) == list(other)
 
-    def __hash__(self) -> int:
-        return hash(self.length)
-
 
 def by_column(rows: Sequence[Row]) -> Any:
     """`rows` by column where they have the same keys and numbers that fit, else as they are."""

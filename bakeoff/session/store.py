@@ -124,7 +124,10 @@ class Store:
                 pass
 
     def remove(self, fingerprint: str, folders: Sequence[Path] = ()) -> None:
-        """Removes what a killed process left of a run whose lock is held; not in the folder of thousands of runs."""
+        """Removes what a killed process left of a run whose lock is held.
+
+        By default where it is made: to look through `runs` takes as long as there are finished runs.
+        """
         for folder in folders or (self.staged, self.unfinished):
             for left in set(folder.glob(f".{fingerprint}-*")) - self.going:
                 shutil.rmtree(left, ignore_errors=True)

@@ -64,7 +64,10 @@ class Stages:
         begun = time.perf_counter()
         yield
         self.seconds[part] = time.perf_counter() - begun
-        self.bytes[part] = memory.read()["max_resident"] or 0
+        peak = memory.read()["max_resident"]
+        if peak is None:
+            raise SystemExit("lab.growth: only Linux says how much memory a process took (/proc)")
+        self.bytes[part] = peak
 
 
 def of_runs(count: int, folder: str) -> dict[str, Any]:
@@ -205,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.only in (None, name):
             made = {"date": time.strftime("%Y-%m-%d"), "rows": measure(options.short)}
             replace(target / f"{name}.json", (json.dumps(made, indent=1) + "\n").encode())
+    if missing := [name for name in ("runs", "documents") if not (target / f"{name}.json").is_file()]:
+        print(f"{target}: nothing of {missing[0]} was measured yet; type python -m lab.growth --only {missing[0]}")
+        return 2
     kept = {name: json.loads((target / f"{name}.json").read_text()) for name in ("runs", "documents")}
     runs, read = (kept[name]["rows"] for name in ("runs", "documents"))
     found = text(runs, read, f"Runs were measured on {kept['runs']['date']}, documents on {kept['documents']['date']}.")

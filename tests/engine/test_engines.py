@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from peaked import peaked
+from transformers import AutoModelForCausalLM
 from varlen_reference import varlen_attn
 
 from bakeoff import engine
@@ -16,7 +17,6 @@ from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
 from bakeoff.engine.cuda import decoding, merged, varlen
 from bakeoff.methods.selection import select
-from lab.compatibility.architectures import ARCHITECTURES, WIDE
 
 PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, engine="plain", packing=False,
                     fused=False, compiled=False, shared_prefix=False)  # fmt: skip
@@ -58,13 +58,7 @@ EXAMPLES = [Encoded([*prompt, 1, 2, 3 + number], len(prompt)) for number, prompt
 
 def built(name):
     """A tiny model with peaked attention and a LoRA that is not 0."""
-    values = dict(ARCHITECTURES[name])
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, WIDE)
+    model = peaked(name)
     own = set(map(id, model.parameters()))
     model = LORA(rank=2, targets="auto" if name == "mamba" else "all-linear").attach(model, None)
     added = [parameter for parameter in model.parameters() if id(parameter) not in own]

@@ -49,10 +49,12 @@ def test_simulated_runs_are_reported_as_real_ones(tmp_path, furnished):
     assert all(f"| {name}" in report or f" {name} |" in report for name in measure.METHODS)
 
 
-def test_a_part_that_is_not_measured_again_keeps_its_figures_and_its_date(tmp_path, monkeypatch):
+def test_a_part_that_is_not_measured_again_keeps_its_figures_and_its_date(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure.worker, "start_server", lambda offline: None)
     monkeypatch.setattr(measure, "measured_runs", lambda short: runs(1.0, 10.0))
     monkeypatch.setattr(measure, "measured_documents", lambda short: READ)
+    assert measure.main(["--reports", str(tmp_path), "--only", "runs"]) == 2
+    assert "type python -m lab.growth --only documents" in capsys.readouterr().out
     assert measure.main(["--reports", str(tmp_path)]) == 0
     old = json.loads((tmp_path / "documents.json").read_text())
     (tmp_path / "documents.json").write_text(json.dumps({**old, "date": "2026-01-02"}))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from baking import whole
 
 from bakeoff.session.store import Store
 from bakeoff.shipped import ROOT
@@ -18,24 +19,6 @@ from lab.faults import torture
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"), pytest.mark.slow]
 
 SMALL = ("task.train=4", "task.validation=2", "task.test=2", "training.epochs=1", "machine.threads=1")
-DYING = """
-import os, resource, signal, time
-from dataclasses import dataclass
-from typing import ClassVar
-from pathlib import Path
-
-@dataclass(frozen=True)
-class Dying:
-    name: ClassVar[str] = "NAME"
-    def attach(self, model, tokenizer):
-        if tokenizer is not None:
-            DEATH
-        return model.requires_grad_(True)
-    def expected_parameters(self, shapes):
-        from bakeoff import ParameterCounts
-        return ParameterCounts(total=shapes.total, trainable=shapes.total, frozen=0, tied=shapes.tied,
-                               tied_trainable=shapes.tied)
-"""
 DEATHS = {
     "hungry": "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize(); "
     "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28)); bytearray(2**30)",
@@ -75,7 +58,7 @@ def dying(tmp_path):
 
     def write(name):
         path = tmp_path / f"{name}.py"
-        path.write_text(DYING.replace("NAME", name).replace("DEATH", DEATHS[name]))
+        path.write_text(whole(name, f"if tokenizer is not None:\n    {DEATHS[name]}"))
         return str(path)
 
     return write

@@ -37,7 +37,7 @@ class Cuda(Packed):
         model = super().prepare(model, added, known, steps)
         if self.packs(model):
             with self.products():
-                if not layout.answer(model, "varlen", partial(self.joins, by_flash=False)):
+                if not layout.answer(model, "varlen", self.trains_and_joins):
                     layout.answer(model, "cached attention", partial(self.joins, by_flash=True))
             training = model.training
             if self.where.merged and merged.pairs(model.eval()):  # beside dropout a LoRA is no product of weights
@@ -58,11 +58,12 @@ class Cuda(Packed):
 
     def row(self, model: Any) -> int:
         """Tokens of a micro-batch: those of the settings, or as many as the GPU's memory holds."""
-        if self.where.device != "cuda":
+        memory = self.memory
+        if memory is None:
             return super().row(model)
         if FITTING not in vars(model):
             vars(model)[FITTING] = fitting(
-                model, self.memory or 0, precision=self.where.precision, again=self.where.checkpoint_activations
+                model, memory, precision=self.where.precision, again=self.where.checkpoint_activations
             )
         return min(super().row(model), vars(model)[FITTING])
 
@@ -85,13 +86,16 @@ class Cuda(Packed):
         """
         device, kind, count = self.where.device, self.kind, len(layout.LENGTHS)
         cache = FixedCache(count, ROUND)
-        why = layout.together(
+        return layout.together(
             model,
             partial(Varlen, device=device, kind=kind),
             lambda longer: FixedPrefill(longer, device, kind, cache, range(count)),
             lambda before: FixedStep(cache, torch.tensor([before], device=device), by_flash),
         )
-        return why or self.has_gradient(model)
+
+    def trains_and_joins(self, model: Any) -> str:
+        """Why documents can't be read together by this engine's attention, in training or in writing without flash."""
+        return self.joins(model, by_flash=False) or self.has_gradient(model)
 
     def has_gradient(self, model: Any) -> str:
         """Why attention has no gradient here: some heads are too wide for that alone. Raises what a kernel raises."""

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 from baking import SMALL
+from peaked import peaked
 from torch._dynamo.utils import counters
-from transformers import AutoConfig, AutoModelForCausalLM
 from varlen_reference import opaque
 
 from bakeoff import engine
@@ -23,7 +23,6 @@ from bakeoff.runs.base import Base
 from bakeoff.runs.resources import Clock
 from bakeoff.session import plan
 from bakeoff.session.store import Store
-from lab.compatibility.architectures import ARCHITECTURES, WIDE
 
 METHODS = {name: entry for name, entry in known_methods().items() if not entry.control}
 WHERE = Computation(device="cpu", precision="bf16", attention="sdpa", threads=1, engine="cuda", packing=True,
@@ -46,13 +45,7 @@ def flash(monkeypatch):
 
 def built(name, method="lora", **changes):
     """A tiny model with peaked attention, and what the method added."""
-    values = {**ARCHITECTURES[name], **changes}
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, WIDE)
+    model = peaked(name, **changes)
     own, chosen = set(map(id, model.parameters())), METHODS[method].kind()
     chosen = chosen.for_model(shapes_of(model)) if hasattr(chosen, "for_model") else chosen
     model = chosen.attach(model, None)

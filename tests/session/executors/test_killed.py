@@ -1,7 +1,7 @@
 """Runs that are killed in the middle go on to the same bits, wherever they are made."""
 
 import pytest
-from baking import SMALL, adapter
+from baking import SMALL, adapter, whole
 
 from bakeoff.config import presets
 from bakeoff.session import plan, worker
@@ -13,25 +13,9 @@ from bakeoff.session.store import Store
 pytestmark = pytest.mark.slow
 
 MORTAL = """
-import os, signal
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-
-@dataclass(frozen=True)
-class Mortal:
-    name: ClassVar[str] = "mortal"
-    place: str = ""
-    def attach(self, model, tokenizer):
-        return model.requires_grad_(True)
-    def after_step(self, model, step, steps):
-        if step == 3 and len(list(Path(self.place).iterdir())) < 2:
-            Path(self.place, str(os.getpid())).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-    def expected_parameters(self, shapes):
-        from bakeoff import ParameterCounts
-        return ParameterCounts(total=shapes.total, trainable=shapes.total, frozen=0, tied=shapes.tied,
-                               tied_trainable=shapes.tied)
+if step == 3 and len(list(Path(self.place).iterdir())) < 2:
+    Path(self.place, str(os.getpid())).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 EXECUTORS = {
     "local": lambda store, machine: local.shares(store, 2),
@@ -44,7 +28,7 @@ ALONE = pytest.param("ray", marks=pytest.mark.alone)  # Ray takes a busy machine
 @pytest.fixture
 def session(tmp_path, monkeypatch, furnished):
     """A function that makes a session of two runs on a store, each of which is killed at its third step, once."""
-    (tmp_path / "mortal.py").write_text(MORTAL)
+    (tmp_path / "mortal.py").write_text(whole("mortal", step=MORTAL))
     (tmp_path / "deaths").mkdir()
     monkeypatch.setenv("BAKEOFF_NODE_STORE", str(tmp_path / "node"))
     worker.start_server(offline=True)
@@ -60,24 +44,10 @@ def session(tmp_path, monkeypatch, furnished):
     return make
 
 
-@pytest.fixture
-def ray(tmp_path, monkeypatch):
-    """A cluster with two processors."""
-    found = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.60,<3'")
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
-    yield
-    found.shutdown()
-    nodes.shutdown()
-
-
 @pytest.mark.parametrize("executor", ["local", "slurm", ALONE])
 def test_killed_runs_are_dead_as_on_one_machine_and_go_on_to_the_bit(session, executor, request):
     if executor == "ray":
-        request.getfixturevalue("ray")
+        request.getfixturevalue("ray_cluster")(2)
     first, said = session("there", executor), []
     for run in first.asked("mortal"):
         with pytest.raises(worker.Died, match="killed by signal 9"):

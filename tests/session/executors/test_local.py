@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from baking import SMALL, adapter
+from baking import SMALL, adapter, whole
 from rich.console import Console
 
 from bakeoff.config import hardware, presets
@@ -219,29 +219,14 @@ def test_runs_made_at_once_are_those_made_one_after_another(store, tmp_path, fur
 
 
 MEETING = """
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-
-@dataclass(frozen=True)
-class Meeting:
-    name: ClassVar[str] = "meeting"
-    place: str = ""
-    def attach(self, model, tokenizer):
-        if tokenizer is not None and not list(Path(self.place).glob("*.met")):
-            here = Path(self.place, f"{time.time_ns()}.here")
-            here.touch()
-            end = time.monotonic() + 60
-            while len(list(Path(self.place).glob("*.here"))) < 2:
-                assert time.monotonic() < end, "nobody else is computing"
-                time.sleep(0.05)
-            Path(self.place, "both.met").touch()
-        return model.requires_grad_(True)
-    def expected_parameters(self, shapes):
-        from bakeoff import ParameterCounts
-        return ParameterCounts(total=shapes.total, trainable=shapes.total, frozen=0, tied=shapes.tied,
-                               tied_trainable=shapes.tied)
+if tokenizer is not None and not list(Path(self.place).glob("*.met")):
+    here = Path(self.place, f"{time.time_ns()}.here")
+    here.touch()
+    end = time.monotonic() + 60
+    while len(list(Path(self.place).glob("*.here"))) < 2:
+        assert time.monotonic() < end, "nobody else is computing"
+        time.sleep(0.05)
+    Path(self.place, "both.met").touch()
 """
 
 
@@ -267,7 +252,7 @@ def test_two_slots_halve_eight_runs(tmp_path, furnished):
 @pytest.mark.slow
 def test_two_runs_compute_at_the_same_time(store, tmp_path):
     """Each waits inside of its run until the other is there."""
-    (tmp_path / "meeting.py").write_text(MEETING)
+    (tmp_path / "meeting.py").write_text(whole("meeting", MEETING))
     changes = [*SMALL, f"methods.meeting.place={tmp_path}"]
     worker.start_server(offline=True)
     chosen = presets.load("smoke", seeds="1,2", changes=changes)

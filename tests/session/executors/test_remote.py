@@ -225,17 +225,9 @@ def test_news_of_a_job_are_read_once_and_line_by_line(tmp_path):
 
 
 @pytest.fixture
-def nodes(monkeypatch, node):
+def nodes(ray_cluster, node):
     """A cluster of Ray whose head computes nothing."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.60,<3'")
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    monkeypatch.setenv("RAY_ADDRESS", found.address)
-    yield found
-    ray.shutdown()
-    found.shutdown()
+    return ray_cluster(0)
 
 
 @pytest.mark.slow
