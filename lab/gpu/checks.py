@@ -1,6 +1,11 @@
 """Whether a device computes what it should: each check answers with what was compared, or with what is wrong."""
 
 import dataclasses
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +24,14 @@ from bakeoff.runs.base import seed_everything
 from bakeoff.runs.checkpoints import Checkpointer
 from bakeoff.runs.resources import Clock
 from bakeoff.runs.training import fine_tune
+from bakeoff.shipped import ROOT
 from lab.gpu import shapes
 from lab.gpu.shapes import Shape
 
 CLOSE = {"fp32": 1e-4, "bf16": 0.05}
 """Largest distance of two gradients that counts as rounding, as a share of their length."""
+KILLED, SUITE = 180.0, 240.0
+"""Seconds that the process which is killed, and the tests, may take."""
 RECIPE = TrainingSettings(epochs=2, batch_size=4, micro_batch_size=2, learning_rate=1e-3)
 
 
@@ -87,27 +95,40 @@ def same_bits(shape: Shape, where: Computation) -> str:
     return f"{len(first['losses'])} steps, trained twice, have the same losses and weights to the bit"
 
 
-class Stop(Exception):
-    """Ends a training on purpose."""
+def killed(shape: Shape, where: Computation, folder: str) -> None:
+    """Trains in this process, and kills it after the third step."""
+
+    def kill(news: dict[str, Any]) -> None:
+        if news.get("step") == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trained(shape, where, kill, Path(folder))
 
 
 def resumes(shape: Shape, where: Computation) -> str:
-    """A training that ends after its third step, and goes on from its checkpoint. Raises AssertionError."""
-
-    def stop(news: dict[str, Any]) -> None:
-        if news.get("step") == 3:
-            raise Stop
-
+    """A training whose process is killed after its third step, and that goes on in another. Raises AssertionError."""
     whole = trained(shape, where)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            trained(shape, where, stop, Path(folder))
-        except Stop:
-            pass
+        process = multiprocessing.get_context("spawn").Process(target=killed, args=(shape, where, folder))
+        process.start()
+        process.join(KILLED)
+        assert process.exitcode == -signal.SIGKILL, f"the process to be killed ended with {process.exitcode}"
         again = trained(shape, where, None, Path(folder))
     assert whole["losses"] == again["losses"], f"losses {whole['losses']} and {again['losses']}"
     assert torch.equal(whole["weights"], again["weights"]), "the weights differ"
-    return "a training that was ended after step 3 and resumed has the same losses and weights to the bit"
+    return "a training that was killed after step 3 and resumed has the same losses and weights to the bit"
+
+
+def suite(device: str) -> str:
+    """The tests that hold the engine against plain, on a card those that need one. Raises AssertionError."""
+    chosen = ["-m", "cuda"] if device == "cuda" else ["-k", "cuda and not card"]
+    options = ["-q", "--color=no", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "tests/engine/test_engines.py", *chosen, *options]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SUITE)
+    lines = found.stdout.strip().splitlines() or found.stderr.strip().splitlines() or ["it said nothing"]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    assert found.returncode == 0, "; ".join([lines[-1], *failed[:3]])
+    return lines[-1].strip("= ")
 
 
 def quantised(shape: Shape, where: Computation) -> str:

@@ -76,12 +76,14 @@ def measured(sizes: dict[str, shapes.Shape], places: dict[str, Computation], dev
     first = next(iter(sizes.values()))
     done = []
     for name, check in (("equal to plain", checks.equal), ("same seed, same bits", checks.same_bits),
-                        ("ended and resumed", checks.resumes)):  # fmt: skip
+                        ("killed and resumed", checks.resumes)):  # fmt: skip
         for precision, where in places.items():
             if precision == "bf16" or check is checks.equal:
                 print(f"{name}, {precision}", flush=True)
                 done.append({"name": f"{name}, {precision}", **checks.outcome(check, first, where)})
                 shapes.free(device)
+    print("the suite", flush=True)
+    done.append({"name": "the suite against plain", **checks.outcome(checks.suite, device)})
     rows = []
     where = places["bf16"]
     if find_spec("bitsandbytes"):

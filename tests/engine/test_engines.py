@@ -16,6 +16,7 @@ from bakeoff.config.schema import Computation
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
 from bakeoff.engine.cuda import decoding, merged, varlen
+from bakeoff.engine.cuda.fused import REPAYS
 from bakeoff.methods.selection import select
 
 PLAIN = Computation(device="cpu", precision="fp32", attention="eager", threads=1, engine="plain", packing=False,
@@ -68,12 +69,12 @@ def built(name):
     return model, added
 
 
-def figures(where, name):
-    """Loss, gradient and token ids of the six documents by the engine that `where` names."""
+def figures(where, name, steps=0):
+    """Loss, gradient and token ids of the six documents by the engine that `where` names, for so many steps."""
     model, added = built(name)
     made = engine.make(where, 256)
-    with made.prepared(model, added) as model:
-        loss = made.loss(model.eval(), EXAMPLES)
+    with made.prepared(model, added, steps=steps) as model:
+        loss = made.loss(model.train(steps > 0), EXAMPLES)
         with hardware.repeatable(where.device):
             loss.backward()
         gradient = torch.cat([one.grad.flatten() for one in model.parameters() if one.requires_grad]).cpu()
@@ -128,16 +129,18 @@ def test_the_figures_can_tell_engines_apart(plain):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-4), ("bf16", 0.05)])
-def test_a_card_gives_the_figures_of_plain_on_a_processor(plain, monkeypatch, name, precision, close):
+@pytest.mark.parametrize(
+    ("precision", "close", "steps"), [("fp32", 1e-4, 0), ("bf16", 0.05, 0), ("bf16", 0.05, REPAYS)]
+)
+def test_a_card_gives_the_figures_of_plain_on_a_processor(plain, monkeypatch, name, precision, close, steps):
     where = dataclasses.replace(CUDA, device="cuda", precision=precision)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    loss, gradient, rows, reason = figures(where, name)
+    loss, gradient, rows, reason = figures(where, name, steps)
     expected = plain(name)
     assert loss == pytest.approx(expected[0], rel=close / 10)
     assert torch.norm(gradient - expected[1]) < close * torch.norm(expected[1])
     assert precision == "bf16" or rows == expected[2]
-    again = figures(where, name)
+    again = figures(where, name, steps)
     assert again[0] == loss and again[2] == rows and torch.equal(again[1], gradient)
     assert not reason or precision == "fp32" or name in UNPACKED
 

@@ -9,7 +9,7 @@ from bakeoff.config import project
 from lab.gpu import measure, others, report, shapes
 
 CHECKS = [{"name": "equal to plain, bf16", "holds": True, "says": "yes"},
-          {"name": "ended and resumed, bf16", "holds": False, "says": "the weights differ"}]  # fmt: skip
+          {"name": "killed and resumed, bf16", "holds": False, "says": "the weights differ"}]  # fmt: skip
 FULL = {"training": 900.0, "writing": 50.0, "training bytes": 2_500_000_000, "writing bytes": None, "reason": ""}
 
 
@@ -118,6 +118,6 @@ def test_a_rehearsal_holds_every_check_and_measures_every_arm(tmp_path, monkeypa
     monkeypatch.setattr(project, "_root", tmp_path)
     assert measure.main(["--device", "cpu"]) == 0
     made = json.loads((tmp_path / "reports" / "gpu" / "rehearsal.json").read_text())
-    assert [row["holds"] for row in made["checks"]] == [True] * 5
+    assert [row["holds"] for row in made["checks"]] == [True] * 6
     assert all(row["training"] > 0 and row["writing"] > 0 for row in made["rows"]) and len(made["rows"]) == 4
     assert not (tmp_path / "reports" / "gpu" / "report.md").exists()

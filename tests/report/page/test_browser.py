@@ -175,12 +175,12 @@ def test_the_first_screen_says_what_cannot_be_told_apart(visit, comparison):
 
 def test_the_key_says_what_an_interval_covers_and_that_overlap_decides_nothing(visit):
     key = visit("one/index.html").locator("#score-key").inner_text()
-    assert "of other documents and other seeds" in key and "their intervals may overlap" in key
+    assert "cover other documents and other seeds" in key and "two apart whose intervals overlap" in key
     assert "one seed" not in key
     kept = visit(f"{KEPT[0].parent.name}.html")
     assert "trained with one seed" in kept.locator("#score-key").inner_text()
     kept.locator("#metric-choice select").select_option(label="chrF++")
-    kept.locator("#score-key", has_text="of other documents.").wait_for()
+    kept.locator("#score-key", has_text="cover other documents.").wait_for()
 
 
 def test_tables_sort_by_their_columns_with_controls_below(visit, comparison):

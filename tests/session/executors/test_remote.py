@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from baking import SMALL, adapter
+from baking import SMALL, adapter, whole
 
 from bakeoff.config import presets
 from bakeoff.core.errors import UsageError
@@ -263,6 +265,32 @@ def test_a_run_whose_machine_is_lost_is_made_again_on_another(here, nodes, tmp_p
     [first] = here.runs("lora")
     assert any("lost" in event.get("resumed", "") for event in news)
     assert first.steps == second.steps and adapter(here.store, first) == adapter(store, second)
+
+
+@pytest.mark.slow
+@pytest.mark.alone  # Ray takes a busy machine for a lost one
+def test_a_stop_ends_the_runs_of_a_cluster_and_their_processes(nodes, tmp_path, furnished):
+    nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    store, heard = Store(furnished(tmp_path / "store")), threading.Event()
+    lasting = f"Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
+    (tmp_path / "slow.py").write_text(whole("slow", step=lasting))
+    method = str(tmp_path / "slow.py")
+    there = session_of(store, [method], lambda found: cluster.Cluster("ray", 1, found.found["machine"]))
+    there._told = lambda spec, emit, event: heard.set()
+    with ThreadPoolExecutor() as pool:
+        going = pool.submit(there.runs, "slow")
+        assert heard.wait(120)
+        end = time.monotonic() + 60
+        while not (tmp_path / "pid").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        process = int((tmp_path / "pid").read_text())
+        there.executor.stop()
+        assert isinstance(going.exception(60), worker.Stopped)
+    end = time.monotonic() + 30
+    while Path(f"/proc/{process}").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{process}").exists() and not list((store.root / "runs").iterdir())
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ function scoreSpec(width) {
   const stroke = [colour("accent"), colour("accent"), colour("accent"), colour("muted"), colour("muted")];
   const y = { field: "name", type: "nominal", sort: names, title: null, axis: { labelPadding: 6, domain: false, ticks: false, grid: false } };
   const tone = { field: "role", type: "nominal", scale: { domain: roles, range: stroke }, legend: null };
-  const x = { type: "quantitative", title: axisTitle(metric), scale: { zero: false } };
+  const x = { type: "quantitative", title: axisTitle(metric), scale: { zero: false }, axis: { orient: rows.length > 16 ? "top" : "bottom" } };
   const beside = besidePanel(metric, names, height, width);
   const main = {
     width: Math.max(140, width - textWidth(names, 170) - (beside ? beside.width + 10 : 0) - 42), height, data: { values },
@@ -77,9 +77,11 @@ function besidePanel(metric, names, height, width) {
 
 function letterPanel(groups, names, height, bare) {
   const marks = groups.flatMap((group, place) => group.map((one) => ({ name: state.result.rows[one].name, place, letter: letterOf(place) })));
-  const spans = groups.map((group, place) => {
+  // A line joins neighbouring rows that share the letter; past a row without it, it would look like a member's.
+  const spans = groups.flatMap((group, place) => {
     const inside = group.map((one) => names.indexOf(state.result.rows[one].name)).sort((a, b) => a - b);
-    return { place, first: names[inside[0]], last: names[inside[inside.length - 1]] };
+    const pairs = inside.slice(1).map((row, before) => [inside[before], row]).filter(([one, next]) => next === one + 1);
+    return pairs.map(([one, next]) => ({ place, first: names[one], last: names[next] }));
   });
   const x = { field: "place", type: "ordinal", axis: null, scale: { domain: groups.map((_, place) => place) } };
   return {
@@ -116,7 +118,7 @@ function renderApart() {
   fill("apart", element("dl", { class: "apart" }, ...lists.filter(([, rows]) => rows.length).flatMap(([label, rows, sign]) => [
     element("dt", { dir: "auto" }, element("span", { "aria-hidden": "true" }, `${sign} `), `${rows.length} ${label}`),
     ...rows.map((row) => element("dd", { dir: "auto" }, element("span", {}, row.name), element("span", { class: "by", dir: "ltr" }, between[row.name] || "")))])),
-    element("p", { class: "key" }, `Behind each method stands how far its mean is above (+) or below (-) that of ${state.marked}, with the 95 % interval of that pair alone. The tests correct for all pairs, so an interval may exclude 0 where two methods cannot be told apart.`));
+    element("p", { class: "key" }, `The number behind a method is its mean minus that of ${state.marked}, with the 95 % interval of that pair alone. The tests correct for all pairs, so an interval may exclude 0 where two methods cannot be told apart.`));
 }
 
 const withChoice = () => choice("Compare with", ranked(state.metric).filter((row) => !row.control).map((row) => [row.name, row.name]), state.marked, mark);
@@ -155,13 +157,13 @@ async function drawScores() {
   const metric = metricOf(state.metric);
   await draw("score-plot", `${metric.label} of every method with its 95 % interval. ${metric.headline}`, scoreSpec, mark);
   const compared = metric.tested && methods().length > 1;
-  const said = [`Dots are means over the test documents, lines are their 95 % intervals: of other documents${metric.tested ? " and other seeds" : ""}.`];
-  if (metric.tested && methods().every((row) => row.seeds.length === 1)) said.push("Each method was trained with one seed; how far seeds differ was measured before.");
-  if (compared) said.push(`● ${state.marked}, and all that cannot be told from it. ○ told apart from it.`);
+  const said = [`Dots are means over the test documents, and lines are their 95 % intervals, which cover other documents${metric.tested ? " and other seeds" : ""}.`];
+  if (metric.tested && methods().every((row) => row.seeds.length === 1)) said.push("Each method was trained with one seed; the variance between seeds was measured in earlier runs.");
+  if (compared) said.push(`The large dot is ${state.marked}; ● cannot be told from it, ○ can.`);
   if (state.result.rows.some((row) => row.control)) said.push("◇ controls, which train nothing.");
-  if (state.panel === "letters") said.push("Methods that share a letter cannot be told apart; a line joins each letter.");
+  if (state.panel === "letters") said.push("Methods that share a letter cannot be told apart; those that share none can.");
   if (state.panel === "squares") said.push("A square to the right marks two methods that cannot be told apart; the columns stand in the order of the rows.");
-  if (compared) said.push("A test compares two methods on the same documents, so their intervals may overlap where it tells them apart. Click a dot to compare with it.");
+  if (compared) said.push("Tests compare two methods on the same documents, so they may tell two apart whose intervals overlap. Click a dot to compare with it.");
   fill("score-key", said.join(" "));
 }
 
