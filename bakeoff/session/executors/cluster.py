@@ -35,6 +35,11 @@ def load() -> ModuleType:
 
 def task(sent: remote.Parcel) -> Iterator[tuple[str, Any]]:
     """What a machine of the cluster does: it makes a run, and sends what came of it and the adapter's files."""
+    yield from remote.answered(attempted(sent))
+
+
+def attempted(sent: remote.Parcel) -> Iterator[tuple[str, Any]]:
+    """See `task`. Raises OSError where this machine has no room."""
     folder, home = Path(tempfile.mkdtemp(prefix="bakeoff-run-")), remote.node_home()
     try:
         for kind, value in remote.make(sent, home, folder):
@@ -106,7 +111,7 @@ class Cluster:
                 if self.stopped:
                     raise worker.Stopped from None
                 if isinstance(error, self.ray.exceptions.RayTaskError):  # not the machine's fault: it would come again
-                    raise worker.Died("start", f"failed on the cluster: {first_line(error)}") from None
+                    raise worker.Died("start", f"failed on the cluster: {worker.describe(error.cause)}") from None
                 if attempt == RETRIES:
                     raise worker.Died("start", f"lost on the cluster: {first_line(error)}") from None
                 emit({"resumed": "its machine was lost; it is made again on another"})

@@ -8,10 +8,13 @@ import shutil
 import socket
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from bakeoff import engine
 from bakeoff.config import hardware
@@ -87,6 +90,14 @@ def make(sent: Parcel, home: Path, folder: Path) -> Iterator[tuple[str, Any]]:
             return
 
 
+def answered(steps: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """`steps` as they come; what they raise is the last of them, a run that died."""
+    try:
+        yield from steps
+    except Exception as error:
+        yield "died", ("start", f"{socket.gethostname()}: {worker.describe(error)}", traceback.format_exc(), False)
+
+
 def kept(home: Path, fingerprint: str) -> Path:
     """Where a machine keeps what an unfinished run has finished."""
     return home / "partial" / fingerprint
@@ -114,9 +125,10 @@ def here(spec: RunSpec, method: str, home: Path) -> RunSpec:
     """The spec with its method's file in `home`: the file's name and text, wherever it came from."""
     data = method.encode()
     file = home / "methods" / hashlib.sha256(data).hexdigest()[:16] / Path(spec.method_file).name
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, data)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.parent / "writing.lock"):  # runs that begin here at once bring the same file
+        if not file.is_file():
+            write_whole(file, data)
     return replace(spec, method_file=str(file))
 
 

@@ -36,7 +36,7 @@ def task(sent: remote.Parcel, home: str, folder: str, news: str) -> tuple[str, A
     """What a job does: it makes a run in the shared store, writes its news to a file, and returns how it ended."""
     ended: tuple[str, Any] = "died", ("start", "no answer", "", False)
     with open(news, "a", encoding="utf-8") as file:
-        for kind, value in remote.make(sent, Path(home), Path(folder)):
+        for kind, value in remote.answered(remote.make(sent, Path(home), Path(folder))):
             if kind == "news":
                 file.write(json.dumps(value) + "\n")
                 file.flush()

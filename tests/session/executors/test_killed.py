@@ -26,8 +26,10 @@ ALONE = pytest.param("ray", marks=pytest.mark.alone)  # Ray takes a busy machine
 
 
 @pytest.fixture
-def session(tmp_path, monkeypatch, furnished):
+def session(tmp_path, monkeypatch, furnished, executor, request):
     """A function that makes a session of two runs on a store, each of which is killed at its third step, once."""
+    if executor == "ray":  # before the sessions, which end before the cluster does
+        request.getfixturevalue("ray_cluster")(2)
     (tmp_path / "mortal.py").write_text(whole("mortal", step=MORTAL))
     (tmp_path / "deaths").mkdir()
     monkeypatch.setenv("BAKEOFF_NODE_STORE", str(tmp_path / "node"))
@@ -35,19 +37,22 @@ def session(tmp_path, monkeypatch, furnished):
     changes = [*SMALL, "training.epochs=3", "training.batch_size=2", "durability.checkpoint_steps=1",
                f"methods.mortal.place={tmp_path / 'deaths'}"]  # fmt: skip
 
+    made = []
+
     def make(name, executor=None):
         store = Store(furnished(tmp_path / name))
         planned = plan.make(presets.load("smoke", seeds="1,2", changes=changes), [str(tmp_path / "mortal.py")], store)
         chosen = executor and EXECUTORS[executor](store, planned.found["machine"])
-        return Session(planned, store, Progress(None, live=False), executor=chosen)
+        made.append(Session(planned, store, Progress(None, live=False), executor=chosen))
+        return made[-1]
 
-    return make
+    yield make
+    for one in made:
+        one.stop()
 
 
 @pytest.mark.parametrize("executor", ["local", "slurm", ALONE])
-def test_killed_runs_are_dead_as_on_one_machine_and_go_on_to_the_bit(session, executor, request):
-    if executor == "ray":
-        request.getfixturevalue("ray_cluster")(2)
+def test_killed_runs_are_dead_as_on_one_machine_and_go_on_to_the_bit(session, executor):
     first, said = session("there", executor), []
     for run in first.asked("mortal"):
         with pytest.raises(worker.Died, match="killed by signal 9"):

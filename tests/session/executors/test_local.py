@@ -3,9 +3,12 @@
 import importlib
 import io
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -230,23 +233,53 @@ if tokenizer is not None and not list(Path(self.place).glob("*.met")):
 """
 
 
+class Watched(Progress):
+    """Keeps how many seconds each run had a slot."""
+
+    def __init__(self):
+        super().__init__(None, live=False)
+        self.seconds = []
+
+    @contextmanager
+    def run(self, spec):
+        begun = time.monotonic()
+        with super().run(spec) as emit:
+            yield emit
+        self.seconds.append(time.monotonic() - begun)
+
+
+def side_by_side():
+    """The time of two processes at once as a share of that of one after the other: a half where each has a core."""
+
+    def seconds(count):
+        begun = time.monotonic()
+        busy = [subprocess.Popen([sys.executable, "-c", "sum(n * n for n in range(10_000_000))"]) for _ in range(count)]
+        assert not any(process.wait() for process in busy)
+        return time.monotonic() - begun
+
+    return seconds(2) / (seconds(1) + seconds(1))
+
+
 @pytest.mark.slow
 @pytest.mark.alone  # measures time
 @pytest.mark.skipif(hardware.available_threads() < 2, reason="there is one processor")
 def test_two_slots_halve_eight_runs(tmp_path, furnished):
-    """The best of three: whoever else computes here lengthens one or the other."""
+    """Or nearly so, as far as this machine gives two processes two cores: others may compute on them."""
 
     def seconds(name, count):
         made = session_of(Store(furnished(tmp_path / name)), ["lora", "full"], "1,2,3,4", count)
-        made.expected = ["lora", "full"]
+        made.expected, made.progress = ["lora", "full"], Watched()
         begun = time.monotonic()
         assert sum(len(made.runs(method)) for method in made.expected) == 8
-        return time.monotonic() - begun
+        whole = time.monotonic() - begun
+        assert sum(made.progress.seconds) > 0.75 * count * whole, "slots were empty"
+        return whole
 
-    shares = []
-    while len(shares) < 3 and min(shares, default=1.0) > 0.6:
+    shares, possible = [], []
+    while len(shares) < 4 and not (shares and min(shares) <= 1.2 * max(possible)):
+        possible.append(side_by_side())
         shares.append(seconds(f"two {len(shares)}", 2) / seconds(f"one {len(shares)}", 1))
-    assert min(shares) <= 0.6, shares
+    assert min(shares) <= 1.2 * max(possible), (shares, possible)
 
 
 @pytest.mark.slow

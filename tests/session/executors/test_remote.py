@@ -82,6 +82,34 @@ def test_a_machine_with_another_bakeoff_refuses_a_run(here, tmp_path, node, monk
     assert kind == "usage" and "Bakeoff's own files differ there" in text
 
 
+def test_runs_that_begin_on_a_machine_at_once_bring_one_method_file(here, node):
+    [spec] = here.plan.specs["lora"]
+    together = threading.Barrier(8)
+
+    def bring(_):
+        together.wait(10)
+        return remote.here(spec, "# a method", node).method_file
+
+    with ThreadPoolExecutor(8) as pool:
+        [file] = set(pool.map(bring, range(8)))
+    assert Path(file).read_text() == "# a method"
+
+
+@pytest.mark.parametrize("elsewhere", ["ray", "slurm"])
+def test_what_a_machine_raises_is_how_the_run_died(here, tmp_path, monkeypatch, elsewhere):
+    """A home that is a file stands for every accident."""
+    home = tmp_path / "home"
+    home.touch()
+    monkeypatch.setenv("BAKEOFF_NODE_STORE", str(home))
+    job = a_job(here.store, here.plan.specs["lora"][0], tmp_path)
+    if elsewhere == "ray":
+        *_, (kind, value) = cluster.task(remote.parcel(job))
+    else:
+        kind, value = slurm.task(remote.parcel(job), str(home), str(job.folder), str(tmp_path / "news"))
+    _, cause, stack, diverged = value
+    assert kind == "died" and "NotADirectoryError" in cause and "Traceback" in stack and not diverged
+
+
 def test_a_run_elsewhere_has_a_network_only_where_the_user_named_a_hub(here, tmp_path):
     job = a_job(here.store, here.plan.specs["lora"][0], tmp_path)
     hub = dataclasses.replace(job.spec, model={**job.spec.model, "name": "someone/some-model"})
