@@ -122,11 +122,17 @@ def inputs(model: Any) -> int:
 def per_token(config: Any, layers: int, size: int, kept: int, again: bool) -> float:
     """Bytes of activations of each token of a micro-batch; `kept` are numbers that trained layers keep beside.
 
-    With `again`, each layer keeps its input alone, and one layer at a time has all of its activations.
+    With `again`, each layer keeps its input alone, and one layer at a time has all of its activations. Beside them stand
+    two gradients of one MLP.
     """
     layer = of_layer(config, size) + kept * size / max(1, layers)
     hidden = config.hidden_size * size
-    return layers * hidden + layer if again else layers * layer
+    return (layers * hidden + layer if again else layers * layer) + 2 * size * wide(config)
+
+
+def wide(config: Any) -> int:
+    """The width of an MLP's inner layer."""
+    return int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
 
 
 def of_int8(config: Any, size: int) -> float:
@@ -134,8 +140,7 @@ def of_int8(config: Any, size: int) -> float:
 
     bitsandbytes holds them where autograd doesn't look, so they stay where activations are computed again.
     """
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return float(size * (3 * config.hidden_size + inner))
+    return float(size * (3 * config.hidden_size + wide(config)))
 
 
 def of_layer(config: Any, size: int) -> float:
