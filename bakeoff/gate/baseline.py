@@ -94,27 +94,24 @@ def of_method(runs: Sequence[RunResult], beside: Mapping[str, Values]) -> Scored
     rouge: dict[str, Values] = {metric: [run.scores[metric] for run in runs] for metric in METRICS}
     others = {metric: rows for metric, rows in beside.items() if not any(None in row for row in rows)}
     spec, counts = runs[0].spec, runs[0].parameters
-    asked = {
-        "model": spec.get("model", {}),
-        "task": spec.get("task", {}),
-        "training": spec.get("training", {}),
-        "method": spec.get("hyperparameters", {}),
-        "generation": spec.get("generation", {}),
-        "scoring": spec.get("scoring", {}),
-        "machine": spec.get("machine", {}),
-    }
     hashes = {f"{name} sha256": spec["hashes"][name][:16] for name in ("model", "data") if name in spec["hashes"]}
     described = {**spec.get("versions", {}), **runs[0].environment, **hashes}
     described.pop("memory_gib", None)  # differs from boot to boot and changes no score
     return Scored(
         parameters=dict(counts["requires_grad"]) if counts else None,
-        settings=flat(asked),
+        settings=asked(spec),
         environment={key: str(value) for key, value in described.items() if value not in ("", None)},
         scores={
             metric: {int(run.spec["seed"]): rounded(row) for run, row in zip(runs, rows, strict=True)}
             for metric, rows in {**rouge, **others}.items()
         },
     )
+
+
+def asked(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a RunSpec says of settings, by dotted key."""
+    sections = {name: spec.get(name, {}) for name in ("model", "task", "training", "generation", "scoring", "machine")}
+    return flat({**sections, "method": spec.get("hyperparameters", {})})
 
 
 def digest(predictions: Sequence[Prediction]) -> str:

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bakeoff.config import presets, project
 from bakeoff.config.schema import Settings
 from bakeoff.core.errors import UsageError
-from bakeoff.gate.baseline import Record, read
+from bakeoff.gate.baseline import Record, asked, read
 from bakeoff.metrics.rouge import METRICS, same_scores
 from bakeoff.runs.records import RunResult
 from bakeoff.stats.contrasts import SeedVariance, components, pool
@@ -30,9 +31,42 @@ def find(settings: Settings, ending: str, folder: Path | None) -> Path | None:
 OWN, OTHERS = "calibration", "calibration of other methods"
 Variances = dict[str, SeedVariance]
 """By metric."""
+SECTIONS = ("task.", "training.", "generation.", "method.")
+"""Of the settings that may change how far seeds differ."""
+NEUTRAL = {"task.validation", "task.test", "training.micro_batch_size", "generation.batch_size"}
+"""Settings of these that don't: what is computed at once, and how many documents are scored, which is allowed for."""
 
 
-def load(settings: Settings, signature: str, folder: Path | None = None) -> dict[str, Variances]:
+@dataclass(frozen=True)
+class Measured:
+    """The variance between seeds of one method."""
+
+    seeds: int
+    variances: Variances
+    settings: Mapping[str, Any]
+    """At which it was measured, by dotted key; empty where nobody recorded them."""
+
+
+def measured_settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a RunSpec that may change how far seeds differ."""
+    return {key: value for key, value in asked(spec).items() if key.startswith(SECTIONS) and key not in NEUTRAL}
+
+
+def changed(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The recorded settings that have another value now, in order."""
+    found = {key for key in recorded if key.startswith(SECTIONS) and key not in NEUTRAL}
+    return sorted(key for key in found if now.get(key) != recorded[key])
+
+
+def named(source: str, changes: Sequence[str]) -> str:
+    """A source with the settings in which it differs, the first three of them."""
+    if not changes:
+        return source
+    more = [f"and {len(changes) - 3} more"] if len(changes) > 3 else []
+    return f"{source} with other settings ({', '.join([*changes[:3], *more])})"
+
+
+def load(settings: Settings, signature: str, folder: Path | None = None) -> dict[str, Measured]:
     """By method; {} where the preset has no calibration, or one of another model, task or signature.
 
     Raises UsageError for a file that is not what `python -m lab.calibration.seeds` writes.
@@ -43,7 +77,8 @@ def load(settings: Settings, signature: str, folder: Path | None = None) -> dict
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         described = (found["model"], found["task"], found["signature"])
-        methods = {name: read_metrics(part["metrics"]) for name, part in found["methods"].items()}
+        methods = {name: Measured(part["seeds"], read_metrics(part["metrics"]), dict(part.get("settings", {})))
+                   for name, part in found["methods"].items()}  # fmt: skip
         if not methods:
             raise ValueError("no method")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -60,17 +95,28 @@ def read_metrics(values: Mapping[str, Mapping[str, float]]) -> Variances:
     return found
 
 
-def of_method(calibration: Mapping[str, Variances], *names: str) -> Variances:
-    """That of the first of `names` that was measured, else that of all that were, pooled; {} of none."""
+def of_method(calibration: Mapping[str, Measured], *names: str, now: Mapping[str, Any] | None = None) -> Variances:
+    """That of the first of `names` that was measured, else that of all that were, pooled; {} of none.
+
+    The source names the settings that are others `now`, where that is given.
+    """
     for name in names:
         if name in calibration:
-            return calibration[name]
+            one = calibration[name]
+            source = named(OWN, changed(one.settings, now) if now else [])
+            return {metric: replace(variance, source=source) for metric, variance in one.variances.items()}
     pooled: Variances = {}
     for metric in METRICS if calibration else ():
-        parts = [found[metric] for found in calibration.values()]
-        if (one := pool(parts, parts[0].documents)) is not None:
-            pooled[metric] = replace(one, source=OTHERS)
+        parts = [found.variances[metric] for found in calibration.values()]
+        if (together := pool(parts, parts[0].documents)) is not None:
+            pooled[metric] = replace(together, source=named(OTHERS, of_all(calibration, now) if now else []))
     return pooled
+
+
+def of_all(calibration: Mapping[str, Measured], now: Mapping[str, Any]) -> list[str]:
+    """The settings in which every measured method differed, a method's own and its rate aside."""
+    each = [set(changed(found.settings, now)) for found in calibration.values()]
+    return sorted(key for key in set.intersection(*each) if not key.startswith(("method.", "training.learning_rate")))
 
 
 @dataclass(frozen=True)
@@ -96,7 +142,7 @@ class Loans:
                 continue
             calibration = load(self.settings, runs[0].signature, self.folder)
             found[name] = self.of_baseline(name, runs[0]) or of_method(
-                calibration, name, str(runs[0].spec.get("base", name))
+                calibration, name, str(runs[0].spec.get("base", name)), now=asked(runs[0].spec)
             )
         return found
 
@@ -109,14 +155,15 @@ class Loans:
             return {}
         if not same_scores(record.signature, run.signature) or sorted(record.documents) != sorted(run.document_ids):
             return {}
+        source = named("baseline", changed(record.methods[name].settings, asked(run.spec)))
         parts = {
-            metric: components(record.methods[name].rows(metric), "baseline") for metric in record.methods[name].scores
+            metric: components(record.methods[name].rows(metric), source) for metric in record.methods[name].scores
         }
         return {metric: part for metric, part in parts.items() if part is not None}
 
 
-def dump(settings: Settings, signature: str, methods: Mapping[str, tuple[int, Variances]]) -> str:
-    """The file's text; `methods` holds the number of seeds and their variances."""
+def dump(settings: Settings, signature: str, methods: Mapping[str, Measured]) -> str:
+    """The file's text."""
     content = {
         "preset": settings.preset,
         "model": settings.model.name,
@@ -124,13 +171,14 @@ def dump(settings: Settings, signature: str, methods: Mapping[str, tuple[int, Va
         "signature": signature,
         "methods": {
             name: {
-                "seeds": seeds,
+                "seeds": found.seeds,
+                "settings": dict(sorted(found.settings.items())),
                 "metrics": {
                     metric: {"ms_seed": v.ms_seed, "ms_res": v.ms_res, "df": v.df, "documents": v.documents}
-                    for metric, v in variances.items()
+                    for metric, v in found.variances.items()
                 },
             }
-            for name, (seeds, variances) in methods.items()
+            for name, found in methods.items()
         },
     }
     return json.dumps(content, indent=1) + "\n"

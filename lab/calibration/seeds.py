@@ -65,6 +65,7 @@ def scores(chosen: Settings, results: Mapping[str, Sequence[RunResult]]) -> dict
         "signature": first.signature,
         "seeds": list(chosen.seeds),
         "document_ids": first.document_ids,
+        "settings": {name: seed_variance.measured_settings(runs[0].spec) for name, runs in results.items()},
         "methods": {
             name: {
                 metric: [[round(value, DIGITS) for value in run.scores[metric]] for run in runs] for metric in METRICS
@@ -79,7 +80,9 @@ def calibration(chosen: Settings, content: Mapping[str, Any]) -> str:
     methods = {}
     for name, found in content["methods"].items():
         variances = {metric: components(rows) for metric, rows in found.items()}
-        methods[name] = (len(content["seeds"]), {metric: one for metric, one in variances.items() if one is not None})
+        known = {metric: one for metric, one in variances.items() if one is not None}
+        settings = content.get("settings", {}).get(name, {})
+        methods[name] = seed_variance.Measured(len(content["seeds"]), known, settings)
     return seed_variance.dump(chosen, content["signature"], methods)
 
 

@@ -15,8 +15,9 @@ ONE = run("lora")
 VARIANCES = dict.fromkeys(METRICS, SeedVariance(0.02, 0.01, 9, 40))
 
 
-def calibrated(folder, chosen=None):
-    text = seed_variance.dump(chosen or settings(), ONE.signature, {"lora": (10, VARIANCES)})
+def calibrated(folder, chosen=None, **asked):
+    measured = seed_variance.Measured(10, VARIANCES, asked or seed_variance.measured_settings(ONE.spec))
+    text = seed_variance.dump(chosen or settings(), ONE.signature, {"lora": measured})
     seed_variance.path_of("synthetic", folder).write_text(text, encoding="utf-8")
 
 
@@ -44,7 +45,9 @@ def test_a_calibration_is_read_back(tmp_path):
 
 def test_every_method_borrows_its_own_and_a_stranger_that_of_all_together(tmp_path):
     quiet, loud = (dict.fromkeys(METRICS, SeedVariance(ms, 0.01, 4, 40)) for ms in (0.02, 0.06))
-    text = seed_variance.dump(settings(), ONE.signature, {"lora": (5, quiet), "full": (5, loud)})
+    text = seed_variance.dump(settings(), ONE.signature, {
+        "lora": seed_variance.Measured(5, quiet, {}), "full": seed_variance.Measured(5, loud, {}),
+    })  # fmt: skip
     seed_variance.path_of("synthetic", tmp_path).write_text(text, encoding="utf-8")
     row = run("wide")
     row.spec["base"] = "full"
@@ -53,6 +56,26 @@ def test_every_method_borrows_its_own_and_a_stranger_that_of_all_together(tmp_pa
     assert [found[name]["rouge1"].ms_seed for name in ("lora", "full", "wide")] == [0.02, 0.06, 0.06]
     other = found["mine"]["rouge1"]
     assert (other.ms_seed, other.df, other.source) == (0.04, 8, "calibration of other methods")
+
+
+def test_what_was_measured_with_other_settings_says_so(tmp_path):
+    calibrated(tmp_path)
+    other = run("lora", passes=1)
+    other.spec["hyperparameters"] = {"rank": 2}
+    other.spec["task"] = {"validation": 7, "test": 9}
+    both = "with other settings (method.rank, training.epochs)"
+    assert {one.source for one in lent(tmp_path, other).values()} == {f"calibration {both}"}
+    results = {"mine": [other]}
+    [source] = {one.source for one in seed_variance.Loans.read(settings(), tmp_path).of(results)["mine"].values()}
+    assert source == "calibration of other methods with other settings (training.epochs)"
+    accepted(tmp_path)
+    assert {one.source for one in lent(tmp_path, other).values()} == {f"baseline {both}"}
+    assert {one.source for one in lent(tmp_path).values()} == {"baseline"}
+
+
+def test_many_other_settings_are_the_first_three_and_a_number(tmp_path):
+    calibrated(tmp_path, **{f"training.{name}": -1 for name in "abcde"})
+    assert lent(tmp_path)["rouge1"].source.endswith("(training.a, training.b, training.c, and 2 more)")
 
 
 def test_a_baseline_wins_over_a_calibration(tmp_path):
