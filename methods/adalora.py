@@ -59,7 +59,10 @@ class AdaLoRA(Adapter):
         return 1
 
     def penalty(self, model):
-        """How far P and Q are from orthogonal: the mean of |P'P - I| and |QQ' - I| (equation 4), weighted."""
+        """How far P and Q are from orthogonal: the mean of |P'P - I| and |QQ' - I|, weighted.
+
+        Equation 4 of the paper adds the squares of these norms; the norms themselves are what PEFT trains with.
+        """
         import torch
 
         found = []

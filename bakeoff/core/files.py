@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
@@ -129,7 +130,7 @@ def flush(path: Path) -> None:
 def replace(path: Path, content: bytes) -> None:
     """Writes `content` under a temporary name beside `path`, then renames it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # containers that share a folder share numbers
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

@@ -32,8 +32,16 @@ def converted(folder: Path, planned: bool) -> bool:
         return False
 
 
+def staging_prefix(folder: Path) -> str:
+    """How the names begin of folders in which `folder` is made."""
+    return f".converting-{folder.name}-"
+
+
 def convert(gguf: Path, folder: Path) -> None:
-    """Writes a GGUF file's dequantised fp32 weights, configuration and tokenizer as `folder`, whole or not at all."""
+    """Writes a GGUF file's dequantised fp32 weights, configuration and tokenizer as `folder`, whole or not at all.
+
+    Nobody else makes `folder` at the same time.
+    """
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -50,7 +58,7 @@ def convert(gguf: Path, folder: Path) -> None:
             "copy or download it again"
         ) from None
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=staging_prefix(folder)))
     try:
         # transformers' save_pretrained refuses a model that came from GGUF, so the tensors are written here.
         ties = shapes_of(model).ties
@@ -66,8 +74,5 @@ def convert(gguf: Path, folder: Path) -> None:
         listed = {path.name: checksum(path) for path in sorted(staging.iterdir())}
         (staging / CHECKSUMS).write_text(json.dumps(listed, indent=1))
         os.rename(staging, folder)
-    except OSError:
-        if not (folder / CHECKSUMS).is_file():  # else another process was faster
-            raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

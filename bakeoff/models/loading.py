@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from bakeoff.config.schema import Computation, ModelSettings, plain
 from bakeoff.core.errors import UsageError, first_line, nearest
 from bakeoff.data.sources import package_folder
 from bakeoff.methods.parameters import Shapes, shapes_of
 from bakeoff.models import quantise
-from bakeoff.models.gguf import convert, converted
+from bakeoff.models.gguf import convert, converted, staging_prefix
 from bakeoff.models.hashes import remembered, sha256_of
 from bakeoff.models.safety import check_folder, check_gguf, separate_head
 
@@ -122,11 +124,16 @@ def prepare(source: Source, cache: Path, planned: bool = False) -> Path | None:
         return Path(source.path) if source.path else None
     path = Path(source.path)
     folder = cache / f"{path.stem}-{source.sha256[:16]}"
-    if not converted(folder, planned):
-        if planned and sha256_of(path) != source.sha256:
-            raise UsageError(f"{path}: changed since this bake-off was planned; type the same command again")
-        shutil.rmtree(folder, ignore_errors=True)
-        convert(path, folder)
+    if converted(folder, planned):
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f".{folder.name}.lock"):  # of runs that begin on a machine at once, one converts
+        if not converted(folder, planned):
+            if planned and sha256_of(path) != source.sha256:
+                raise UsageError(f"{path}: changed since this bake-off was planned; type the same command again")
+            for left in (folder, *cache.glob(f"{staging_prefix(folder)}*")):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            convert(path, folder)
     return folder
 
 

@@ -122,8 +122,8 @@ def inputs(model: Any) -> int:
 def per_token(config: Any, layers: int, size: int, kept: int, again: bool) -> float:
     """Bytes of activations of each token of a micro-batch; `kept` are numbers that trained layers keep beside.
 
-    With `again`, each layer keeps its input alone, and one layer at a time has all of its activations. Beside them stand
-    two gradients of one MLP.
+    With `again`, each layer keeps its input alone, and one layer at a time has all of its activations. Beside them
+    stand two gradients of one MLP.
     """
     layer = of_layer(config, size) + kept * size / max(1, layers)
     hidden = config.hidden_size * size

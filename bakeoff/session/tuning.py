@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import sys
 import threading
 from argparse import Namespace
@@ -51,7 +52,7 @@ def tune(options: Namespace) -> tuple[str, int]:
     for path in (record.path, picture):
         if not writable(path.parent):
             raise UsageError(f"{path}: can't be written; type the command in a folder that can")
-    undo = stop_on_sigterm()
+    undo, session = stop_on_sigterm(), None
     try:
         session = start(options, sys.stderr, sys.stderr.isatty(), lambda: None)
         trials, notes = searched(Tuning(session, record, sharing(options)), grids, options.trials)
@@ -60,6 +61,8 @@ def tune(options: Namespace) -> tuple[str, int]:
         return f"stopped; finished trials are kept in {record.path}\ntype {again} to go on", STOPPED
     finally:
         undo()
+        if session and session.executor.count > 1:
+            session.executor.stop()  # runs of trials that have died
     return report(session, trials, [*notes, *earlier(trials, record)], record.path, picture), 0
 
 
@@ -146,6 +149,8 @@ class Tuning:
         try:
             runs = once.runs(point.method)
         except worker.Died as died:
+            for future in once.futures.values():  # of other seeds, which nobody asks for any more
+                future.cancel()
             cause = died.cause.partition(";")[0]
             return Trial(point.method, point.settings, None, {}, cause, isinstance(died, worker.DiedDiverged))
         return outcome(point, runs)
@@ -209,7 +214,7 @@ def searched(tuning: Tuning, grids: Mapping[str, Axes], count: int) -> tuple[dic
     if count:
         seed = tuning.session.plan.settings.seeds[0]
         trials = search.sample(grids, tuning.measure, count, seed, tuning.permitted)
-        return trials, remarks(trials)
+        return trials, [*remarks(trials), *bounds(grids, trials)]
     for point in (point for name, axes in grids.items() for point in search.product(name, axes)):
         tuning.plan(point)  # what is refused is refused before the first trial
     found = GridSearch(grids, tuning.measure, tuning.permitted)
@@ -241,6 +246,22 @@ def earlier(trials: Mapping[str, Sequence[Trial]], record: Record) -> list[str]:
                 f"{name}: an earlier trial in the record has a lower validation loss, {row['validation_loss']:.4f} "
                 f"with {what}; name that value in --grid to compare them here"
             )
+    return said
+
+
+def bounds(grids: Mapping[str, Axes], trials: Mapping[str, Sequence[Trial]]) -> list[str]:
+    """What must be said of best values in the last tenth of what Optuna might draw, by the logarithm."""
+    said = []
+    for name, axes in grids.items():
+        best = lowest(trials[name])
+        for key in () if best.validation_loss is None else search.growing(axes):
+            low, high = (math.log(found(axes[key])) for found in (min, max))
+            place = (math.log(best.settings[key]) - low) / (high - low) if high > low else 0.5
+            if which := "lowest" if place < 0.1 else "highest" if place > 0.9 else "":
+                said.append(
+                    f"{name}: the best {key}, {best.settings[key]:g}, lies beside the {which} that was allowed; "
+                    f"type --grid methods.{name}.{key}=... with {which.replace('est', 'er')} values"
+                )
     return said
 
 

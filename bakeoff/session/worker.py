@@ -250,15 +250,15 @@ def _child(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     project.use(home)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
-    if DUMP is not None:
-        faulthandler.register(DUMP, file=2, all_threads=True)
     # Read when CUDA starts. A child that no server of ours started (Windows) has none of QUIET.
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = QUIET["CUBLAS_WORKSPACE_CONFIG"]
     try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+        if DUMP is not None:
+            faulthandler.register(DUMP, file=2, all_threads=True)
         answer = job(*arguments, lambda news: connection.send(("news", news)))
         with contextlib.suppress(OSError):
             sys.stdout.flush()  # whoever has the answer may read the log

@@ -16,6 +16,7 @@ import torch
 from bakeoff import engine
 from bakeoff.config.hardware import repeatable
 from bakeoff.config.schema import Computation, DurabilitySettings, ModelSettings, TrainingSettings
+from bakeoff.core.events import Emit, News, silent
 from bakeoff.engine.cuda.fused import REPAYS
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.models import loading
@@ -71,7 +72,7 @@ def equal(shape: Shape, where: Computation) -> str:
     return f"gradients differ by {apart:.1e} of their length, {same} of {len(texts)} texts are the same{why}"
 
 
-def trained(shape: Shape, where: Computation, emit: Any = None, folder: Path | None = None) -> dict[str, Any]:
+def trained(shape: Shape, where: Computation, emit: Emit = silent, folder: Path | None = None) -> dict[str, Any]:
     """Losses and weights of a few steps; `emit` hears of each."""
     seed_everything(0, where)
     model, added = shapes.with_lora(shapes.base(shape, where))
@@ -80,8 +81,8 @@ def trained(shape: Shape, where: Computation, emit: Any = None, folder: Path | N
     with made.prepared(model, added, steps=REPAYS) as model:
         curves = fine_tune(
             made, model, examples[:8], examples[8:], RECIPE, seed=0, clock=Clock(),
-            emit=emit or (lambda news: None),
-            checkpointer=Checkpointer(folder, DurabilitySettings(checkpoint_steps=1)) if folder else None,
+            emit=emit,
+            checkpointer=Checkpointer(folder, DurabilitySettings(checkpoint_steps=1), emit=emit) if folder else None,
         )  # fmt: skip
         weights = torch.cat([p.detach().flatten().cpu() for p in model.parameters() if p.requires_grad])
     return {"losses": [row["loss"] for row in curves.steps], "weights": weights}
@@ -98,7 +99,7 @@ def same_bits(shape: Shape, where: Computation) -> str:
 def killed(shape: Shape, where: Computation, folder: str) -> None:
     """Trains in this process, and kills it after the third step."""
 
-    def kill(news: dict[str, Any]) -> None:
+    def kill(news: News) -> None:
         if news.get("step") == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -107,13 +108,17 @@ def killed(shape: Shape, where: Computation, folder: str) -> None:
 
 def resumes(shape: Shape, where: Computation) -> str:
     """A training whose process is killed after its third step, and that goes on in another. Raises AssertionError."""
-    whole = trained(shape, where)
+    whole, heard = trained(shape, where), list[News]()
     with tempfile.TemporaryDirectory() as folder:
         process = multiprocessing.get_context("spawn").Process(target=killed, args=(shape, where, folder))
         process.start()
         process.join(KILLED)
-        assert process.exitcode == -signal.SIGKILL, f"the process to be killed ended with {process.exitcode}"
-        again = trained(shape, where, None, Path(folder))
+        code = process.exitcode
+        process.kill()  # if it takes too long: nothing computes beside what is measured later
+        process.join()
+        assert code == -signal.SIGKILL, f"the process to be killed ended with {code}"
+        again = trained(shape, where, heard.append, Path(folder))
+    assert any("goes on after step" in news.get("resumed", "") for news in heard), "the training began anew"
     assert whole["losses"] == again["losses"], f"losses {whole['losses']} and {again['losses']}"
     assert torch.equal(whole["weights"], again["weights"]), "the weights differ"
     return "a training that was killed after step 3 and resumed has the same losses and weights to the bit"

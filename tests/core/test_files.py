@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -64,6 +66,21 @@ def test_a_full_disk_is_an_oserror(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(OSError, match="No space left on device"):
         files.write_past_cache(tmp_path / "file", [bytes(100000)])
+
+
+def test_of_several_writers_each_leaves_a_whole_file(tmp_path):
+    """Threads have one process's number, as processes of two containers may have."""
+    path, together = tmp_path / "file", threading.Barrier(8)
+
+    def write(number):
+        together.wait(10)
+        for _ in range(20):
+            files.replace(path, bytes([number]) * 10_000)
+            assert len(set(path.read_bytes())) == 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The calibration's own arithmetic, on seeds whose components are known."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from bakeoff.config import presets
 from bakeoff.gate import seed_variance
 from bakeoff.metrics.rouge import METRICS
+from bakeoff.session import plan, worker
+from bakeoff.session.store import Store
 from lab.calibration import seeds, simulation
 
 KNOWN = {"seeds": 10, "documents": 400, "document": 0.12, "residual": 0.06, "seed": 0.01}
@@ -54,6 +57,20 @@ def test_the_calibration_of_a_preset_is_that_of_its_kept_seeds(preset):
     assert seeds.render(content) == seeds.path_of(preset).read_text(encoding="utf-8")
     made = seeds.calibration(presets.load(preset), content)
     assert made == seed_variance.path_of(preset, seeds.BASELINES).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_every_default_method_of_quick_was_trained_with_five_seeds_at_the_presets_settings(tmp_path, furnished):
+    """So that the first report has letters, and no variance of other methods or of other settings."""
+    worker.start_server(offline=True)
+    asked = plan.make(presets.load("quick"), ["all"], Store(furnished(tmp_path / "store")))
+    content = json.loads(seed_variance.path_of("quick", seeds.BASELINES).read_text(encoding="utf-8"))
+    loans = seed_variance.load(presets.load("quick"), content["signature"])
+    trained = [entry.name for entry in asked.entries if not entry.control]
+    assert sorted(trained) == sorted(loans) and len(trained) == 4
+    for name in trained:
+        assert loans[name].seeds >= 5
+        assert loans[name].settings == seed_variance.measured_settings(dataclasses.asdict(asked.specs[name][0]))
 
 
 def test_the_simulation_reads_the_kept_seeds():

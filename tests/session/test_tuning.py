@@ -8,6 +8,7 @@ import sys
 import threading
 from argparse import Namespace
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,7 @@ from bakeoff.methods.selection import select
 from bakeoff.report.plots import tuning as plot
 from bakeoff.report.tuning import record, table
 from bakeoff.report.tuning.record import Record, Trial
-from bakeoff.session import grid, search, start, tuning
+from bakeoff.session import grid, search, start, tuning, worker
 from bakeoff.session.search import GridSearch, Point
 from bakeoff.session.session import Session
 from bakeoff.shipped import ROOT
@@ -199,6 +200,17 @@ def test_optuna_draws_as_many_trials_for_each_method_within_the_grid_and_repeats
     assert search.sample({"a": AXES}, bowl(a=1e-3), 3, 43)["a"] != first["a"][:3]
 
 
+@pytest.mark.parametrize(("best", "which"), [(1.1e-4, "lowest"), (1e-3, ""), (9e-3, "highest")])
+def test_a_best_value_beside_a_bound_of_what_optuna_draws_is_said(best, which):
+    trials = {"a": [Trial("a", {"learning_rate": rate, "rank": 4}, abs(math.log(rate / best)))
+                    for rate in (best, 3e-3)]}  # fmt: skip
+    notes = tuning.bounds({"a": {"learning_rate": [1e-4, 1e-2], "rank": [4, 8]}}, trials)
+    assert [f"beside the {which} that was allowed" in note and "--grid methods.a.learning_rate" in note
+            for note in notes] == [True] * bool(which)  # fmt: skip
+    dead = {"a": [Trial("a", {"learning_rate": 1e-4}, None)]}
+    assert tuning.bounds({"a": {"learning_rate": [1e-4, 1e-2]}}, dead) == []
+
+
 def test_optuna_draws_anew_what_a_method_refuses_and_gives_up_in_one_line():
     pytest.importorskip("optuna")
     fits = lambda point: point.settings["rank"] % 3 == 0  # noqa: E731
@@ -277,6 +289,19 @@ def test_a_note_names_an_earlier_trial_that_was_better(mine):
     assert note.startswith("lora: an earlier trial") and "2.5000 with learning_rate = 0.001;" in note
     assert not tuning.earlier({"lora": [Trial("lora", {"learning_rate": 4e-3}, 2.5)]}, ours)
     assert not tuning.earlier({"full": [Trial("full", {"learning_rate": 4e-3}, None)]}, ours)
+
+
+def test_two_commands_that_keep_trials_at_once_lose_none(mine):
+    together = threading.Barrier(8)
+
+    def keep(number):
+        together.wait(10)
+        for one in range(5):
+            Record(mine).keep(f"{number}-{one}", Trial("lora", {"rank": 10 * number + one}, 1.0))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(keep, range(8)))
+    assert len(record.read(record.place(mine))) == 40
 
 
 def test_a_diverged_trial_is_known_and_one_that_was_killed_is_not(mine):
@@ -405,6 +430,23 @@ def test_an_interrupted_tuning_stops_the_other_trials(monkeypatch):
     ours.session = SimpleNamespace(executor=SimpleNamespace(count=2, stop=stopped.set))
     with pytest.raises(KeyboardInterrupt):
         ours.measure(["first", "second"])
+
+
+def test_a_trial_whose_first_seed_dies_asks_for_no_other(monkeypatch):
+    waiting = Future()
+
+    class Dying:
+        def __init__(self, *given, **options):
+            self.futures = {"2": waiting}
+
+        def runs(self, method):
+            raise worker.DiedDiverged("training", "loss is nan at step 3")
+
+    monkeypatch.setattr(tuning, "Session", Dying)
+    ours = object.__new__(tuning.Tuning)
+    ours.session = SimpleNamespace(store=None, progress=None, fresh=False, ledger=None, executor=None)
+    found = ours.train(Point("lora", {"learning_rate": 9.0}), None)
+    assert found.diverged and waiting.cancelled()
 
 
 def asked(**options):

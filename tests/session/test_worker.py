@@ -52,6 +52,11 @@ def test_a_job_answers_from_a_process_of_its_own_that_then_ends(log):
     assert not alive(found["pid"])
 
 
+def test_a_log_that_can_not_be_written_is_named(tmp_path):
+    phase, cause = death(jobs.answer, "x", log=tmp_path)
+    assert phase == "start" and cause.startswith("IsADirectoryError")
+
+
 def test_a_process_begins_with_peft_and_without_bitsandbytes(log):
     assert "peft" in call(jobs.loaded, "peft", log=log)
     assert call(jobs.loaded, "bitsandbytes", log=log) == []

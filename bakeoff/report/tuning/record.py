@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from filelock import FileLock
+
 from bakeoff.config import project
 from bakeoff.config.schema import Settings, plain
 from bakeoff.core.errors import UsageError
@@ -104,13 +106,15 @@ class Record:
 
     def keep(self, asked: str, trial: Trial) -> None:
         """Writes a trial into the file, where it replaces an earlier one of the same settings. Raises OSError."""
-        if self.path.is_file():
-            self.rows = read(self.path)  # another command may have written its own trials
-        row = self.row(asked, trial)
-        rows = [other for other in self.rows if other.get("asked") != asked and subject(other) != subject(row)]
-        self.rows = sorted([*rows, row], key=order)
-        content = {"criterion": CRITERION, "trials": self.rows}
-        replace(self.path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f".{self.path.stem}.lock")):
+            if self.path.is_file():
+                self.rows = read(self.path)  # another command may have written its own trials
+            row = self.row(asked, trial)
+            rows = [other for other in self.rows if other.get("asked") != asked and subject(other) != subject(row)]
+            self.rows = sorted([*rows, row], key=order)
+            content = {"criterion": CRITERION, "trials": self.rows}
+            replace(self.path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
     def row(self, asked: str, trial: Trial) -> dict[str, Any]:
         """A trial as the file holds it."""

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,15 +39,19 @@ def task(sent: remote.Parcel) -> Iterator[tuple[str, Any]]:
 
 def attempted(sent: remote.Parcel) -> Iterator[tuple[str, Any]]:
     """See `task`. Raises OSError where this machine has no room."""
-    folder, home = Path(tempfile.mkdtemp(prefix="bakeoff-run-")), remote.node_home()
-    try:
-        for kind, value in remote.make(sent, home, folder):
-            if kind == "result":
-                yield from remote.files(folder)
-                shutil.rmtree(remote.kept(home, RunSpec(**sent.spec).fingerprint), ignore_errors=True)
-            yield kind, value
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    home, name = remote.node_home(), RunSpec(**sent.spec).fingerprint
+    folder = home / "staging" / name
+    with remote.alone(home, name):
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        folder.mkdir(parents=True)
+        try:
+            for kind, value in remote.make(sent, home, folder):
+                if kind == "result":
+                    yield from remote.files(folder)
+                    shutil.rmtree(remote.kept(home, name), ignore_errors=True)
+                yield kind, value
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Cluster:

@@ -56,7 +56,7 @@ class Local:
         place = self.free.get()
         try:
             with ExitStack() as locks:
-                for device in place.devices:  # in the same order everywhere: nobody waits for one who waits for him
+                for device in sorted(place.devices):  # in one order everywhere: nobody waits for one who waits for him
                     locks.enter_context(self.locks[device].held(waiting))
                 if self.stopped:
                     raise worker.Stopped

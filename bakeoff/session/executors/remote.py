@@ -98,6 +98,15 @@ def answered(steps: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         yield "died", ("start", f"{socket.gethostname()}: {worker.describe(error)}", traceback.format_exc(), False)
 
 
+@contextlib.contextmanager
+def alone(home: Path, fingerprint: str) -> Iterator[None]:
+    """Inside, no other bake-off makes this run on this machine: what it keeps below `home` is that of one."""
+    lock = home / "locks" / f"{fingerprint}.machine"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, thread_local=False):
+        yield
+
+
 def kept(home: Path, fingerprint: str) -> Path:
     """Where a machine keeps what an unfinished run has finished."""
     return home / "partial" / fingerprint

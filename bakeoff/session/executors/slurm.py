@@ -79,7 +79,12 @@ class Slurm:
         with self.submitting:
             if self.stopped:
                 raise worker.Stopped
-            given = self.executor.submit(task, remote.parcel(job), str(self.store.root), str(job.folder), str(news))
+            sent = remote.parcel(job)
+            try:
+                given = self.executor.submit(task, sent, str(self.store.root), str(job.folder), str(news))
+            except Exception as error:  # submitit's own, of what sbatch answers
+                raise worker.Died("start", f"Slurm took no job: {first_line(error)}; if the queue is full, type "
+                                  f"--parallel {max(1, self.count // 2)}") from None  # fmt: skip
             self.jobs.add(given)
         try:
             self.follow(given, news, emit)

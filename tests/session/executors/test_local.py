@@ -99,6 +99,15 @@ def test_two_cards_are_two_devices_and_a_card_is_one(store):
     assert set(waits) == {"card 1"}
 
 
+def test_cards_are_locked_in_one_order_however_they_are_named(store, monkeypatch):
+    taken, held = [], local.Shared.held
+    monkeypatch.setattr(local.Shared, "held", lambda self, waiting: (taken.append(self.device), held(self, waiting))[1])
+    for visible in (["0", "1"], ["1", "0"]):
+        with local.cards(store, visible, ranks=2).slot(lambda: None) as slot:
+            assert slot.environment == {"CUDA_VISIBLE_DEVICES": ",".join(visible)}
+    assert taken == ["cuda-0", "cuda-1"] * 2
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_runs_that_wait_for_another_bake_off_say_so_once_and_can_be_stopped(store, monkeypatch, count):
     monkeypatch.setattr("bakeoff.session.store.LOOKS_EVERY", 0.02)

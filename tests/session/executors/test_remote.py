@@ -210,6 +210,37 @@ def test_after_a_stop_jobs_are_cancelled_and_none_is_submitted(here, tmp_path, q
     assert one.cancelled and not queue.jobs
 
 
+def test_a_job_that_slurm_does_not_take_is_a_run_that_died(here, tmp_path, queue, monkeypatch):
+    def refuse(self, *given):
+        raise RuntimeError("\nsbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed")
+
+    monkeypatch.setattr(Queue, "submit", refuse)
+    job = a_job(here.store, here.plan.specs["lora"][0], tmp_path)
+    with pytest.raises(worker.Died, match=r"took no job: sbatch: error: QOSMax.+; if the queue .+ --parallel 1 "):
+        queue.make(job, print)
+
+
+def test_two_bake_offs_that_ask_a_machine_for_the_same_run_get_it_one_after_the_other(here, tmp_path, monkeypatch):
+    """Each on a store of its own, so that nothing but the machine holds them apart."""
+    inside, most = [], []
+
+    def make(sent, home, folder):
+        inside.append(folder)
+        most.append(len(inside))
+        assert not list(folder.iterdir())
+        (folder / "adapter").touch()
+        remote.kept(home, here.plan.specs["lora"][0].fingerprint).mkdir(parents=True)
+        time.sleep(0.2)
+        yield "result", None
+        inside.pop()
+
+    monkeypatch.setattr(remote, "make", make)
+    sent = remote.parcel(a_job(here.store, here.plan.specs["lora"][0], tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: [kind for kind, _ in cluster.task(sent)], range(2)))
+    assert found == [["file", "result"]] * 2 and most == [1, 1]
+
+
 def test_a_task_of_ray_that_begins_while_all_are_stopped_is_cancelled(here, tmp_path):
     job, cancelled = a_job(here.store, here.plan.specs["lora"][0], tmp_path), []
     made = cluster.Cluster.__new__(cluster.Cluster)
