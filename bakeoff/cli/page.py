@@ -44,6 +44,8 @@ def page(options: argparse.Namespace) -> str:
     # The library is kept where finished runs are, if there is such a folder: a command that reads makes none.
     store = project.own(".bakeoff")
     cache = store / report.PAGE if store.is_dir() else None
+    if not several:
+        over_time.judged(found)
     try:
         write([one.shown for one in found], path, cache, over_time.compared(found) if several else None)
     except OSError as error:

@@ -25,6 +25,10 @@ ROW = 16_384
 """Tokens of a micro-batch on a GPU: its kernels are no faster with more."""
 
 
+BESIDE = 8
+"""Threads of a run on a GPU, at most: a processor has little to do there, and a cluster gives each run its own."""
+
+
 def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> Computation:
     """Both with every `auto` decided but that of attention, which depends on the model.
 
@@ -40,9 +44,6 @@ def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> 
     precision = asked.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
-    if device == "cuda" and asked.ranks > (count := torch.cuda.device_count()):
-        raise UsageError(f"machine.ranks = {asked.ranks}: each needs a GPU, and {count} are visible; "
-                         f"type --set machine.ranks={count}")  # fmt: skip
     if asked.engine in ("cpu", "cuda") and device != asked.engine:
         raise UsageError(f"machine.engine = {asked.engine!r}: the run is on {device}; type --set machine.engine=auto")
     if asked.sharded and asked.ranks == 1:
@@ -61,7 +62,8 @@ def resolve(asked: MachineSettings, ways: EngineSettings, parallel: int = 1) -> 
         device=device,
         precision=precision,
         checkpoint_activations=asked.checkpoint_activations,
-        threads=asked.threads or max(1, available_threads() // (parallel if device == "cpu" else 1)),
+        threads=asked.threads
+        or (min(BESIDE, available_threads()) if device == "cuda" else max(1, available_threads() // parallel)),
         ranks=asked.ranks,
         sharded=asked.sharded,
         engine=engine,

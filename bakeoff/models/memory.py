@@ -4,6 +4,7 @@ It counts what training must hold at its peak. A GPU holds more: CUDA's own half
 what its allocator can't use between tensors.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +84,11 @@ def estimate(
     )
 
 
-def fitting(model: Any, total: int, *, precision: str, again: bool = False) -> int:
+def fitting(model: Any, total: int, *, precision: str, again: bool = False, flash: bool = True) -> int:
     """Tokens of a micro-batch of a prepared `model` that a GPU of `total` bytes holds, as if all of them had labels.
 
     A fifth of its memory is left for what an estimate can't see, and 12 bytes of each trained number for gradient and
-    moments.
+    moments. Without `flash` attention each layer keeps its scores, of which one document of all tokens has the most.
     """
     size = 2 if precision == "bf16" else 4
     parameters = list(model.parameters())
@@ -98,7 +99,12 @@ def fitting(model: Any, total: int, *, precision: str, again: bool = False) -> i
     if any(one.itemsize == 1 and one.is_signed() for one in parameters):
         each += layers * of_int8(config, size)
     each += model.get_input_embeddings().weight.shape[0] * (size + 12)
-    return max(1, int((0.8 * total - held) / each))
+    room = 0.8 * total - held
+    heads = getattr(config, "num_attention_heads", None) or 1
+    scores = 0.0 if flash else size * heads / 2 * (1 if again else layers)  # bytes for each pair of tokens
+    if room <= 0 or not scores:
+        return max(1, int(room / each))
+    return max(1, int((math.sqrt(each**2 + 4 * scores * room) - each) / (2 * scores)))
 
 
 def weights(model: Any, shapes: Shapes, size: int, quantisation: str) -> float:

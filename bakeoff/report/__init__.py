@@ -47,7 +47,7 @@ def write(
     from bakeoff.core.files import replace
     from bakeoff.report import document, results_json
     from bakeoff.report.page import details
-    from bakeoff.report.page.write import NAME, write_report
+    from bakeoff.report.page.write import ASIDE, NAME, write_report
     from bakeoff.report.plots import page
 
     images = page.draw(comparison, folder / "plots")
@@ -55,7 +55,7 @@ def write(
     if comparison.settings.report.page and comparison.rows:
         write_report(comparison, predictions, folder, gate, cache)
     else:  # of an earlier report, which they would tell of
-        for name in (NAME, details.NAME):
+        for name in (NAME, ASIDE, details.NAME):
             (folder / name).unlink(missing_ok=True)
     path = folder / "report.md"
     replace(path, document.render(comparison, predictions, images, gate).encode())

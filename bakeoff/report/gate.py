@@ -13,7 +13,7 @@ from bakeoff.report.escape import markdown, plain, workflow, workflow_property
 from bakeoff.report.figures import MISSING, ROUGE, listing
 
 Quote = Callable[[str], str]
-COLUMNS = ("metric", "verdict", "baseline", "measured", "difference", "p", f"drop found in {POWER:.0%}")
+COLUMNS = ("metric", "verdict", "baseline", "measured", "difference", "p", f"found in {POWER:.0%}")
 MOST = 12
 """Changes that are listed for a method."""
 
@@ -88,10 +88,10 @@ def lines(gate: Gate, quote: Quote) -> list[str]:
         scale = "of ROUGE, F1 x 100" if rouge else "scores x 100"
         said.append(
             f"Figures are points ({scale}), means over seeds and documents. Brackets hold the 95 % interval "
-            f"over documents and seeds. p is corrected for {len(gate.verdicts)} verdicts (Holm). Regressed means a "
-            f"drop above {gate.tolerance:g} points with p below {gate.alpha:g}; inconclusive means the same drop with "
-            f"p not below it. The last column is the smallest true drop that this comparison would find in {POWER:.0%} "
-            "of cases."
+            f"over documents and seeds. p is corrected for {len(gate.verdicts)} verdicts (Holm). Regressed means worse "
+            f"by more than {gate.tolerance:g} points with p below {gate.alpha:g}; inconclusive means the same with p "
+            "not below it. The last column is the smallest true change for the worse that this comparison would find "
+            f"in {POWER:.0%} of cases."
         )
     if any(one.word is None for one in gate.verdicts):
         said.append("Documents only: the variance between seeds is not known, so there is no verdict.")
@@ -118,7 +118,7 @@ def failure(gate: Gate, one: Verdict, accept: str) -> str:
     if one.word is None:
         parts.append("Nothing measures the noise; type --set task.test=2 or more documents.")
     if one.smallest is not None:
-        parts.append(f"Smallest drop found in {POWER:.0%} of cases: {points(one.smallest)}.")
+        parts.append(f"Smallest change for the worse that is found in {POWER:.0%} of cases: {points(one.smallest)}.")
     if one.remedy:
         parts.append(f"To settle it: {one.remedy}.")
     return plain(" ".join([*parts, f"Changed since the baseline: {changed}. If this is wanted, type {accept}"]))

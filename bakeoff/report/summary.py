@@ -23,6 +23,8 @@ def render(comparison: Comparison) -> str:
             parts.append(table.to_text(main, "method"))
     if comparison.controls:
         parts += cut(table.controls(comparison, plain), "control")
+    if said := intervals(comparison):
+        parts.append(said)
     names = [*(row.name for row in comparison.rows), *comparison.dead]
     if any(len(plain(name)) > table.LONGEST for name in names):
         parts.append(f"Names of more than {table.LONGEST} characters are cut; report.md has them whole.")
@@ -31,6 +33,16 @@ def render(comparison: Comparison) -> str:
     if comparison.signature:
         parts.append(f"signature: {plain(comparison.signature)}")
     return "\n\n".join(parts)
+
+
+def intervals(comparison: Comparison) -> str:
+    """What brackets and letters in the tables mean; empty where there are none."""
+    said = []
+    if any(one.low is not None for row in comparison.rows for one in row.rouge.values()):
+        said.append("Brackets hold 95 % intervals.")
+    if any(comparison.alike(metric) for metric in comparison.verdicts):
+        said.append("Methods that share a letter cannot be told apart.")
+    return " ".join(said)
 
 
 def cut(found: pd.DataFrame, corner: str) -> list[str]:

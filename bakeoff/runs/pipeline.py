@@ -261,6 +261,8 @@ class ModelRun:
             second, _ = self.summaries(again, self.asked)
             trained = together(adapters.trained_digests(again))
             self.infer(again, "attached")
+        del again  # a large model stands there once
+        release(self.base.where.device)
         if self.measure.inference and (whole := self.whole(adapter)) is not None:
             with self.base.prepared(whole.requires_grad_(False)) as whole:
                 self.infer(whole, "merged")

@@ -11,6 +11,9 @@ import tempfile
 import time
 from typing import Any
 
+if __name__ == "__main__" and "unsloth" in sys.argv:
+    import unsloth as _patches  # noqa: F401  (it changes transformers and PEFT, and asks to be imported before them)
+
 import torch
 
 from bakeoff.config.schema import Computation

@@ -98,6 +98,19 @@ def test_a_7b_lora_with_4096_tokens_fits_24_gb_in_four_bits_with_activations_com
     assert small.weights == pytest.approx(6.48e9 * 4.127 / 8 + 2 * 2 * 32_000 * 4096, rel=0.02)
 
 
+def test_without_flash_attention_a_micro_batch_leaves_room_for_scores():
+    model, shapes = built(SMALL, "lora")
+    heads, layers, room = SMALL["num_attention_heads"], SMALL["num_hidden_layers"], 10**9
+    least = memory.fitting(model, room, precision="fp32", flash=False)
+    assert least < memory.fitting(model, room, precision="fp32") / 2
+    assert memory.fitting(model, room, precision="fp32", again=True, flash=False) > least
+    work = dataclasses.replace(WORK, tokens=least, labels=least)
+    found = memory.estimate(model, shapes, work, precision="fp32")
+    scores = 4 * heads * layers * least**2 / 2
+    held = found.weights + found.gradients + found.optimizer
+    assert held + found.activations + found.logits + scores == pytest.approx(0.8 * room, rel=0.05)
+
+
 @pytest.mark.parametrize(("gigabytes", "least", "most"), [(80, 6_000, 12_000), (24, 100, 1_500), (8, 1, 1)])
 def test_a_micro_batch_is_as_long_as_a_card_holds(gigabytes, least, most):
     model, _ = built(SEVEN, "lora", "meta")

@@ -125,12 +125,15 @@ def test_documents_are_dealt_out_to_ranks_by_length():
     assert shares == [[3, 7], [4, 9], [5]]
 
 
-def test_more_ranks_than_cards_are_refused(monkeypatch):
+def test_ranks_are_those_of_the_machine_that_makes_the_run(monkeypatch):
+    """The one that plans may be another: a cluster's front end has one card, or a processor of many threads."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **given: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UsageError, match=r"machine.ranks = 3: each needs a GPU, and 2 are visible"):
-        hardware.resolve(MachineSettings(device="cuda", ranks=3), EngineSettings())
+    monkeypatch.setattr(hardware, "available_threads", lambda: 128)
+    found = hardware.resolve(MachineSettings(device="cuda", ranks=3), EngineSettings())
+    assert (found.ranks, found.threads) == (3, hardware.BESIDE)
+    assert hardware.resolve(MachineSettings(device="cuda", threads=99), EngineSettings()).threads == 99
 
 
 @pytest.mark.parametrize("asked, said", [

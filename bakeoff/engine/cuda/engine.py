@@ -14,7 +14,7 @@ from bakeoff.engine.batches import Batch
 from bakeoff.engine.cached_features import head_alone
 from bakeoff.engine.cuda import fused, merged
 from bakeoff.engine.cuda.decoding import READ, ROUND, Rows, capacity_for, write
-from bakeoff.engine.cuda.varlen import ARGUMENTS, FixedCache, FixedPrefill, FixedStep, Varlen
+from bakeoff.engine.cuda.varlen import ARGUMENTS, FixedCache, FixedPrefill, FixedStep, Varlen, flashes
 from bakeoff.engine.packed import Packed, in_precision
 from bakeoff.models.memory import fitting
 
@@ -63,8 +63,9 @@ class Cuda(Packed):
             return super().row(model)
         if FITTING not in vars(model):
             vars(model)[FITTING] = fitting(
-                model, memory, precision=self.where.precision, again=self.where.checkpoint_activations
-            )
+                model, memory, precision=self.where.precision, again=self.where.checkpoint_activations,
+                flash=flashes(model, self.kind),
+            )  # fmt: skip
         return min(super().row(model), vars(model)[FITTING])
 
     @property
@@ -149,7 +150,7 @@ class Cuda(Packed):
         if self.kind == torch.float32:
             return "flash attention computes in bf16, and the run is in fp32"
         if "window_size" not in ARGUMENTS:
-            return "this torch has no flash attention over packed rows; install torch 2.11 or newer"
+            return "this torch has no flash attention over packed rows; install torch 2.13 or newer"
         why = found["cached attention"]
         return f"flash attention does not read a cache here: {why}" if why else ""
 

@@ -55,6 +55,15 @@ def takes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, variant: 
     return able and {"window_size", "scale", *(("seqused_k",) if cached else ())} <= ARGUMENTS
 
 
+def flashes(model: Any, kind: torch.dtype) -> bool:
+    """Whether flash attention computes a model's attention in `kind`, as its configuration says."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None) or 1
+    width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // heads
+    capped = getattr(config, "attn_logit_softcapping", None)
+    return bool(kind in HALF and width <= WIDEST and width % 8 == 0 and not capped and "window_size" in ARGUMENTS)
+
+
 def flash(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, of_queries: torch.Tensor, of_keys: torch.Tensor,
     longest: tuple[int, int], scaling: float, window: int = 0, used: torch.Tensor | None = None,

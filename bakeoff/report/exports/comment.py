@@ -51,7 +51,7 @@ def whole(
     preset: str, gate: Gate, strict: bool, losses: Sequence[Loss], link: str, rows: int, sentences: int, characters: int
 ) -> str:
     """The comment with at most so many rows of the table, sentences below it and characters of a text."""
-    order = sorted(gate.verdicts, key=lambda one: (FIRST.index(one.word), one.contrast.difference))
+    order = sorted(gate.verdicts, key=lambda one: (FIRST.index(one.word), -abs(one.contrast.difference)))
     parts = [
         f"{marker(preset)}\n## {headline(gate, strict)}",
         f"Preset {cut(preset, 80)}, against {cut(gate.baseline, 200)}.",

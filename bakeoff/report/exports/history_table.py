@@ -44,7 +44,9 @@ def render(preset: str, lines: Sequence[Mapping[str, Any]], metrics: Sequence[st
     frame = frame.loc[:, (frame != MISSING).any()]
     shown, left = fitted(frame, "finished (UTC)")
     more = f"\n\nnot shown for want of room: {figures.listing(left)}" if left else ""
-    return f"{plain(preset)}\n\n{shown}{more}"
+    units = [f"{one.label} is {one.unit}" for one in metrics_of.values() if one.unit]
+    said = "; ".join(["Brackets hold 95 % intervals", *units])
+    return f"{plain(preset)}\n\n{shown}\n\n{said}.{more}"
 
 
 def scored(method: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,18 +18,20 @@ ESCAPES = {
 LIGATURE = re.compile(r"(?<=-)-|(?<=')'|(?<=,),")
 """The second of two characters that fonts print as one."""
 HEAD = """\
-% Written by bakeoff export. The preamble needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}.
+% Written by bakeoff export. The preamble needs \\usepackage{{booktabs,graphicx}} and \\usepackage[T1]{{fontenc}}.
 % lualatex also prints names in scripts that pdflatex has no letters for.
 \\begin{{table}}
 \\centering
 \\caption{{{caption}}}
 \\label{{tab:{label}}}
+\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%
 \\begin{{tabular}}{{{columns}}}
 \\toprule
 """
 FOOT = """\
 \\bottomrule
-\\end{tabular}
+\\end{tabular}%
+}
 \\end{table}
 """
 

@@ -1,5 +1,6 @@
 """Several results together: the trend of every method's scores, verdicts, and what changed from each to the next."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -15,6 +16,13 @@ from bakeoff.report.page.verdicts import of_gate, recorded
 
 UNCOUNTED = ("description", "changes", "report")
 """Settings that change no run."""
+
+
+def judged(results: Sequence[Found]) -> None:
+    """Puts the verdicts that a line of a history holds into the page's data of that result."""
+    for result in results:
+        known = {one["key"]: metric(one["key"], result.content) for one in result.shown["metrics"]}
+        result.shown["verdicts"] = recorded(result.content.get("gate"), result.name, known)
 
 
 def compared(results: Sequence[Found]) -> dict[str, Any]:
@@ -33,7 +41,11 @@ def compared(results: Sequence[Found]) -> dict[str, Any]:
         "metrics": [asdict(one) for one in metrics.values()],
         "first": FIRST,
         "dated": all(finished) and len(set(finished)) == len(finished),
-        "points": [point for place, result in enumerate(results) for point in points(place, result)],
+        "points": [
+            point
+            for place, (result, line) in enumerate(zip(results, series(results), strict=True))
+            for point in points(place, result, line)
+        ],
         "verdicts": verdicts,
         "notes": list(dict.fromkeys(notes)),
         "changes": [
@@ -42,10 +54,20 @@ def compared(results: Sequence[Found]) -> dict[str, Any]:
     }
 
 
-def points(place: int, result: Found) -> list[dict[str, Any]]:
-    """Every method's scores in one result."""
+def series(results: Sequence[Found]) -> list[int]:
+    """The same number for results whose scores may be joined by a line: same preset, task, model, and documents."""
+    alike = [
+        json.dumps([result.content.get(key) for key in ("preset", "task", "model", "signature", "document_ids")])
+        for result in results
+    ]
+    return [alike.index(one) for one in alike]
+
+
+def points(place: int, result: Found, line: int) -> list[dict[str, Any]]:
+    """Every method's scores in one result, on a `line` of its own kind."""
+    finished = result.content.get("finished")
     return [
-        {"place": place, "finished": result.content.get("finished"), "method": row["name"], "metric": key, **score}
+        {"place": place, "series": line, "finished": finished, "method": row["name"], "metric": key, **score}
         for row in result.shown["rows"]
         if not row["control"]
         for key, score in row["scores"].items()

@@ -68,6 +68,7 @@ def shown(content: Mapping[str, Any], details: Mapping[str, Any] | None = None, 
             {
                 **asdict(one),
                 "tested": tests[one.key] is not None,
+                "seeds": cover_seeds(content, one),
                 "untested": untested(content, one),
                 "headline": headline(content, scores, one, tests[one.key]),
                 "groups": [[place[row] for row in group] for group in (tests[one.key] or NONE).lettered],
@@ -103,6 +104,16 @@ def tested(content: Mapping[str, Any], scores: Mapping[str, Any], one: Metric) -
         better[frozenset((pair["first"], pair["second"]))] = lower if one.falls else pair["higher"]
     ranked = sorted(content["methods"], key=lambda row: worth(one, scores[row]), reverse=True)
     return Tests(groups(ranked, [(pair["first"], pair["second"]) for pair in apart]), better)
+
+
+def cover_seeds(content: Mapping[str, Any], one: Metric) -> bool:
+    """Whether intervals cover another draw of seeds, too: as the tests of pairs say, or where all have several."""
+    if ((content.get("metrics") or {}).get(one.key) or {}).get("binary"):
+        return False  # a rate's interval is Wilson's, over documents
+    every = [*content.get("pairs", []), *content.get("metric_pairs", [])]
+    if pairs := [pair for pair in every if pair["metric"] == one.key]:
+        return all(pair["covers"] == TESTED for pair in pairs)
+    return all(len(found.get("seeds") or []) > 1 for found in content["methods"].values())
 
 
 def differences(content: Mapping[str, Any], one: Metric, place: Mapping[str, int]) -> list[list[Any]]:

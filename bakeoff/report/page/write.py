@@ -25,7 +25,7 @@ from bakeoff.report.page.verdicts import of_gate, refused
 TEMPLATE = Path(__file__).with_name("template")
 SCRIPTS = ("dom", "table", "charts", "scores", "curves", "costs", "documents", "time", "main")
 """Files of JavaScript, in the order in which they are run."""
-NAME = "index.html"
+NAME, ASIDE = "index.html", "index.texts.js"
 INHERITED = frozenset(
     ("__proto__", "constructor", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString",
      "toString", "valueOf", "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__")
@@ -57,10 +57,11 @@ def write(results: Sequence[dict[str, Any]], path: Path, cache: Path | None = No
 
     `time` is what `over_time.compared` says of several results. `cache` is a folder that keeps the charts' library.
     """
-    data = inert({"results": list(results), "time": time})
+    data = inert({"results": list(results), "time": time, "aside": ""})
     aside = path.with_suffix(".texts.js")
     large = len(packed(data).encode()) > LIMIT
     if large:
+        data["aside"] = aside.name
         moved = [{key: one.pop(key) for key in ("texts", "steps")} for one in data["results"]]
         replace(aside, f"globalThis.bakeoffTexts = {packed(moved)};\n".encode())
     else:

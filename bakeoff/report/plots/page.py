@@ -23,7 +23,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Image]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         if comparison.rows:
-            caption = "ROUGE F1 x 100 of every method and control, with 95 % intervals over documents"
+            caption = "ROUGE F1 x 100 of every method and control, with 95 % intervals"
             images.append(save(rouge(comparison), folder / "rouge.png", caption, first=True))
         if (figure := pareto.draw(comparison, label)) is not None:
             images.append(save(figure, folder / "pareto.png", pareto.caption(comparison)))
@@ -105,5 +105,6 @@ def rouge(comparison: Comparison) -> Figure:
         "hollow: controls" * bool(comparison.controls),
     )
     key = "; ".join(part for part in (filled, hollow) if part)
-    figure.suptitle(f"Mean and 95 % interval over {len(comparison.document_ids)} test documents ({key})", fontsize=10)
+    documents = len(comparison.document_ids)
+    figure.suptitle(f"Mean over {documents} test documents, with its 95 % interval ({key})", fontsize=10)
     return figure

@@ -48,8 +48,8 @@ def choose(text: str, parallel: int, store: Store, found: Mapping[str, Any]) -> 
     visible, ranks = found["cards"], machine["ranks"]
     most = len(visible) // ranks
     if not most:
-        raise UsageError(f"machine.ranks = {ranks}: of the visible GPUs only {len(visible)} are of one kind; "
-                         f"type --set machine.ranks={len(visible)}")  # fmt: skip
+        raise UsageError(f"machine.ranks = {ranks}: each needs a GPU, and {len(visible)} of one kind are visible; "
+                         f"type --set machine.ranks={len(visible)}, or --executor slurm or ray")  # fmt: skip
     if parallel > most:
         each = "a card makes one run" if ranks == 1 else f"{ranks} cards make one run"
         raise UsageError(f"--parallel {parallel}: {each} at a time, and {len(visible)} are visible; "

@@ -152,8 +152,11 @@ def check(spec: RunSpec) -> None:
         if not torch.cuda.is_available():
             raise UsageError(f"{socket.gethostname()}: torch finds no GPU there, and the plan is for one; "
                              "let the cluster give each run a card")  # fmt: skip
+        if (count := torch.cuda.device_count()) < spec.machine.get("ranks", 1):
+            raise UsageError(f"{socket.gethostname()}: machine.ranks = {spec.machine['ranks']}: each needs a GPU, and "
+                             f"{count} are visible there; type --set machine.ranks={count}")  # fmt: skip
     found = {**hardware.versions(), **hardware.card(device), "source": source_sha256()}
-    found |= quantise.installed() if spec.model.get("quantisation") else {}
+    found |= quantise.installed() if "bitsandbytes" in spec.versions else {}
     if spec.machine.get("compiled"):
         try:
             found["compiler"] = engine.compiler_version()

@@ -135,7 +135,7 @@ def test_hostile_names_are_text_in_latex(written):
 
 PAPER = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx}
 \begin{document}
 %s
 \end{document}
@@ -154,6 +154,7 @@ def test_a_paper_with_the_table_is_set_by_latex(written, tmp_path, source):
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
     assert found.returncode == 0, found.stdout[-2000:]
     assert (tmp_path / "paper.pdf").read_bytes().startswith(b"%PDF") and "Missing character" not in found.stdout
+    assert "Overfull" not in found.stdout, "the table is wider than the page"
 
 
 def macros(nodes):

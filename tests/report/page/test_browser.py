@@ -77,6 +77,8 @@ def files(tmp_path_factory):
         patch.setattr(write, "LIMIT", 1000)
         write.write_report(compared, written, folder / "beside", None, folder)
         patch.setattr(write, "LIMIT", 10**7)
+        (folder / "alone").mkdir()
+        shutil.copy(folder / "beside" / "index.html", folder / "alone")
         for name, drop in (("old", 0.0), ("new", 0.1)):
             values = results_json.content(compared)
             for metric in ("rouge1", "rouge2", "rougeL"):
@@ -259,6 +261,41 @@ def test_a_kept_report_says_which_methods_are_alike_on_its_first_screen(visit, n
 def test_texts_beside_the_page_are_read_from_disk(visit):
     page = visit("beside/index.html")
     assert page.locator("#list a").count() == DOCUMENTS
+
+
+def test_a_page_that_lost_its_texts_says_so_and_shows_the_rest(browser, files):
+    context, wrong = browser.new_context(), []
+    page = context.new_page()
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((files / "alone" / "index.html").as_uri())
+    page.wait_for_selector("#cost-plot svg")
+    assert "index.texts.js is not beside this page" in page.locator("#browser").inner_text()
+    assert page.locator("#figures table tbody tr").count() and page.locator("#sections li").count() > 4
+    context.close()
+    assert wrong == []
+
+
+def test_a_click_on_a_document_keeps_its_place_in_the_list(visit):
+    page = visit("one/index.html")
+    last = page.locator("#list a").last
+    last.scroll_into_view_if_needed()
+    before = page.locator("#list").evaluate("list => list.scrollTop")
+    assert before > 0
+    last.click()
+    assert last.get_attribute("aria-current") == "true"
+    assert page.locator("#list").evaluate("list => list.scrollTop") == before
+
+
+def test_a_choice_keeps_the_focus_when_it_is_drawn_again(visit):
+    page = visit("one/index.html")
+    page.locator("#metric-choice input").first.focus()
+    for expected in ("rouge2", "rougeL"):
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.value") == expected
+    page.locator("#apart-choice select").select_option(index=1)
+    page.locator("#apart-choice select").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.closest('#apart-choice') !== null")
 
 
 def test_two_results_stand_side_by_side_with_their_verdicts(visit):

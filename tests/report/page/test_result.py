@@ -196,12 +196,15 @@ def test_a_history_is_read_with_verdicts_and_changes_and_a_torn_line_is_left_out
     found = read.results([path])
     assert [one.name for one in found] == ["2026-01-02 03:04", "2026-01-03 03:04"]
     both = over_time.compared(found)
+    assert {point["series"] for point in both["points"]} == {0}
     assert both["dated"] and len(both["points"]) == 2 * 3 * 3
     assert [(one["method"], one["verdict"], one["difference"]) for one in both["verdicts"]] == [
         ("lora", "regressed", "-3.00"), ("full", "refused: new", "")
     ]  # fmt: skip
     [change] = both["changes"]
     assert change["changed"] == ["machine.python 3.11.7 -> 3.12"]
+    over_time.judged(found[1:])  # a page of this one alone
+    assert [one["verdict"] for one in found[1].shown["verdicts"]] == ["regressed", "refused: new"]
 
 
 def test_results_of_other_documents_are_shown_and_not_compared(tmp_path, content):
@@ -209,6 +212,7 @@ def test_results_of_other_documents_are_shown_and_not_compared(tmp_path, content
         (tmp_path / f"{name}.json").write_text(json.dumps({**content, "document_ids": ids}))
     both = over_time.compared(read.results([tmp_path]))
     assert both["verdicts"] == [] and any("test documents are not" in note for note in both["notes"])
+    assert {(point["place"], point["series"]) for point in both["points"]} == {(0, 0), (1, 1)}, "no line joins them"
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_cards_of_several_kinds_that_are_too_few_of_each_are_refused(store):
     found = {"machine": {"device": "cuda", "ranks": 2}, "cards": ["0"]}
     for parallel in (0, 1):
         with pytest.raises(
-            UsageError, match=r"machine.ranks = 2: of the visible GPUs only 1 are of one kind; type --set"
+            UsageError, match=r"machine.ranks = 2: each needs a GPU, and 1 of one kind are visible; type --set"
         ):
             executors.choose("local", parallel, store, found)
 
@@ -284,11 +284,12 @@ def test_two_slots_halve_eight_runs(tmp_path, furnished):
         assert sum(made.progress.seconds) > 0.75 * count * whole, "slots were empty"
         return whole
 
-    shares, possible = [], []
-    while len(shares) < 4 and not (shares and min(shares) <= 1.2 * max(possible)):
-        possible.append(side_by_side())
-        shares.append(seconds(f"two {len(shares)}", 2) / seconds(f"one {len(shares)}", 1))
-    assert min(shares) <= 1.2 * max(possible), (shares, possible)
+    found = []  # of each try what two processes took, and what two slots did
+    while len(found) < 4 and not any(share <= 1.2 * possible and share < 0.9 for possible, share in found):
+        before = side_by_side()
+        share = seconds(f"two {len(found)}", 2) / seconds(f"one {len(found)}", 1)
+        found.append((max(before, side_by_side()), share))
+    assert any(share <= 1.2 * possible and share < 0.9 for possible, share in found), found
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
 const browser = { a: "", b: "", sort: "difference", query: "", from: "", to: "", id: "", most: 200, list: [] };
 const SORTS = [["difference", "A and B differ most"], ["above", "A above B"], ["below", "B above A"], ["lowest", "A lowest"], ["highest", "A highest"], ["order", "order of the task"]];
 
-const texts = () => state.result.texts;
-const textRow = (name) => texts().rows.indexOf(name);
+const texts = () => state.result.texts || {};
+const textRow = (name) => (texts().rows || []).indexOf(name);
 
 // A document's score of a method in the chosen metric, in the unit that is shown; null where there is none.
 function documentScore(name, place) {
@@ -50,6 +50,10 @@ function matching() {
 }
 
 function renderDocuments() {
+  if (data.aside && !globalThis.bakeoffTexts) {
+    fill("browser", element("p", { class: "note" }, `There are no texts and no losses by step: ${data.aside} is not beside this page. Put both files into one folder.`));
+    return;
+  }
   if (!texts().documents) {
     fill("browser", element("p", { class: "note" }, "There are no texts: details.json is not beside this result. Run the bake-off again: finished runs are taken from the store, and the report writes the file."));
     return;
@@ -77,11 +81,16 @@ function renderDocuments() {
 function renderList() {
   browser.list = matching();
   const metric = metricOf(state.metric), digits = metric.factor === 100 ? 1 : 3;
-  const number = (value) => (value === null ? DASH : value.toFixed(digits));
+  const number = (value) => (value === null ? DASH : fixed(value, digits));
+  const open = (id) => (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a tab of its own
+    event.preventDefault();
+    openDocument(id);
+  };
   byId("count").textContent = `${browser.list.length} of ${texts().documents.length} documents; ${metric.label} of A, of B, and A minus B`;
-  const items = browser.list.slice(0, browser.most).map((one) => element("li", {}, element("a", { href: link(one.document.id), "data-id": one.document.id },
+  const items = browser.list.slice(0, browser.most).map((one) => element("li", {}, element("a", { href: link(one.document.id), "data-id": one.document.id, click: open(one.document.id) },
     element("span", { class: "id", dir: "auto" }, one.document.id),
-    element("span", { class: "scores" }, `${number(one.a)}  ${number(one.b)}  ${one.a === null || one.b === null ? DASH : (one.a - one.b > 0 ? "+" : "") + number(one.a - one.b)}`),
+    element("span", { class: "scores" }, `${number(one.a)}  ${number(one.b)}  ${one.a === null || one.b === null ? DASH : signed(number(one.a - one.b))}`),
     element("span", { class: "preview", dir: "auto" }, one.document.items[0].references[0].slice(0, 110)))));
   if (browser.list.length > browser.most) items.push(element("li", {}, element("button", { type: "button", click: () => { browser.most += 500; renderList(); } }, `Show more of ${browser.list.length}`)));
   byId("list").replaceChildren(...items);
@@ -96,7 +105,8 @@ function renderDocument() {
   }
   if (place < 0) { byId("document").replaceChildren(element("p", {}, "No document matches.")); return; }
   const found = texts().documents[place], metric = metricOf(state.metric), digits = metric.factor === 100 ? 1 : 3;
-  const rest = texts().rows.filter((name) => name !== browser.a && name !== browser.b).sort(by((name) => -documentScore(name, place)));
+  const worth = (name) => (metric.falls ? -1 : 1) * documentScore(name, place), without = (name) => documentScore(name, place) === null;
+  const rest = texts().rows.filter((name) => name !== browser.a && name !== browser.b).sort((first, second) => without(first) - without(second) || worth(second) - worth(first));
   const order = [...new Set([browser.a, browser.b, ...rest])];
   const parts = found.items.flatMap((item) => {
     const known = new Set(item.references.flatMap((text) => words(text).filter(([, wordlike]) => wordlike).map(([word]) => same(word))));
@@ -108,7 +118,7 @@ function renderDocument() {
       const made = marked(text, known), role = name === browser.a ? "A" : name === browser.b ? "B" : "";
       return element("section", { class: role ? "summary chosen" : "summary" },
         element("h4", {}, role ? element("span", { class: "role" }, role) : "", element("span", { dir: "auto" }, name),
-          element("span", { class: "scores" }, `${metric.label} ${own === null ? DASH : own.toFixed(digits)}, ${made.shared} of ${made.all} words shared`)),
+          element("span", { class: "scores" }, `${metric.label} ${own === null ? DASH : fixed(own, digits)}, ${made.shared} of ${made.all} words shared`)),
         text.trim() ? element("p", { dir: "auto" }, ...made.parts) : element("p", { class: "note" }, "(empty)"));
     });
     return [...heading, ...references, ...summaries.filter(Boolean)];

@@ -29,9 +29,18 @@ function element(tag, attributes, ...children) {
   return made;
 }
 
+const FOCUSABLE = "input, select, button, a, summary";
+
+// What had the focus has it afterwards, too: the same place among what can have it.
 function fill(id, ...children) {
-  byId(id).replaceChildren(...children.filter(Boolean));
+  const room = byId(id), place = [...room.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
+  room.replaceChildren(...children.filter(Boolean));
+  const next = place >= 0 && room.querySelectorAll(FOCUSABLE)[place];
+  if (next) next.focus({ preventScroll: true });
 }
+
+// So many decimals, never "-0.0".
+const fixed = (value, digits) => (Number(value.toFixed(digits)) || 0).toFixed(digits);
 
 // A labelled <select>; options are [value, label] pairs.
 function choice(label, options, value, changed) {

@@ -142,8 +142,8 @@ function differencesTo(name, metric, probable) {
   return found;
 }
 
-// Two decimals, never "-0.00", and with a sign unless it is 0.
-const two = (value) => (Number(value.toFixed(2)) + 0 || 0).toFixed(2);
+const two = (value) => fixed(value, 2);
+// With a sign unless it is 0.
 const signed = (text) => (Number(text) > 0 ? `+${text}` : text);
 
 function mark(name) {
@@ -157,7 +157,7 @@ async function drawScores() {
   const metric = metricOf(state.metric);
   await draw("score-plot", `${metric.label} of every method with its 95 % interval. ${metric.headline}`, scoreSpec, mark);
   const compared = metric.tested && methods().length > 1;
-  const said = [`Dots are means over the test documents, and lines are their 95 % intervals, which cover other documents${metric.tested ? " and other seeds" : ""}.`];
+  const said = [`Dots are means over the test documents, and lines are their 95 % intervals, which cover other documents${metric.seeds ? " and other seeds" : ""}.`];
   if (metric.tested && methods().every((row) => row.seeds.length === 1)) said.push("Each method was trained with one seed; the variance between seeds was measured in earlier runs.");
   if (compared) said.push(`The large dot is ${state.marked}; ● cannot be told from it, ○ can.`);
   if (state.result.rows.some((row) => row.control)) said.push("◇ controls, which train nothing.");

@@ -14,7 +14,8 @@ function renderTime() {
     element("details", { class: "picker", open: names.length <= MOST }, element("summary", {}, `Methods (${names.length})`), element("div", { class: "boxes" }, ...boxes)));
   drawTime();
   const inside = points.filter((point) => point.metric === overTime.metric);
-  const heads = [{ label: "method" }, ...data.results.map((result) => ({ label: result.name, numeric: true, descending: true }))];
+  const falls = metrics.some((metric) => metric.key === overTime.metric && metric.falls);
+  const heads = [{ label: "method" }, ...data.results.map((result) => ({ label: result.name, numeric: true, descending: !falls }))];
   fill("time-table", sortableTable(`${label(overTime.metric)} with its 95 % interval in every result`, heads, names.map((name) => ({ cells: [{ text: name, value: name },
     ...data.results.map((_, place) => {
       const found = inside.find((point) => point.method === name && point.place === place);
@@ -52,7 +53,7 @@ function drawTime() {
     const color = { field: "name", type: "nominal", scale: found.color, legend };
     return { width, height: 300, autosize: { type: "fit-x", contains: "padding" }, data: { values },
       layer: [
-        { mark: { type: "line", strokeWidth: 1.5 }, encoding: { x, ...offset, y, color, strokeDash: { field: "name", type: "nominal", scale: found.dash, legend } } },
+        { mark: { type: "line", strokeWidth: 1.5 }, encoding: { x, ...offset, y, color, detail: { field: "series" }, strokeDash: { field: "name", type: "nominal", scale: found.dash, legend } } },
         { mark: { type: "rule", strokeWidth: 1.5, opacity: 0.8 }, encoding: { x, ...offset, y: { field: "low", type: "quantitative" }, y2: { field: "high" }, color } },
         { mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { x, ...offset, y, color, shape: { field: "name", type: "nominal", scale: found.shape, legend },
           tooltip: [{ field: "name", title: "method" }, { field: "result" }, { field: "shown", title: metric.label }] } },
