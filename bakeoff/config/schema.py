@@ -177,7 +177,8 @@ class MachineSettings:
     """Precision of frozen weights and of matrix products; trained parameters are always fp32. `auto` takes bf16 if the
     processor multiplies it in hardware."""
     threads: int = setting(0, minimum=0, maximum=1024)
-    """CPU threads of a run; 0 means as many as the process may use: as its container and OMP_NUM_THREADS allow."""
+    """CPU threads of a run; 0 means as many as the process may use: as its container and OMP_NUM_THREADS
+    allow, and at most 8 on a GPU."""
     checkpoint_activations: bool = False
     """Whether a decoder layer's activations are computed again in the backward pass instead of kept: far less memory,
     for a third more computation."""
