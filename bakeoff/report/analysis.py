@@ -140,7 +140,7 @@ def ended_early(row: Row, quote: Quote) -> str:
     saved = [run.seconds["training"] / end * (planned - end) for run, end in zip(row.runs, done, strict=True) if end]
     return (
         f"{quote(row.name)} after {', '.join(map(str, done))} of {planned} epochs (patience {patience}), which saved "
-        f"about {figures.seconds(sum(saved) / len(saved))} of training a run at its own speed"
+        f"about {figures.seconds(sum(saved) / len(saved))} s of training a run at its own speed"
     )
 
 

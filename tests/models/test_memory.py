@@ -61,7 +61,7 @@ def test_what_a_step_holds_at_its_peak_is_the_estimate(method, precision, again)
     where = Computation(device="cpu", precision=precision, attention="sdpa", threads=1, engine="plain", packing=False,
                         fused=False, compiled=False, shared_prefix=False, checkpoint_activations=again)  # fmt: skip
     made = engine.make(where, 0)
-    work = dataclasses.replace(WORK, tokens=1024, labels=256)
+    work = dataclasses.replace(WORK, tokens=512, labels=128)
     with made.prepared(model, []) as model:
         with Held(one.untyped_storage().data_ptr() for one in model.parameters()) as held:
             loss = made.loss(model.train(), [Encoded([7] * work.tokens, work.tokens - work.labels)])
@@ -69,7 +69,7 @@ def test_what_a_step_holds_at_its_peak_is_the_estimate(method, precision, again)
             loss.backward()
         found = memory.estimate(model, shapes, work, precision=precision, again=again)
     estimated = found.activations + found.logits + found.gradients
-    assert 0.75 * estimated < held.most < 1.05 * estimated
+    assert 0.7 * estimated < held.most < 1.05 * estimated
     if not again:
         assert kept == pytest.approx(found.activations + found.logits, rel=0.25)
     size = 2 if precision == "bf16" else 4

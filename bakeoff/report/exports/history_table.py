@@ -1,5 +1,6 @@
 """The history of a preset as a table for a terminal."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from bakeoff.report.exports.results import number
 from bakeoff.report.figures import MISSING
 from bakeoff.report.page.metrics import Metric
 from bakeoff.report.page.metrics import metric as metric_of
-from bakeoff.report.table import fitted
+from bakeoff.report.table import WIDTH, fitted
 
 WORST = ("regressed", "inconclusive", "passed", "improved")
 """Verdicts, the one that is looked at first above."""
@@ -44,9 +45,12 @@ def render(preset: str, lines: Sequence[Mapping[str, Any]], metrics: Sequence[st
     frame = frame.loc[:, (frame != MISSING).any()]
     shown, left = fitted(frame, "finished (UTC)")
     more = f"\n\nnot shown for want of room: {figures.listing(left)}" if left else ""
-    units = [f"{one.label} is {one.unit}" for one in metrics_of.values() if one.unit]
-    said = "; ".join(["Brackets hold 95 % intervals", *units])
-    return f"{plain(preset)}\n\n{shown}\n\n{said}.{more}"
+    units: dict[str, list[str]] = {}
+    for one in metrics_of.values():
+        units.setdefault(one.unit, []).append(one.label)
+    said = [f"{figures.listing(labels)} in {unit}." for unit, labels in units.items() if unit]
+    key = textwrap.fill(" ".join(["Brackets hold 95 % intervals.", *said]), WIDTH)
+    return f"{plain(preset)}\n\n{shown}\n\n{key}{more}"
 
 
 def scored(method: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,9 @@ def test_the_table_has_date_version_model_method_score_seconds_and_verdict(typed
     [row] = [one for one in out.splitlines() if one.startswith("2026-01-02 03:04")]
     assert code == 0 and all(part in row for part in ("0.1.0", "lora", "regressed", "["))
     assert max(map(len, out.splitlines())) <= 100
-    assert typed("synthetic", "--metric", "rouge1", "--metric", "rouge2")[1].count("ROUGE-") == 2
+    assert "Brackets hold 95 % intervals. ROUGE-L in F1 x 100." in out
+    two = typed("synthetic", "--metric", "rouge1", "--metric", "rouge2")[1]
+    assert two.splitlines()[2].count("ROUGE-") == 2 and "ROUGE-1 and ROUGE-2 in F1 x 100." in two
 
 
 def test_a_metric_beside_rouge_is_shown_as_the_report_shows_it_and_what_finds_no_room_is_named(tmp_path, capsys):
