@@ -55,7 +55,9 @@ def parameters(options: argparse.Namespace) -> str:
     if not needed:
         return text
     said = listing([f"{count:,}" for count in sorted(tokens)])
-    return f"{text}\n\n{memory_table(needed)}\n\nA micro-batch was taken to have {said} tokens."
+    more = " After training, measure.forgetting loads the base model beside the trained one."
+    taken = f"A micro-batch was taken to have {said} tokens.{more if chosen.measure.forgetting else ''}"
+    return f"{text}\n\n{memory_table(needed)}\n\n{taken}"
 
 
 def estimated(settings: Settings, recipe: TrainingSettings, attached: Any, shapes: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from baking import SMALL, adapter, whole
 
 from bakeoff.config import presets
@@ -67,12 +68,22 @@ def a_job(store, spec, tmp_path):
     ({"torch": "1.0"}, "where the bake-off was planned"),
     ({"processor": "another"}, "so its runs would not be comparable"),
     ({"compiler": "gcc (GCC) 3.2"}, "gcc (GCC) 3.2 where the bake-off was planned"),
+    ({"bitsandbytes": "0.1"}, "0.1 where the bake-off was planned"),
 ])  # fmt: skip
 def test_a_machine_with_other_versions_refuses_a_run(here, tmp_path, node, change, expected):
     [spec] = here.plan.specs["lora"]
     other = dataclasses.replace(spec, versions={**spec.versions, **change})
     [(kind, text)] = list(remote.make(remote.parcel(a_job(here.store, other, tmp_path)), node, tmp_path))
     assert kind == "usage" and expected in text and f"{next(iter(change))} is " in text and "\n" not in text
+
+
+def test_a_machine_with_fewer_cards_than_ranks_refuses_a_run(here, tmp_path, node, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    [spec] = here.plan.specs["lora"]
+    two = dataclasses.replace(spec, machine={**spec.machine, "device": "cuda", "ranks": 2})
+    [(kind, text)] = list(remote.make(remote.parcel(a_job(here.store, two, tmp_path)), node, tmp_path))
+    assert kind == "usage" and "machine.ranks = 2: each needs a GPU, and 1 are visible there" in text
 
 
 def test_a_machine_with_another_bakeoff_refuses_a_run(here, tmp_path, node, monkeypatch):
