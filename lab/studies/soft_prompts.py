@@ -29,6 +29,7 @@ UNTRAINED = "null"
 """A method that changes nothing, whose validation loss before training is the base model's."""
 VALIDATED = (f"methods.{UNTRAINED}.epochs=0", "task.test=1")
 """`--set` texts for a run of UNTRAINED that is made for its validation loss."""
+ASKED = {"chat": "asked through the model's chat template", "plain": "as whole prompts"}
 SHOWN = 20
 """Virtual tokens of a row whose nearest words are shown."""
 
@@ -133,7 +134,7 @@ def page(runs: Runs, study: Study) -> Page:
         f"start and by their number of virtual tokens. {BEST.capitalize()} is the one with the lowest validation loss.",
         quality(study),
         Plot("length", draw(study), "Validation loss and ROUGE over the number of virtual tokens, by start"),
-        "The instructions, asked through the model's chat template, by their validation loss:",
+        f"The instructions, {ASKED[runs.asked(Asked).template]}, by their validation loss:",
         instruction_table(study),
         "Each virtual token beside the token of the vocabulary with the highest cosine to it. The norm is relative to "
         "the mean of the vocabulary's embeddings. All are means over virtual tokens and seeds.",

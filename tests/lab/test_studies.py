@@ -225,7 +225,10 @@ virtual_tokens = 3
 base = "soft-prompt"
 text = ""
 virtual_tokens = 3
+[methods.zero-shot]
+prompt = "plain"
 [study]
+template = "plain"
 instructions = ["Sum up.\\n\\n{document}", "{document}\\n\\nTL;DR:"]
 """,
     "scale": """
