@@ -49,13 +49,17 @@ class Measured:
 
 def measured_settings(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a RunSpec that may change how far seeds differ."""
-    return {key: value for key, value in asked(spec).items() if key.startswith(SECTIONS) and key not in NEUTRAL}
+    return telling(asked(spec))
+
+
+def telling(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `settings` that may change how far seeds differ."""
+    return {key: value for key, value in settings.items() if key.startswith(SECTIONS) and key not in NEUTRAL}
 
 
 def changed(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The recorded settings that have another value now, in order."""
-    found = {key for key in recorded if key.startswith(SECTIONS) and key not in NEUTRAL}
-    return sorted(key for key in found if now.get(key) != recorded[key])
+    return sorted(key for key, value in telling(recorded).items() if now.get(key) != value)
 
 
 def named(source: str, changes: Sequence[str]) -> str:

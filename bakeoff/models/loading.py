@@ -120,9 +120,9 @@ def prepare(source: Source, cache: Path, planned: bool = False) -> Path | None:
     `planned`: the hash and the conversion are as this bake-off's plan has read them. A conversion that was written to
     since is read again; raises UsageError where the file has to be converted and is another.
     """
-    if source.kind != "gguf":
-        return Path(source.path) if source.path else None
     path = Path(source.path)
+    if source.kind != "gguf":
+        return path if source.path else None
     folder = cache / f"{path.stem}-{source.sha256[:16]}"
     if converted(folder, planned):
         return folder
@@ -141,8 +141,7 @@ def load(
     settings: ModelSettings, source: Source, folder: Path | None, attention: str | None, tokenizer: Any = None,
     where: Computation | None = None,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """Model and tokenizer, with the preset's special tokens added: in fp32 on the CPU, or as
-    `quantise.placed` says.
+    """Model and tokenizer, with the preset's special tokens added: in fp32 on the CPU, or as `quantise.placed` says.
 
     A `tokenizer` that was loaded before is not loaded again. Raises UsageError.
     """
