@@ -28,17 +28,17 @@ def forked_from_cuda(tell):
     return torch.cuda._is_in_bad_fork()
 
 
-def quantised(folder, where, tell):
-    """What is loaded of bitsandbytes before a base in four bits is asked for, which layers a LoRA then stands beside,
-    and whether it leaves the base's logits as they are."""
+def quantised(folder, how, where, tell):
+    """What is loaded of what quantises before it is asked for, beside which layers a LoRA then stands, and whether it
+    leaves the base's logits as they are."""
     import torch
 
     from bakeoff.config.schema import ModelSettings
     from bakeoff.methods.registry import known_methods
     from bakeoff.models import loading
 
-    before = loaded("bitsandbytes", tell)
-    settings = ModelSettings(name=folder, quantisation="nf4")
+    before = [name for package in ("bitsandbytes", "torchao") for name in loaded(package, tell)]
+    settings = ModelSettings(name=folder, quantisation=how)
     source = loading.locate(settings)
     model, tokenizer = loading.load(settings, source, loading.prepare(source, None), "sdpa", where=where)
     ids = torch.arange(9)[None]

@@ -35,10 +35,10 @@ class ModelSettings:
     architecture: Mapping[str, Any] = setting({})
     """A transformers configuration (`model_type` and its keys). Parameters are counted from it without weights, and the
     model `random` is built from it."""
-    quantisation: str = setting("", choices=("", "nf4", "int8"))
-    """Whether the base model's linear layers are held in four bits (`nf4`) or eight (`int8`), by bitsandbytes on a GPU.
-    The output head stays as it is. What a method adds is trained in fp32 beside them, and counts are those of the model
-    in full. Empty means that nothing is quantised."""
+    quantisation: str = setting("", choices=("", "nf4", "int8", "torchao-int8"))
+    """Whether the base model's linear layers are held in four bits (`nf4`) or eight (`int8`), by bitsandbytes on a GPU,
+    or in eight by torchao on a processor or a GPU (`torchao-int8`). The output head stays as it is. What a method adds
+    is trained in fp32 beside them, and counts are those of the model in full. Empty means that nothing is quantised."""
     trust_remote_code: bool = False
     """Whether a hub model may run Python code of its own. Only the command line can set it (`--trust-remote-code`), no
     file."""
@@ -143,7 +143,7 @@ class MeasureSettings:
     """How much of each text is read."""
     inference: int = setting(0, minimum=0)
     """Test documents that are summarised once more, with the adapter attached and merged, for seconds a summary and the
-    bytes of the weights. 0 measures neither."""
+    bytes of the weights; beside quantised weights attached alone. 0 measures neither."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import PreTrainedModel
 
 from bakeoff.config.schema import Computation
+from bakeoff.core.packed import packed
 from bakeoff.engine.batches import to_device
 from bakeoff.engine.cpu import native
 from bakeoff.engine.cpu.kernels import BLOCK, causal_mask
@@ -115,6 +116,8 @@ def unlike_llama(model: Any) -> str:
     if not replaceable(model) or config.model_type not in LLAMA_LIKE:
         kind = getattr(config, "model_type", type(inner).__name__)
         return f"its architecture ({kind}) is none of {', '.join(LLAMA_LIKE)}"
+    if any(map(packed, model.parameters())):
+        return "its weights are quantised"
     special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "attention_dropout")
     found = [name for name in special if getattr(config, name, None)]
     return f"its configuration has {found[0]}" if found else ""

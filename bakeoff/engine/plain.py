@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from bakeoff.config.schema import Computation
+from bakeoff.core.packed import packed
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import layout
 from bakeoff.engine.attention import compute_again
@@ -189,7 +190,7 @@ def cast(model: Any, precision: str) -> None:
 
 def castable(parameter: torch.Tensor) -> bool:
     """Whether a parameter means the same in another floating type: not if it is quantised."""
-    return parameter.is_floating_point() and parameter.itemsize > 1
+    return parameter.is_floating_point() and parameter.itemsize > 1 and not packed(parameter)
 
 
 def move(model: Any, device: str) -> None:

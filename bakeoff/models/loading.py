@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -366,19 +366,6 @@ def meta_model(
     return model
 
 
-def refuse_quantised(settings: ModelSettings, config: Any) -> None:
-    """Raises UsageError where a configuration says that the weights are quantised: such a base can't be trained."""
-    text = config.get_text_config()
-    for part in (config, text):
-        if found := getattr(part, "quantization_config", None):
-            values = found if isinstance(found, Mapping) else vars(found)
-            how = str(getattr(values.get("quant_method"), "value", values.get("quant_method") or "an unnamed method"))
-            raise UsageError(
-                f"--model {settings.name}: its weights are quantised ({how}, in config.json), and a quantised base "
-                "can't be trained here; give the model in full precision"
-            )
-
-
 def whereabouts(settings: ModelSettings, folder: Path | None) -> tuple[Path, dict[str, str]]:
     """Where transformers finds configuration and tokenizer, and the options that it takes to read them."""
     location = Path(folder or os.path.expanduser(settings.name))
@@ -398,5 +385,5 @@ def read_configuration(settings: ModelSettings, folder: Path | None) -> Any:
     location, options = whereabouts(settings, folder)
     with loading(settings, "its configuration", "check the name and the network, or give a folder or a .gguf file"):
         config = AutoConfig.from_pretrained(location, trust_remote_code=settings.trust_remote_code, **options)
-    refuse_quantised(settings, config)
+    quantise.refuse_files(settings, config)
     return config

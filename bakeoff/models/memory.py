@@ -8,11 +8,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from bakeoff.core.packed import held_bytes
 from bakeoff.methods.parameters import Shapes
 
-BITS = {"nf4": 4 + 8 / 64 + 32 / (64 * 256), "int8": 8.0}
+BITS = {"nf4": 4 + 8 / 64 + 32 / (64 * 256), "int8": 8.0, "torchao-int8": 8.0}
 """Bits of a quantised weight with its share of the scales: NF4 has one in eight bits for each 64 weights, and one in 32
-for each 256 of those (Dettmers et al. 2023, arXiv:2305.14314, section 3). LLM.int8's one scale a row is left out."""
+for each 256 of those (Dettmers et al. 2023, arXiv:2305.14314, section 3). With eight bits, the one scale a row is left
+out."""
 MOMENTS = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256}
 """Bytes that the optimizer holds of each trained number: two moments in fp32, or in eight bits with one scale in fp32
 for each 256 (Dettmers et al. 2022, arXiv:2110.02861)."""
@@ -92,7 +94,7 @@ def fitting(model: Any, total: int, *, precision: str, again: bool = False, flas
     """
     size = 2 if precision == "bf16" else 4
     parameters = list(model.parameters())
-    held = sum(one.nbytes + (12 * one.numel() if one.requires_grad else 0) for one in parameters)
+    held = sum(held_bytes(one) + (12 * one.numel() if one.requires_grad else 0) for one in parameters)
     config = model.config.get_text_config()
     layers = getattr(config, "num_hidden_layers", 0)
     each = per_token(config, layers, size, inputs(model), again)

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from xxhash import xxh3_128
 
+from bakeoff.core.packed import parts
 from bakeoff.runs.tensor_files import save_tensors
 
 TENSORS = "trained.safetensors"
@@ -98,8 +99,11 @@ def digest(tensor: torch.Tensor) -> str:
     """XXH3 of a tensor's bytes, 128 bits: it notices every accident, at the speed of memory."""
     if divided(tensor):
         tensor = tensor.full_tensor()  # type: ignore[attr-defined]
-    plain = tensor.detach().as_subclass(torch.Tensor)  # bitsandbytes' own kind moves its scales along
-    return xxh3_128(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+    found = xxh3_128()
+    for part in parts(tensor.detach()):
+        plain = part.as_subclass(torch.Tensor)  # bitsandbytes' own kind moves its scales along
+        found.update(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def divided(tensor: torch.Tensor) -> bool:

@@ -279,7 +279,12 @@ class ModelRun:
         }
 
     def whole(self, adapter: Path) -> Any:
-        """The base model with what was saved in its weights; None where the method has no such form."""
+        """The base model with what was saved in its weights; None where the method has no such form.
+
+        Quantised weights have none, either: they would be quantised anew, which makes another model of the sum.
+        """
+        if self.base.settings.quantisation:
+            return None
         model = self.method.attach(*self.base.load())
         adapters.load(model, adapter)
         return side_effects.merged(model)

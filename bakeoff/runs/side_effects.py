@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from bakeoff.core.packed import held_bytes
 from bakeoff.data.encoding import Encoded
 from bakeoff.engine import Engine
 
@@ -49,7 +50,7 @@ def cost(engine: Engine, model: Any, prompts: Sequence[Sequence[int]], write: Wr
 
     What happens once is not counted: weights that are put as writing wants them, a step that is captured.
     """
-    held = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+    held = {id(tensor): held_bytes(tensor) for tensor in (*model.parameters(), *model.buffers())}
     with engine.writing(model):
         write(model, [max(prompts, key=len)])
         begun = time.perf_counter()

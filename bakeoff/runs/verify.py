@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bakeoff.core.packed import held_bytes
+
 CHECKED = 4
 """Test documents, those with the shortest summaries of WORDS words or more, that the reloaded model must summarise
 as the trained one does."""
@@ -36,7 +38,7 @@ class Check:
         shortest = sorted(texts, key=lambda index: (len(texts[index].split()) < WORDS, len(texts[index]), index))
         indices = shortest[:CHECKED]
         first = {number: texts[index] for number, index in enumerate(indices)}
-        small = sum(parameter.nbytes for parameter in model.parameters()) <= SMALL
+        small = sum(map(held_bytes, model.parameters())) <= SMALL
         return cls(indices, first, weights, small, exact)
 
     @property

@@ -82,7 +82,7 @@ def probe(
         "text": other_text.sha256(texts),
         "machine": plain(dataclasses.replace(where, attention=chosen)),
         "compiler": compiler,
-        "card": {**hardware.card(where.device), **(quantise.installed() if settings.quantisation else {})},
+        "card": {**hardware.card(where.device), **quantise.versions(settings)},
         "cards": hardware.cards(where.device),
         "no compiler": why,
         "methods": decided,

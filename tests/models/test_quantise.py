@@ -1,5 +1,7 @@
 """Base models in four and eight bits: counted as they are in full, frozen to the bit, and trained beside."""
 
+from dataclasses import replace
+
 import jobs
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bakeoff import engine
 from bakeoff.config.schema import Computation, ModelSettings, TrainingSettings
 from bakeoff.core.errors import UsageError
+from bakeoff.core.packed import parts
 from bakeoff.data.encoding import Encoded
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.methods.selection import select
@@ -17,9 +20,11 @@ from bakeoff.runs.resources import Clock
 from bakeoff.runs.training import fine_tune
 from bakeoff.session import worker
 
-METHODS = {entry.name: entry.kind for entry in select(["every"])}
+METHODS = {entry.name: entry.kind for entry in select(["every"]) if not entry.control}
 WHERE = Computation(device="cpu", precision="bf16", attention="sdpa", threads=1, engine="cuda", fused=False,
                     compiled=False, shared_prefix=False)  # fmt: skip
+UNABLE_HERE = {("dora", "int8"): "on a processor, bitsandbytes has no scales of a weight before its first product"}
+TRAINING = TrainingSettings(epochs=3, batch_size=2, learning_rate=1e-2)
 EXAMPLES = [Encoded(list(range(5, 30 + 3 * number)), 10) for number in range(4)]
 VALUES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
           "num_key_value_heads": 2, "vocab_size": 257, "tie_word_embeddings": True, "eos_token_id": 256}  # fmt: skip
@@ -41,28 +46,76 @@ def loaded(folder, how, where=WHERE):
     return loading.load(settings, source, loading.prepare(source, None), "sdpa", where=where)
 
 
-@pytest.mark.parametrize(("how", "kind"), [("nf4", torch.uint8), ("int8", torch.int8)])
-def test_a_quantised_base_is_counted_in_full_and_a_lora_is_trained_beside_it(folder, how, kind):
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    model, tokenizer = loaded(folder, how)
+QUANTISED = [("nf4", torch.uint8), ("int8", torch.int8), ("torchao-int8", torch.int8)]
+
+
+def there(how):
+    """Skips where the package that quantises so is not installed."""
+    package = quantise.package_of(how)
+    return pytest.importorskip(package, reason=f"{package} is not installed")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cpu", "plain"])
+@pytest.mark.parametrize(("how", "kind"), QUANTISED)
+def test_a_quantised_base_is_counted_in_full_and_a_lora_is_trained_beside_it(folder, compiled, how, kind, name):
+    there(how)
+    if name == "cpu":
+        compiled()  # kernels that would read eight bits as if they were sixteen
+    where = replace(WHERE, engine=name, fused=name == "cpu", compiled=name == "cpu")
+    model, tokenizer = loaded(folder, how, where)
     shapes, right = shapes_of(model), shapes_of(loaded(folder, "", None)[0])
     assert dict(shapes) == dict(right) and shapes.linear == right.linear
     lora = METHODS["lora"](targets="all-linear")
     own = set(map(id, model.parameters()))
     model = lora.attach(model, tokenizer)
     assert count(model, shapes) == lora.expected_parameters(right)
-    made = engine.make(WHERE, 256)
+    made = engine.make(where, 256)
     with made.prepared(model, [one for one in model.parameters() if id(one) not in own]) as model:
-        assert made.documents(model) == "in one row"
-        assert {p.dtype for p in model.parameters()} == {kind, torch.bfloat16, torch.float32}
+        assert name == "plain" or made.documents(model) == "in one row"
+        assert kinds(model) == {kind, torch.bfloat16, torch.float32}
         before = adapters.frozen_digests(model)
-        recipe = TrainingSettings(epochs=3, batch_size=2, learning_rate=1e-2)
-        losses = fine_tune(made, model, EXAMPLES, EXAMPLES[:1], recipe, seed=0, clock=Clock()).steps
+        expected = engine.make(replace(WHERE, engine="plain"), 256).loss(model, EXAMPLES).item()
+        assert made.loss(model, EXAMPLES).item() == pytest.approx(expected, rel=1e-3)
+        losses = fine_tune(made, model, EXAMPLES, EXAMPLES[:1], TRAINING, seed=0, clock=Clock()).steps
         assert losses[-1]["loss"] < losses[0]["loss"]
         assert adapters.frozen_digests(model) == before
         with made.writing(model):
             assert len(made.generate(model, [[5, 6]], 4, rows=2, ends=(), vocabulary=range(257))[0]) == 4
-        assert {p.dtype for p in model.parameters()} == {kind, torch.bfloat16, torch.float32}
+        assert kinds(model) == {kind, torch.bfloat16, torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [how for how, _ in QUANTISED])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_is_not_refused_trains_beside_quantised_weights(folder, name, how):
+    there(how)
+    settings, kind = ModelSettings(name=str(folder), quantisation=how), METHODS[name]
+    where = replace(WHERE, engine="plain", precision="fp32")
+    plain, tokenizer = loaded(folder, "", None)
+    right = shapes_of(plain)
+    method = kind().for_model(right) if hasattr(kind, "for_model") else kind()
+    try:
+        quantise.refuse_method(name, settings, right, method.attach(plain, tokenizer))
+    except UsageError as refused:
+        assert f"model.quantisation = {how!r}" in str(refused)
+        return
+    if why := UNABLE_HERE.get((name, how)):
+        pytest.skip(why)
+    model, _ = loaded(folder, how, where)
+    own, shapes = set(map(id, model.parameters())), shapes_of(model)
+    model = method.attach(model, tokenizer)
+    assert count(model, shapes) == method.expected_parameters(right)
+    made = engine.make(where, 256)
+    with made.prepared(model, [one for one in model.parameters() if id(one) not in own]) as model:
+        frozen, trained = adapters.frozen_digests(model), adapters.trained_digests(model)
+        fine_tune(made, model, EXAMPLES, EXAMPLES[:1], TRAINING, seed=0, clock=Clock())
+        assert adapters.frozen_digests(model) == frozen
+        assert all(digest != trained[key] for key, digest in adapters.trained_digests(model).items())
+
+
+def kinds(model):
+    """The types of the numbers that are held."""
+    return {part.dtype for tensor in model.parameters() for part in parts(tensor)}
 
 
 def test_weights_go_where_they_are_computed_in_the_precision_of_files_and_run(folder):
@@ -104,7 +157,7 @@ def test_files_in_fp16_are_trained_as_if_they_had_been_widened_first(tmp_path, m
 
 
 def test_quantised_weights_are_not_divided_among_ranks(monkeypatch):
-    monkeypatch.setattr(quantise, "installed", lambda: {"bitsandbytes": "1.0"})
+    monkeypatch.setattr(quantise, "installed", lambda package: {package: "1.0"})
     with pytest.raises(UsageError, match=r"nf4': FSDP2 can't share quantised weights; .*machine.sharded=false"):
         quantise.refuse_base(ModelSettings(quantisation="nf4"), "folder", "cuda", sharded=True)
 
@@ -115,10 +168,22 @@ def test_quantised_weights_are_not_divided_among_ranks(monkeypatch):
     ("cuda", "random", True, "the model 'random' has no files to read; type --set model.quantisation=$"),
 ])  # fmt: skip
 def test_what_cannot_be_quantised_is_refused_in_one_line(monkeypatch, device, kind, there, said):
-    monkeypatch.setattr(quantise, "installed", lambda: {"bitsandbytes": "1.0" if there else "missing"})
+    monkeypatch.setattr(quantise, "installed", lambda package: {package: "1.0" if there else "missing"})
     with pytest.raises(UsageError, match=f"^model.quantisation = 'nf4': {said}"):
         quantise.refuse_base(ModelSettings(quantisation="nf4"), kind, device)
     quantise.refuse_base(ModelSettings(), kind, device, sharded=True)
+
+
+def test_torchao_quantises_on_a_processor_too(monkeypatch):
+    settings = ModelSettings(quantisation="torchao-int8")
+    monkeypatch.setattr(quantise, "installed", lambda package: {package: "1.0"})
+    for device in ("cpu", "cuda"):
+        quantise.refuse_base(settings, "folder", device)
+    with pytest.raises(UsageError, match="needs a processor or a GPU, and the run is on mps"):
+        quantise.refuse_base(settings, "folder", "mps")
+    monkeypatch.setattr(quantise, "installed", lambda package: {package: "missing"})
+    with pytest.raises(UsageError, match=r"needs torchao, which is not installed; type pip install torchao$"):
+        quantise.refuse_base(settings, "folder", "cpu")
 
 
 def test_a_method_that_trains_quantised_weights_is_refused(tiny):
@@ -128,7 +193,7 @@ def test_a_method_that_trains_quantised_weights_is_refused(tiny):
         quantise.refuse_method(name, settings, shapes_of(model), METHODS[name]().attach(model, tokenizer))
     for name, reason in (
         ("pissa", "begins from a decomposition"),
-        ("hra", "PEFT has no layer of HRA beside quantised"),
+        ("hra", "PEFT has no layer of HRA beside weights that bitsandbytes quantised"),
     ):
         model, tokenizer = tiny()
         attached = METHODS[name]().attach(model, tokenizer)
@@ -168,8 +233,9 @@ def test_what_eight_bit_layers_keep_beside_autograd_is_in_the_estimate(folder, m
     assert 0.7 * expected <= sum(kept.values()) <= expected
 
 
-def test_bitsandbytes_is_hidden_from_a_run_until_it_asks_for_it(folder, tmp_path):
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+@pytest.mark.parametrize(("how", "layer"), [("nf4", "Linear4bit"), ("torchao-int8", "Linear")])
+def test_what_quantises_is_hidden_from_a_run_until_it_asks_for_it(folder, tmp_path, how, layer):
+    there(how)
     worker.start_server(offline=True)
-    found = worker.call(jobs.quantised, str(folder), WHERE, log=tmp_path / "log")
-    assert found == {"before": [], "layers": ["Linear4bit"], "same": True}
+    found = worker.call(jobs.quantised, str(folder), how, WHERE, log=tmp_path / "log")
+    assert found == {"before": [], "layers": [layer], "same": True}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bakeoff.core.packed import held_bytes
 from bakeoff.engine import layout
 from bakeoff.engine.linear import LoraPair, taken_apart
 
@@ -46,7 +47,7 @@ def unmergeable(model: Any, memory: int | None) -> str:
     """Why LoRA stays beside its matrices, in a card of so many bytes (None: not counted); empty where there is none."""
     found = pairs(model)
     copied = sum(layer.weight.nbytes for _, layer, _ in found)
-    held = sum(one.nbytes for one in model.parameters())
+    held = sum(map(held_bytes, model.parameters()))
     if memory is not None and held + copied > ROOM * memory:
         return "the memory has no room for a second copy of the matrices that LoRA is added to"
     texts = layout.documents(model)

@@ -156,7 +156,8 @@ def check(spec: RunSpec) -> None:
             raise UsageError(f"{socket.gethostname()}: machine.ranks = {spec.machine['ranks']}: each needs a GPU, and "
                              f"{count} are visible there; type --set machine.ranks={count}")  # fmt: skip
     found = {**hardware.versions(), **hardware.card(device), "source": source_sha256()}
-    found |= quantise.installed() if "bitsandbytes" in spec.versions else {}
+    for package in spec.versions.keys() & {quantise.BITSANDBYTES, quantise.TORCHAO}:
+        found |= quantise.installed(package)
     if spec.machine.get("compiled"):
         try:
             found["compiler"] = engine.compiler_version()
