@@ -69,7 +69,7 @@ tune: $(READY)
 	$(BIN)/python -m bakeoff tune --preset quick
 
 studies: $(READY)
-	for name in $(STUDIES); do $(BIN)/python -m bakeoff study $$name || exit; done
+	for name in $(STUDIES); do $(BIN)/python -m bakeoff study $$name $(if $(PARALLEL),--parallel $(PARALLEL)) || exit; done
 
 growth: $(READY)
 	$(BIN)/python -m lab.growth

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bakeoff.cli.options import command
+from bakeoff.cli.options import command, executing
 from bakeoff.config import project
 from bakeoff.core.errors import UsageError, nearest
 
@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
     found.add_argument("--fresh", action="store_true", help="make finished runs again")
     found.add_argument("--store", default="", metavar="FOLDER", help="finished runs; default .bakeoff beside bench/")
     found.add_argument("--report-dir", default="", metavar="FOLDER", help="the report; default reports/studies/NAME")
+    executing(found)
     found.set_defaults(command=study, run_timeout=0.0, model="", task="", method=[])
 
 

