@@ -135,9 +135,10 @@ def verdicts(path):
 def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(tmp_path, furnished):
     furnished(tmp_path / "store")
     (tmp_path / "parrot.py").write_text(PARROT)
-    both = ("--method", "lora,parrot.py")
+    (tmp_path / "crow.py").write_text(PARROT.replace('"parrot"', '"crow"').replace("Parrot", "Crow"))
+    both = ("--method", "crow.py,parrot.py")
     code, out = typed(tmp_path, *both, "-n", "2", *ACCEPT)
-    assert code == 1 and "baseline written: accepted.json: lora (5 seeds), parrot (5 seeds)" in out, out
+    assert code == 1 and "baseline written: accepted.json: crow (5 seeds), parrot (5 seeds)" in out, out
     assert out.count("runs: 10 made, 0 reused") == 1, out
     worse = (*both, "--gate", "--set", "methods.parrot.drop=2")
     code, out = typed(tmp_path, *worse, "-n", "2", "--fresh", "--junit-xml", "two.xml")
@@ -146,7 +147,7 @@ def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(tmp_
     assert code == 1 and out.count("runs: 0 made, 2 reused") == 1, out
     found = verdicts(tmp_path / "two.xml")
     assert found == verdicts(tmp_path / "one.xml") and len(found) == 6
-    assert found["test_gate[lora-rouge1]"]["verdict"] == "passed"
+    assert found["test_gate[crow-rouge1]"]["verdict"] == "passed"
     assert found["test_gate[parrot-rouge1]"]["verdict"] == "regressed"
     assert {"difference", "p_holm", "measured", "baseline", "smallest_drop"} <= set(found["test_gate[parrot-rouge1]"])
 
