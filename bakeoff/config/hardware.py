@@ -176,13 +176,15 @@ def card(device: str) -> dict[str, str]:
     }
 
 
-def cards(device: str) -> list[str]:
-    """The visible GPUs that are of the first one's kind, as CUDA_VISIBLE_DEVICES names them; [] on a CPU.
+def cards(device: str) -> dict[str, str]:
+    """The visible GPUs that are of the first one's kind, as CUDA_VISIBLE_DEVICES names them; {} on a CPU.
 
-    A run's fingerprint names its card's kind, so that a run on another kind would not be the one that was planned.
+    Each with its UUID, which is the same whatever names it has: an index, or the UUID's first digits. A slice of a GPU
+    (MIG) is known by its name. A run's fingerprint names its card's kind, so that a run on another kind would not be
+    the one that was planned.
     """
     if device != "cuda":
-        return []
+        return {}
     import torch
 
     names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
@@ -190,7 +192,11 @@ def cards(device: str) -> list[str]:
     names = names[:count] if len(names) >= count else [str(number) for number in range(count)]
     kinds = [torch.cuda.get_device_properties(number) for number in range(count)]
     same = [(kind.name, kind.total_memory) == (kinds[0].name, kinds[0].total_memory) for kind in kinds]
-    return [name for name, alike in zip(names, same, strict=True) if alike]
+    found = {}
+    for name, kind, alike in zip(names, kinds, same, strict=True):
+        if alike:
+            found[name] = name if name.startswith("MIG-") else str(getattr(kind, "uuid", name))
+    return found
 
 
 def expects_card(device: str) -> bool:

@@ -45,7 +45,7 @@ def choose(text: str, parallel: int, store: Store, found: Mapping[str, Any]) -> 
     if machine["device"] != "cuda":
         refuse_shares(parallel)
         return local.shares(store, parallel or 1)
-    visible, ranks = found["cards"], machine["ranks"]
+    visible, ranks = list(found["cards"].items()), machine["ranks"]
     most = len(visible) // ranks
     if not most:
         raise UsageError(f"machine.ranks = {ranks}: each needs a GPU, and {len(visible)} of one kind are visible; "
@@ -54,4 +54,4 @@ def choose(text: str, parallel: int, store: Store, found: Mapping[str, Any]) -> 
         each = "a card makes one run" if ranks == 1 else f"{ranks} cards make one run"
         raise UsageError(f"--parallel {parallel}: {each} at a time, and {len(visible)} are visible; "
                          f"type --parallel {most}")  # fmt: skip
-    return local.cards(store, visible[: (parallel or most) * ranks], ranks)
+    return local.cards(store, dict(visible[: (parallel or most) * ranks]), ranks)

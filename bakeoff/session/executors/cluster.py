@@ -17,6 +17,8 @@ from bakeoff.session.executors import remote
 from bakeoff.session.executors.api import Job, Made, Waiting
 
 PACKAGE = Path(__file__).resolve().parents[2]
+PATIENCE = 10
+"""Seconds without news after which a run asks whether a machine is left for it."""
 RETRIES = 1
 """How often a run is made again whose machine was lost."""
 
@@ -68,13 +70,13 @@ class Cluster:
         card = machine["device"] == "cuda"
         ranks = machine["ranks"]
         self.needs = {"num_gpus": ranks, "num_cpus": ranks} if card else {"num_cpus": machine["threads"]}
-        have = self.ray.cluster_resources()
-        fits = int(have.get("GPU", 0) // ranks) if card else int(have.get("CPU", 0) // machine["threads"])
+        self.needed = f"{ranks} GPU{'s' * (ranks > 1)}" if card else f"{machine['threads']} processors"
+        fits = self.room()
         if not fits:
-            needed = f"{ranks} GPU{'s' * (ranks > 1)}" if card else f"{machine['threads']} processors"
+            have = [f"{one.get('GPU', 0):g} GPUs and {one.get('CPU', 0):g} processors" for one in self.machines()]
             raise UsageError(
-                f"--executor {text}: a run needs {needed}, and the cluster has {have.get('GPU', 0):g} GPUs and "
-                f"{have.get('CPU', 0):g} processors{'' if card else '; type --set machine.threads=1'}"
+                f"--executor {text}: a run needs {self.needed} of one machine, and the cluster's have "
+                f"{', '.join(have) or 'none'}{'' if card else '; type --set machine.threads=1'}"
             )
         self.count = parallel or fits
         self.places = f"{self.count} at a time on a Ray cluster"
@@ -94,6 +96,18 @@ class Cluster:
             raise UsageError(
                 f"--executor {self.address or 'ray'}: {first_line(error)}; is the cluster there?"
             ) from None
+
+    def machines(self) -> list[Mapping[str, float]]:
+        """What each machine of the cluster has that is there."""
+        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+    def room(self) -> int:
+        """How many runs the machines that are there can make at once; each run is made on one of them."""
+        kinds = {"GPU": self.needs.get("num_gpus", 0), "CPU": self.needs["num_cpus"]}
+        return sum(
+            min(int(have.get(kind, 0) // needed) for kind, needed in kinds.items() if needed)
+            for have in self.machines()
+        )
 
     @contextmanager
     def slot(self, waiting: Waiting) -> Iterator["Cluster"]:
@@ -128,7 +142,7 @@ class Cluster:
         try:
             if self.stopped:  # `stop` may have looked at the streams before this one was there
                 raise worker.Stopped
-            for reference in stream:
+            for reference in self.arriving(stream, emit):
                 kind, value = self.ray.get(reference)
                 if kind == "news":
                     emit(value)
@@ -140,6 +154,20 @@ class Cluster:
         finally:
             self.streams.discard(stream)
         raise worker.Died("start", "the cluster ended the run without an answer")
+
+    def arriving(self, stream: Any, emit: Emit) -> Iterator[Any]:
+        """What a run sends, as it comes; says, once, where no machine that is left could make the run."""
+        said = False
+        while True:
+            while not said and not self.ray.wait([stream], timeout=PATIENCE)[0]:
+                if not self.room():
+                    emit({"resumed": f"waits: no machine of the cluster is left that has {self.needed}"})
+                    said = True
+            try:
+                reference = next(stream)
+            except StopIteration:
+                return
+            yield reference
 
     def stop(self) -> None:
         """See Executor."""

@@ -99,10 +99,14 @@ def shares(store: Store, count: int) -> Local:
     return Local(store, places, f"{count} at a time on one processor") if count > 1 else Local(store)
 
 
-def cards(store: Store, visible: Sequence[str], ranks: int = 1) -> Local:
-    """A run at a time on each of the cards, or on each group of `ranks` cards, as CUDA_VISIBLE_DEVICES names them."""
-    groups = [visible[start : start + ranks] for start in range(0, len(visible) - ranks + 1, ranks)]
-    places = [Place(f"card {','.join(group)}", tuple(f"cuda-{name}" for name in group),
+def cards(store: Store, visible: Mapping[str, str], ranks: int = 1) -> Local:
+    """A run at a time on each of the cards, or on each group of `ranks` cards, as CUDA_VISIBLE_DEVICES names them.
+
+    What each of them is, by its name, is what other bake-offs lock, too.
+    """
+    names = list(visible)
+    groups = [names[start : start + ranks] for start in range(0, len(names) - ranks + 1, ranks)]
+    places = [Place(f"card {','.join(group)}", tuple(f"cuda-{visible[name]}" for name in group),
                     {"CUDA_VISIBLE_DEVICES": ",".join(group)}) for group in groups]  # fmt: skip
     each = f"{ranks} of {len(visible)} cards" if ranks > 1 else f"{len(visible)} cards"
     return Local(store, places, f"one at a time on each of {each}" if len(places) > 1 else "")

@@ -82,7 +82,7 @@ def test_another_bake_off_waits_until_the_last_share_of_the_processor_is_free(st
 
 
 def test_two_cards_are_two_devices_and_a_card_is_one(store):
-    ours, other = local.cards(store, ["0", "1"]), local.cards(Store(store.root), ["1", "2"])
+    ours, other = local.cards(store, {"0": "a", "1": "b"}), local.cards(Store(store.root), {"GPU-b": "b", "2": "c"})
     waits = []
     with ours.slot(waits.append) as zero, ours.slot(waits.append) as one:
         assert [zero.name, one.name] == ["card 0", "card 1"]
@@ -103,7 +103,7 @@ def test_cards_are_locked_in_one_order_however_they_are_named(store, monkeypatch
     taken, held = [], local.Shared.held
     monkeypatch.setattr(local.Shared, "held", lambda self, waiting: (taken.append(self.device), held(self, waiting))[1])
     for visible in (["0", "1"], ["1", "0"]):
-        with local.cards(store, visible, ranks=2).slot(lambda: None) as slot:
+        with local.cards(store, {name: name for name in visible}, ranks=2).slot(lambda: None) as slot:
             assert slot.environment == {"CUDA_VISIBLE_DEVICES": ",".join(visible)}
     assert taken == ["cuda-0", "cuda-1"] * 2
 
@@ -140,22 +140,24 @@ def seen(emit):
 
 def test_the_process_of_a_run_sees_its_card_alone(tmp_path, store):
     worker.start_server(offline=True)
-    [place] = [local.cards(store, ["3"]).free.get()]
+    [place] = [local.cards(store, {"3": "d"}).free.get()]
     assert worker.call(seen, log=tmp_path / "log", given=place.environment) == "3"
 
 
 @pytest.mark.parametrize(("visible", "names"), [
-    (None, ["0", "2"]), ("4,GPU-8932f937,7", ["4", "7"]), ("1", ["0", "2"]),
+    (None, ["0", "2"]), ("4,GPU-8932f937,7", ["4", "7"]), ("1", ["0", "2"]), ("MIG-a,1,MIG-c", ["MIG-a", "MIG-c"]),
 ])  # fmt: skip
 def test_cards_of_another_kind_are_left_out(monkeypatch, visible, names):
-    kinds = [SimpleNamespace(name=name, total_memory=80) for name in ("H100", "T4", "H100")]
+    kinds = [SimpleNamespace(name=name, total_memory=80, uuid=f"{name}-{number}")
+             for number, name in enumerate(("H100", "T4", "H100"))]  # fmt: skip
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: kinds[number])
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert hardware.cards("cuda") == names and hardware.cards("cpu") == []
+    uuids = [name if name.startswith("MIG-") else f"H100-{number}" for name, number in zip(names, (0, 2), strict=True)]
+    assert hardware.cards("cuda") == dict(zip(names, uuids, strict=True)) and hardware.cards("cpu") == {}
 
 
 def test_runs_beside_each_other_share_the_threads(monkeypatch):
@@ -177,7 +179,7 @@ def test_what_no_machine_can_do_is_one_line(text, parallel, expected):
 
 
 def test_cards_of_several_kinds_that_are_too_few_of_each_are_refused(store):
-    found = {"machine": {"device": "cuda", "ranks": 2}, "cards": ["0"]}
+    found = {"machine": {"device": "cuda", "ranks": 2}, "cards": {"0": "a"}}
     for parallel in (0, 1):
         with pytest.raises(
             UsageError, match=r"machine.ranks = 2: each needs a GPU, and 1 of one kind are visible; type --set"
@@ -190,7 +192,7 @@ def test_processors_limit_the_runs_on_a_processor_and_not_those_on_cards(monkeyp
     monkeypatch.setattr(choose, "available_threads", lambda: 1)
     monkeypatch.setattr(choose, "expects_card", lambda device: device != "cpu")
     executors.named("local", 8, "auto")
-    cards = {"machine": {"device": "cuda", "ranks": 1}, "cards": list("01234567")}
+    cards = {"machine": {"device": "cuda", "ranks": 1}, "cards": dict.fromkeys("01234567", "a")}
     assert executors.choose("local", 8, store, cards).count == 8
     for refused in (lambda: executors.named("local", 8, "cpu"),
                     lambda: executors.choose("local", 8, store, {"machine": {"device": "cpu"}})):  # fmt: skip
@@ -209,7 +211,7 @@ def test_no_run_begins_after_the_stop_that_found_it_about_to(store, tmp_path):
 
 
 def test_more_runs_than_cards_are_refused_and_all_cards_are_used(store):
-    found = {"machine": {"device": "cuda", "ranks": 1}, "cards": ["0", "1"]}
+    found = {"machine": {"device": "cuda", "ranks": 1}, "cards": {"0": "a", "1": "b"}}
     assert executors.choose("local", 0, store, found).count == 2
     assert executors.choose("local", 1, store, found).count == 1
     with pytest.raises(UsageError, match="--parallel 3: a card makes one run at a time, and 2 are visible"):

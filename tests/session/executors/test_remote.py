@@ -269,6 +269,17 @@ def test_a_task_of_ray_that_begins_while_all_are_stopped_is_cancelled(here, tmp_
     assert len(cancelled) == 1 and not made.streams
 
 
+def test_a_run_for_which_no_machine_is_left_says_so_once_and_goes_on_when_one_comes(monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 0)
+    made, news = cluster.Cluster.__new__(cluster.Cluster), []
+    waits = iter([[], [], ["first"], ["second"]])
+    there = iter([[{"Alive": True, "Resources": {"CPU": 4.0}}], [{"Alive": False, "Resources": {"CPU": 4.0}}]])
+    made.needs, made.needed = {"num_cpus": 3}, "3 processors"
+    made.ray = SimpleNamespace(wait=lambda streams, timeout: (next(waits), streams), nodes=lambda: next(there))
+    assert list(made.arriving(iter(["first", "second"]), news.append)) == ["first", "second"]
+    assert news == [{"resumed": "waits: no machine of the cluster is left that has 3 processors"}]
+
+
 @pytest.mark.parametrize(("name", "module"), [("ray", cluster), ("slurm", slurm)])
 def test_an_executor_that_is_not_installed_is_one_line(monkeypatch, name, module):
     monkeypatch.setitem(__import__("sys").modules, "ray" if name == "ray" else "submitit", None)
@@ -366,7 +377,10 @@ def test_a_stop_ends_the_runs_of_a_cluster_and_their_processes(nodes, tmp_path, 
 @pytest.mark.slow
 @pytest.mark.alone  # Ray takes a busy machine for a lost one
 def test_a_cluster_without_what_a_run_needs_is_one_line(nodes):
-    nodes.add_node(num_cpus=1)
+    for _ in range(2):
+        nodes.add_node(num_cpus=2)
     nodes.wait_for_nodes()
-    with pytest.raises(UsageError, match="a run needs 3 processors, and the cluster has 0 GPUs and 1 processors"):
+    said = "a run needs 3 processors of one machine, .*0 GPUs and 2 processors, 0 GPUs and 2 processors"
+    with pytest.raises(UsageError, match=said):  # four processors, and no machine has three of them
         cluster.Cluster("ray", 0, {"device": "cpu", "threads": 3, "ranks": 1})
+    assert cluster.Cluster("ray", 0, {"device": "cpu", "threads": 2, "ranks": 1}).count == 2
