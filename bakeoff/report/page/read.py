@@ -107,7 +107,10 @@ def checked(path: Path, content: dict[str, Any], name: str) -> dict[str, Any]:
         reader.text(content.get(key), key)
     reader.table(content.get("methods"), "methods")
     try:
-        return shown(content, read_details(path.with_name(details.NAME)) if path.name == RESULTS else None, name)
+        beside = read_details(path.with_name(details.NAME)) if path.name == RESULTS else None
+        if beside and beside.get("gate"):  # results.json holds what was measured, and no verdict
+            content["gate"] = reader.table(beside["gate"], "gate")
+        return shown(content, beside, name)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UsageError(
             f"{path}: not as a bake-off leaves it ({type(error).__name__}: {first_line(error)[:100]}); {REMEDY}"

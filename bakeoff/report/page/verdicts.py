@@ -18,13 +18,8 @@ def of_gate(gate: Gate, result: str, against: str, metrics: Mapping[str, Metric]
     ]
 
 
-def refused(gate: Gate, result: str, against: str) -> list[dict[str, Any]]:
-    """A row for each method that the gate refused to compare."""
-    return [row(result, against, name, None, f"refused: {why}", None, None) for name, why in gate.refusals.items()]
-
-
 def recorded(gate: Mapping[str, Any] | None, result: str, metrics: Mapping[str, Metric]) -> list[dict[str, Any]]:
-    """The rows of what a line of a history holds of the gate; None where there was no gate."""
+    """The rows of what a line of a history, or details.json, holds of the gate; none where there was no gate."""
     if not gate:
         return []
     against = gate.get("baseline", "")

@@ -16,11 +16,12 @@ from bakeoff.metrics.rouge import Prediction
 from bakeoff.report import results_json
 from bakeoff.report.comparison import Comparison
 from bakeoff.report.escape import lines
+from bakeoff.report.exports import history
 from bakeoff.report.page import details
 from bakeoff.report.page.library import vega
 from bakeoff.report.page.metrics import metric
 from bakeoff.report.page.result import shown
-from bakeoff.report.page.verdicts import of_gate, refused
+from bakeoff.report.page.verdicts import recorded
 
 TEMPLATE = Path(__file__).with_name("template")
 SCRIPTS = ("dom", "table", "charts", "scores", "curves", "costs", "documents", "time", "main")
@@ -40,15 +41,14 @@ def write_report(
     cache: Path | None,
 ) -> None:  # fmt: skip
     """Writes details.json and the page of one bake-off into `folder`."""
-    found = details.content(comparison, predictions)
+    said = history.verdicts(gate) if gate else None
+    found = {**details.content(comparison, predictions), "gate": said}
     replace(folder / details.NAME, details.dump(found).encode())
     content = results_json.content(comparison)
     page = shown(content, found)
-    if gate:
+    if said:
         metrics = {one["key"]: metric(one["key"], content) for one in page["metrics"]}
-        page["verdicts"] = of_gate(gate, page["name"], gate.baseline, metrics) + refused(
-            gate, page["name"], gate.baseline
-        )
+        page["verdicts"] = recorded(said, page["name"], metrics)
     write([page], folder / NAME, cache)
 
 
