@@ -25,6 +25,7 @@ from bakeoff.config import project
 from bakeoff.config.schema import Computation
 from bakeoff.core.validation import build
 from bakeoff.data.encoding import Encoded
+from bakeoff.models import quantise
 from bakeoff.runs.checkpoints import Checkpointer, Training, plain_of, tensors_of, thaw
 from bakeoff.runs.records import RunSpec
 
@@ -249,4 +250,5 @@ def end_with_input() -> None:
 
 
 if __name__ == "__main__":
+    quantise.leave_out()
     follow()
