@@ -157,6 +157,10 @@ def load(
     else:
         options = quantise.placed(settings, lambda: read_configuration(settings, folder), where)
         model = from_files(settings, str(folder), attention, **options)
+    if quantise.package_of(settings.quantisation) == quantise.TORCHAO:
+        from bakeoff.models import eight_bits
+
+        eight_bits.keep_none(model)
     grow(model, len(tokenizer))
     return model, tokenizer
 

@@ -17,6 +17,7 @@ from bakeoff import engine
 from bakeoff.config.hardware import repeatable
 from bakeoff.config.schema import Computation, DurabilitySettings, ModelSettings, TrainingSettings
 from bakeoff.core.events import Emit, News, silent
+from bakeoff.core.packed import parts
 from bakeoff.engine.cuda.fused import REPAYS
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.models import loading
@@ -137,12 +138,12 @@ def suite(device: str) -> str:
     return lines[-1].strip("= ")
 
 
-def quantised(shape: Shape, where: Computation) -> str:
-    """A LoRA beside the model in NF4: counted in full, frozen to the bit, trained. Raises AssertionError."""
+def quantised(shape: Shape, where: Computation, how: str) -> str:
+    """A LoRA beside the model in few bits: counted in full, frozen to the bit, trained. Raises AssertionError."""
     with tempfile.TemporaryDirectory() as folder:
         shapes.base(shape, where).save_pretrained(folder)
         loading.byte_tokenizer().save_pretrained(folder)
-        settings = ModelSettings(name=folder, quantisation="nf4")
+        settings = ModelSettings(name=folder, quantisation=how)
         source = loading.locate(settings)
         model, _ = loading.load(settings, source, Path(folder), "sdpa", where=where)
     base = shapes_of(model)
@@ -155,7 +156,7 @@ def quantised(shape: Shape, where: Computation) -> str:
         after, found = adapters.frozen_digests(model), count(model, base)
         bits = (
             8
-            * sum(p.nbytes for p in model.parameters() if p.dtype == torch.uint8)
+            * sum(p.nbytes for one in model.parameters() for p in parts(one) if p.dtype in (torch.uint8, torch.int8))
             / sum(base.size(f"{name}.weight") for name in base.linear if name != base.head)
         )
     assert before == after, "a quantised weight was changed"

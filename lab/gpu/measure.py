@@ -16,9 +16,11 @@ from bakeoff.config import hardware, project
 from bakeoff.config.schema import Computation, EngineSettings, MachineSettings
 from bakeoff.core.errors import UsageError
 from bakeoff.engine.cuda.fused import REPAYS
+from bakeoff.models import quantise
 from bakeoff.session import worker
 from lab.gpu import checks, others, report, shapes, speed
 
+QUANTISED = ("nf4", "int8", "torchao-int8")
 BUDGET = 240.0
 """Seconds of figures after which no other one is begun."""
 
@@ -84,12 +86,14 @@ def measured(sizes: dict[str, shapes.Shape], places: dict[str, Computation], dev
                 shapes.free(device)
     rows = []
     where = places["bf16"]
-    if find_spec("bitsandbytes"):
-        print("a quantised base", flush=True)
-        done.append({"name": "a quantised base", **checks.outcome(checks.quantised, first, where)})
+    for kind in QUANTISED:
+        name, package = f"a base in {kind}", quantise.package_of(kind)
+        if find_spec(package) is None:
+            done.append({"name": name, "holds": None, "says": f"{package} is not installed"})
+            continue
+        print(name, flush=True)
+        done.append({"name": name, **checks.outcome(checks.quantised, first, where, kind)})
         shapes.free(device)
-    else:
-        done.append({"name": "a quantised base", "holds": None, "says": "bitsandbytes is not installed"})
     start = time.perf_counter()
     for name, shape in sizes.items():
         for arm, how in arms(name, shape, where):

@@ -10,11 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bakeoff import engine
 from bakeoff.config.schema import Computation, ModelSettings, TrainingSettings
 from bakeoff.core.errors import UsageError
-from bakeoff.core.packed import parts
+from bakeoff.core.packed import packed, parts
 from bakeoff.data.encoding import Encoded
 from bakeoff.methods.parameters import count, shapes_of
 from bakeoff.methods.selection import select
-from bakeoff.models import loading, memory, quantise
+from bakeoff.models import eight_bits, loading, memory, quantise
 from bakeoff.runs import adapters
 from bakeoff.runs.resources import Clock
 from bakeoff.runs.training import fine_tune
@@ -231,6 +231,36 @@ def test_what_eight_bit_layers_keep_beside_autograd_is_in_the_estimate(folder, m
     expected = len(EXAMPLES[0].ids) * VALUES["num_hidden_layers"] * memory.of_int8(model.config, 2)
     # The first layer's input needs no gradient where its embedding is frozen, so two of its products keep nothing.
     assert 0.7 * expected <= sum(kept.values()) <= expected
+
+
+def test_products_with_eight_bits_of_torchao_keep_no_copy_of_a_weight_and_change_no_bit(folder, monkeypatch):
+    there("torchao-int8")
+    found = []
+    for own in (True, False):
+        if not own:
+            monkeypatch.setattr(eight_bits, "keep_none", lambda model: None)
+        model, tokenizer = loaded(folder, "torchao-int8")
+        torch.manual_seed(0)
+        model = METHODS["lora"](targets="all-linear").attach(model, tokenizer)
+        weights = {part.untyped_storage().data_ptr() for one in model.parameters() for part in parts(one)}
+        sizes, kept = {tuple(one.shape) for one in model.parameters() if packed(one)}, set()
+
+        def keep(tensor, weights=weights, kept=kept):
+            if tensor.untyped_storage().data_ptr() not in weights:
+                kept |= {tuple(tensor.shape), tuple(tensor.shape)[::-1]}
+            return tensor
+
+        made = engine.make(replace(WHERE, engine="plain"), 256)
+        with made.prepared(model, [one for one in model.parameters() if one.requires_grad]) as model:
+            for name, one in model.named_parameters():
+                if "lora_B" in name:
+                    one.data.fill_(0.01)
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                loss = made.loss(model.train(), EXAMPLES[:1])
+            loss.backward()
+            found.append((loss, [one.grad for one in model.parameters() if one.requires_grad]))
+            assert bool(sizes & kept) is not own
+    assert torch.equal(found[0][0], found[1][0]) and all(map(torch.equal, found[0][1], found[1][1]))
 
 
 @pytest.mark.parametrize(("how", "layer"), [("nf4", "Linear4bit"), ("torchao-int8", "Linear")])
