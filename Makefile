@@ -45,7 +45,7 @@ slow: $(READY)
 	$(BIN)/python -m pytest tests/lab/test_compatibility.py -m slow -n auto --maxprocesses 4
 	$(BIN)/python -m pytest tests -m "slow and not alone" --durations 25 --ignore tests/lab/test_compatibility.py \
 		-n 3 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest tests -m "slow and alone"
+	$(BIN)/python -m pytest tests -m "slow and alone" --durations 10
 
 lint: $(READY)
 	$(BIN)/ruff check .

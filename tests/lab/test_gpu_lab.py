@@ -118,6 +118,9 @@ def test_a_rehearsal_holds_every_check_and_measures_every_arm(tmp_path, monkeypa
     monkeypatch.setattr(project, "_root", tmp_path)
     assert measure.main(["--device", "cpu"]) == 0
     made = json.loads((tmp_path / "reports" / "gpu" / "rehearsal.json").read_text())
-    assert [row["holds"] for row in made["checks"]] == [True] * 6
+    assert all(row["holds"] for row in made["checks"])
+    kinds = {row["name"].partition(",")[0] for row in made["checks"]}
+    assert kinds == {"equal to plain", "same seed", "killed and resumed", "the suite against plain",
+                     *(f"a base in {kind}" for kind in measure.QUANTISED)}  # fmt: skip
     assert all(row["training"] > 0 and row["writing"] > 0 for row in made["rows"]) and len(made["rows"]) == 4
     assert not (tmp_path / "reports" / "gpu" / "report.md").exists()
