@@ -9,8 +9,6 @@ import torch
 from peft.tuners.lora.layer import Linear as LoRALinear
 from torch import nn
 
-from bakeoff.core.packed import packed
-
 WIDE = 32
 """Outputs of a panel of weights, and what numbers of inputs and outputs must be a multiple of to be put into panels."""
 
@@ -31,7 +29,7 @@ class LoraPair:
 def taken_apart(layer: Any) -> tuple[nn.Linear, LoraPair | None] | None:
     """A linear layer and PEFT's LoRA beside it, if that is all that there is; None for anything else."""
     if untouched(layer, nn.Linear):
-        return None if packed(layer.weight) else (layer, None)
+        return layer, None
     if not untouched(layer, LoRALinear) or not untouched(layer.base_layer, nn.Linear):
         return None
     if layer.merged or layer.disable_adapters or layer.fan_in_fan_out or len(layer.active_adapters) != 1:

@@ -21,6 +21,7 @@ from bakeoff.session import worker
 from lab.gpu import checks, others, report, shapes, speed
 
 QUANTISED = ("nf4", "int8", "torchao-int8")
+"""Values of model.quantisation that are checked, where their package is installed."""
 BUDGET = 240.0
 """Seconds of figures after which no other one is begun."""
 
