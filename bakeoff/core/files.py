@@ -127,12 +127,13 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Writes `content` under a temporary name beside `path`, then renames it to `path`."""
+def replace(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Writes `content`, at once or piece by piece, under a temporary name beside `path`, then renames it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # containers that share a folder share numbers
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -51,7 +51,7 @@ def write(
     from bakeoff.report.plots import page
 
     images = page.draw(comparison, folder / "plots")
-    replace(folder / "results.json", results_json.dump(comparison).encode())
+    replace(folder / "results.json", map(str.encode, results_json.pieces(results_json.content(comparison))))
     if comparison.settings.report.page and comparison.rows:
         write_report(comparison, predictions, folder, gate, cache)
     else:  # of an earlier report, which they would tell of

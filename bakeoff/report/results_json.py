@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import bakeoff
 from bakeoff.config.schema import plain
+from bakeoff.core.columns import Numbers
 from bakeoff.methods.parameters import ParameterCounts
 from bakeoff.report.comparison import Comparison, Row
 from bakeoff.runs.records import SCHEMA
@@ -126,19 +128,39 @@ def finite(value: Any) -> Any:
 
 
 def dump(comparison: Comparison) -> str:
-    """The file's text, ASCII: what is short and holds no further lists stands on one line, so do rows of scores."""
-    return render(content(comparison), "") + "\n"
+    """The file's text (see `pieces`)."""
+    return render(content(comparison))
 
 
-def render(value: Any, indent: str) -> str:
+def render(value: Any) -> str:
+    """`value` as the text of a file."""
+    return "".join(pieces(value))
+
+
+def pieces(value: Any) -> Iterator[str]:
+    """The text of a file with `value`, piece by piece: that of thousands of runs is never held as a whole.
+
+    JSON in ASCII: what is short and holds no further lists stands on one line, so do rows of scores.
+    """
+    yield from part(value, "")
+    yield "\n"
+
+
+def part(value: Any, indent: str) -> Iterator[str]:
     """`value` as JSON, its further lines indented by one space more than `indent`."""
-    flat = json.dumps(value, allow_nan=False)
-    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    scalars = not any(isinstance(item, (dict, list)) for item in items)
-    if not items or (scalars and (isinstance(value, list) or len(flat) <= WIDTH)):
-        return flat
-    deeper = indent + " "
-    if isinstance(value, dict):
-        inner = [f"{json.dumps(str(key))}: {render(item, deeper)}" for key, item in value.items()]
-        return "{\n" + ",\n".join(deeper + line for line in inner) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(deeper + render(item, deeper) for item in value) + f"\n{indent}]"
+    if isinstance(value, Numbers):
+        value = list(value)
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not any(isinstance(item, (dict, list, Numbers)) for item in items):
+        flat = json.dumps(value, allow_nan=False)
+        if not items or isinstance(value, list) or len(flat) <= WIDTH:
+            yield flat
+            return
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    for place, item in enumerate(value):
+        yield f"{',' if place else opening}\n{indent} "
+        if isinstance(value, dict):
+            yield f"{json.dumps(str(item))}: "
+            item = value[item]
+        yield from part(item, indent + " ")
+    yield f"\n{indent}{closing}"

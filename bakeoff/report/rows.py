@@ -67,7 +67,7 @@ class Row:
     @property
     def scores(self) -> dict[str, list[list[float]]]:
         """F1 in 0..1 by metric of ROUGE, seeds x documents."""
-        return {metric: [list(run.scores[metric]) for run in self.runs] for metric in scored(self.runs)}
+        return {metric: [run.scores[metric] for run in self.runs] for metric in scored(self.runs)}
 
     @property
     def every_score(self) -> dict[str, Values]:

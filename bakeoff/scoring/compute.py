@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bakeoff.core.columns import numbers
 from bakeoff.core.errors import UsageError, first_line
 from bakeoff.core.files import replace
 from bakeoff.metrics.rouge import Prediction
@@ -28,7 +29,7 @@ def beside(
 
     A metric that fails, or breaks its word, is left out with its reason: finished runs are not to be lost for it.
     """
-    values: dict[str, dict[str, list[list[float | None]]]] = {
+    values: dict[str, dict[str, list[Sequence[float | None]]]] = {
         name: {metric.name: [] for metric in metrics} for name in written
     }
     signatures: dict[str, dict[str, None]] = {metric.name: {} for metric in metrics}
@@ -40,7 +41,7 @@ def beside(
                 if metric.name in failures:
                     continue
                 try:
-                    values[name][metric.name].append(column(kept.of(metric), documents))
+                    values[name][metric.name].append(numbers(column(kept.of(metric), documents)))
                 except UsageError as error:
                     failures[metric.name] = f"{error}; mend it and type the same command, which makes no run again"
                     continue

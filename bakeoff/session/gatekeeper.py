@@ -117,7 +117,7 @@ class Gatekeeper:
         try:
             with self.session.store.computing():
                 merged = baseline.merge(baseline.read(self.path), measured)
-                replace(self.path, (render(baseline.content(merged), "") + "\n").encode())
+                replace(self.path, render(baseline.content(merged)).encode())
         except OSError as error:
             return f"{self.path}: the baseline can't be written: {error.strerror}; type --baseline FILE"
         except UsageError as error:

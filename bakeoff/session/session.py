@@ -4,11 +4,10 @@ import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bakeoff.core.columns import by_column
 from bakeoff.core.errors import UsageError
 from bakeoff.core.events import Emit, News
 from bakeoff.gate.seed_variance import Loans
@@ -26,7 +25,7 @@ from bakeoff.session.executors.local import Local
 from bakeoff.session.ledger import Ledger, Outcome
 from bakeoff.session.plan import Plan
 from bakeoff.session.progress import Progress, title
-from bakeoff.session.store import Store
+from bakeoff.session.store import Store, compact
 from bakeoff.session.tracking import Tracking
 from bakeoff.session.tracking.figures import compared as scores_of
 
@@ -166,7 +165,7 @@ class Session:
         except OSError as error:
             raise worker.Died("storing", worker.describe(error)) from None
         self.unfinished.pop(title(spec), None)
-        return replace(finished, steps=by_column(finished.steps))
+        return compact(finished)
 
     def _told(self, spec: RunSpec, emit: Emit, news: News) -> None:
         """Passes a run's news on; what is kept of it is remembered, that it was resumed is said."""

@@ -26,7 +26,7 @@ from bakeoff.core.files import replace
 from bakeoff.metrics.rouge import Prediction
 from bakeoff.report import comparison
 from bakeoff.report.page.write import write_report
-from bakeoff.runs.records import RunResult, RunSpec
+from bakeoff.runs.records import Reloaded, RunResult, RunSpec
 from bakeoff.runs.resources import Memory
 from bakeoff.scoring import registry
 from bakeoff.session import plan, worker
@@ -38,7 +38,7 @@ from lab.growth import documents
 RUNS = (100, 1_000, 10_000)
 DOCUMENTS = (10_000, 100_000, 1_000_000)
 METHODS = ("lora", "full", "last-layer", "soft-prompt", "bitfit", "dora", "rslora", "prefix", "ia3", "vera")
-PAPERS, STEPS = 20, 100
+PAPERS, STEPS = 100, 100
 """Test documents and optimizer steps of a simulated run."""
 LIMIT = 10**9
 """Bytes that the process which makes a bake-off may take."""
@@ -109,6 +109,9 @@ def keep(store: Store, spec: RunSpec, number: int) -> None:
     scores = {metric: [min(1.0, max(0.0, draw.gauss(level, 0.1))) for _ in ids]
               for metric in ("rouge1", "rouge2", "rougeL", "rougeLsum")}  # fmt: skip
     counts = {"total": 10_000, "trainable": 1_000, "frozen": 9_000, "tied": 0, "tied_trainable": 0}
+    digest = f"{number:064x}"
+    reloaded = [Reloaded(id=name, aspect="", summary=text[2], again=text[2])
+                for name, text in zip(ids[:4], texts[:4], strict=True)]  # fmt: skip
     result = RunResult(
         fingerprint=spec.fingerprint, spec=dataclasses.asdict(spec), scores=scores, document_ids=ids,
         parameters={"expected": counts, "requires_grad": counts, "optimizer": 1_000, "saved": 1_000},
@@ -118,7 +121,9 @@ def keep(store: Store, spec: RunSpec, number: int) -> None:
                  "best": int(epoch == 2)} for epoch in range(3)],
         seconds={"setup": 1.0, "training": 9.0, "validation": 1.0, "evaluation": 3.0, "checks": 1.0},
         tokens={"training": 10_000, "labels": 1_000, "generated": 400},
-        memory_bytes={"max_resident": 10**9}, adapter_bytes=4_000, evidence={}, finished="2026-01-01T00:00:00+00:00",
+        memory_bytes={"max_resident": 10**9}, adapter_bytes=4_000, finished="2026-01-01T00:00:00+00:00",
+        evidence={"frozen_before": digest, "frozen_after": digest, "frozen_changed": [], "trained": digest,
+                  "reloaded_trained": digest, "reloaded": reloaded, "layout": {"packed": "", "head": "", "steady": ""}},
     )  # fmt: skip
     made = [Prediction(name, text, gist, summary) for name, (text, gist, summary) in zip(ids, texts, strict=True)]
     with store.staging(spec.fingerprint) as folder:

@@ -69,7 +69,7 @@ class Page:
                 warnings.filterwarnings("ignore", message="Glyph .* missing")
                 for plot in self.plots():
                     save(plot.figure, folder / "plots" / f"{plot.name}.png", plot.caption)
-            replace(folder / "results.json", (results_json.render(self.content(), "") + "\n").encode())
+            replace(folder / "results.json", results_json.render(self.content()).encode())
             replace(folder / "report.md", self.render().encode())
         except OSError as error:
             raise UsageError(f"{folder}: the report can't be written: {error.strerror}") from None

@@ -26,7 +26,7 @@ def record(*methods, seeds=(1, 2, 3, 4, 5), **changes):
 
 
 def text(found):
-    return render(baseline.content(found), "") + "\n"
+    return render(baseline.content(found))
 
 
 @pytest.fixture

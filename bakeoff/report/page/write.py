@@ -123,7 +123,8 @@ def inert(value: Any) -> Any:
     if isinstance(value, dict):
         return {inert(str(key)): inert(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [inert(item) for item in value]
+        numbers = all(isinstance(item, (int, float)) for item in value)  # thousands of curves are not copied
+        return value if numbers else [inert(item) for item in value]
     return value
 
 
