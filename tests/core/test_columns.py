@@ -3,9 +3,10 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 
-from bakeoff.core.columns import Columns, by_column
+from bakeoff.core.columns import Columns, by_column, numbers
 
 ROWS = [{"step": n, "epoch": 1 + n // 3, "loss": 3 / (n + 1), "rate": 1e-3} for n in range(7)]
 
@@ -32,3 +33,17 @@ def test_a_column_of_whole_and_other_numbers_keeps_their_values():
 def test_a_number_takes_eight_bytes():
     columns = by_column(ROWS * 100).columns
     assert sum(map(sys.getsizeof, columns.values())) < 9 * 4 * 700 + 1000
+
+
+def test_numbers_are_the_list_that_they_were_made_from_in_eight_bytes_each():
+    values = [0.1, 1 / 3, 0.0, 1.0] * 25
+    held = numbers(values)
+    assert held == values and values == held and list(held) == values and held == numbers(values)
+    assert held != values[:-1] and held != [*values[:-1], 0.5] and bool(numbers([])) is False
+    assert np.array_equal(np.asarray([held, held]), [values, values])
+    assert sys.getsizeof(held) < 8 * len(values) + 100
+
+
+@pytest.mark.parametrize("values", [[0.1, None], ["a"]])
+def test_what_holds_more_than_numbers_stays_a_list(values):
+    assert numbers(values) is values

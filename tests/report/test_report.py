@@ -382,3 +382,13 @@ def test_results_json_has_a_line_for_every_row_of_scores_and_no_foreign_characte
     lines = results_json.dump(compared(run("a", seed=1), run("a", seed=2), description="\u202e\x1b")).splitlines()
     assert sum(line.count(",") >= 19 and line.strip().startswith("[0") for line in lines) == 6
     assert all(line.isascii() and plain(line) == line for line in lines)
+
+
+def test_results_json_is_written_without_being_held_as_a_whole():
+    rows = {name: [run(name, seed=seed, documents=400) for seed in range(40)] for name in ("a", "b")}
+    content = results_json.content(compare(settings(), rows))
+    size, longest = 0, 0
+    for piece in results_json.pieces(content):
+        size, longest = size + len(piece), max(longest, len(piece))
+    assert size > 1_000_000 and longest < size / 100
+    assert json.loads(results_json.render(content)) == json.loads(json.dumps(content))

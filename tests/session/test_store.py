@@ -5,8 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 
 import pytest
+from factories import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +55,22 @@ def test_a_run_is_found_as_it_was_stored(store):
     assert store.find(finished.fingerprint) == finished
     assert store.predictions(finished.fingerprint) == PREDICTIONS
     assert names(folder) == ["adapter/adapter.safetensors", "manifest.json", "predictions.jsonl", "result.json"]
+
+
+def test_runs_that_are_found_hold_what_they_have_in_common_once_and_numbers_in_eight_bytes(store):
+    for seed in range(20):
+        one = run("lora", seed=seed, documents=200)
+        keep(store, replace(one, evidence={"layout": {"packed": ""}, "trained": f"{seed:064x}"}))
+    store.find("lora-0")
+    tracemalloc.start()
+    found = [store.find(f"lora-{seed}") for seed in range(20)]
+    held = tracemalloc.get_traced_memory()[0] / len(found)
+    tracemalloc.stop()
+    assert all(one.document_ids is found[0].document_ids for one in found)
+    assert all(one.spec["training"] is found[0].spec["training"] for one in found)
+    numbers = 8 * 3 * (200 + 30)  # three metrics over documents, and three figures over steps
+    assert numbers < held < 3 * numbers, held  # as lists and dictionaries they take nine times as much
+    assert found[7] == store.find("lora-7") and found[7].scores == run("lora", seed=7, documents=200).scores
 
 
 def test_a_run_that_was_never_stored_is_not_found(store):
