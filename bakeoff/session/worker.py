@@ -89,7 +89,12 @@ def start_server(offline: bool) -> None:
     if START != "forkserver":
         return
     multiprocessing.get_context(START).set_forkserver_preload(["bakeoff.session.preload"])
-    changes = {**QUIET, **waiting(), **({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if offline else {})}
+    changes = {
+        "BAKEOFF_COMMAND": str(os.getpid()),
+        **QUIET,
+        **waiting(),
+        **({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if offline else {}),
+    }
     # The server takes its path from the environment alone, and may run in another folder. What is installed it finds
     # by itself: a folder of packages before the standard library could hide a module of that.
     here = [str(shipped.ROOT)] if shipped.CHECKOUT else []

@@ -204,6 +204,19 @@ def test_a_job_ends_with_the_process_that_asked_for_it(tmp_path):
     assert not alive(int(pid.read_text()))
 
 
+@pytest.mark.slow
+def test_who_reads_a_command_s_output_does_not_wait_for_imports_that_nobody_needs_any_more():
+    took = []
+    for program in (
+        "from bakeoff.session import worker; worker.start_server(offline=True)",
+        "import bakeoff.session.preload",
+    ):
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)  # to the pipe's end
+        took.append(time.monotonic() - begun)
+    assert took[0] < took[1] / 2
+
+
 def test_a_job_runs_in_the_callers_folder_and_offline(tmp_path, log, monkeypatch):
     folder = tmp_path / "wörk ing"
     folder.mkdir()
