@@ -19,7 +19,8 @@ def prepare(page: Path | None = None) -> None:
     `page` is the folder that keeps the library of the report's page, if one is to be written.
     """
     import sacrebleu.metrics  # noqa: F401
-    import scipy.stats  # noqa: F401
+    import scipy.optimize
+    import scipy.special  # noqa: F401
 
     import bakeoff.report.document
     import bakeoff.report.plots.page  # noqa: F401

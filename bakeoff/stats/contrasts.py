@@ -167,7 +167,7 @@ def contrast(
         if variance is not None and max(variance.ms_seed, variance.ms_res) < EQUAL**2:
             return replace(made, low=difference, high=difference, p=2.0 ** (1 - documents))
         return made
-    from scipy import special  # what stats.t calls, in a tenth of the time: a report has thousands of pairs
+    from scipy import special
 
     half = error * float(special.stdtrit(df, (1 + level) / 2))
     p = 2 * float(special.stdtr(df, -abs(difference) / error))
@@ -216,13 +216,13 @@ def smallest(error: float, df: float, alpha: float, power: float, tolerance: flo
     Without a tolerance it is the noncentral t (scipy.stats.nct). The tolerance bounds the difference, not t, so the
     chance of passing both hurdles is averaged over the chi-squared error.
     """
-    from scipy import optimize, stats
+    from scipy import optimize, special
 
-    errors = np.sqrt(stats.chi2.ppf((np.arange(500) + 0.5) / 500, df) / df)
-    hurdles = np.maximum(stats.t.isf(alpha / 2, df) * errors, tolerance / error)
+    errors = np.sqrt(2 * special.gammaincinv(df / 2, (np.arange(500) + 0.5) / 500) / df)  # quantiles of chi-squared
+    hurdles = np.maximum(-special.stdtrit(df, alpha / 2) * errors, tolerance / error)
 
     def missing(shift: float) -> float:
-        return float(stats.norm.sf(hurdles - shift).mean()) - power
+        return float(special.ndtr(shift - hurdles).mean()) - power
 
     return error * float(optimize.brentq(missing, 0.0, float(hurdles.max()) + 10.0))
 

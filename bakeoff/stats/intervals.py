@@ -1,6 +1,7 @@
 """Intervals and tests over the scores of the same documents: numbers in, numbers out.
 
-scipy is imported where it is asked: it takes most of a second, for which no run should wait.
+scipy is imported where it is asked. Distributions are those of scipy.special, which scipy.stats calls, too: to import
+that takes more than a second, for which no command should wait.
 """
 
 import math
@@ -58,10 +59,10 @@ def interval(scores: ArrayLike | Sequence[ArrayLike], level: float = 0.95) -> In
     mean = float(documents.mean())
     if documents.size < 2:
         return Interval(mean, None, None)
-    from scipy import stats
+    from scipy import special
 
     error = float(documents.std(ddof=1)) / math.sqrt(documents.size)
-    half = float(stats.t.ppf((1 + level) / 2, documents.size - 1)) * error
+    half = float(special.stdtrit(documents.size - 1, (1 + level) / 2)) * error
     return Interval(mean, mean - half, mean + half)
 
 
@@ -70,9 +71,9 @@ def wilson(share: float, count: int, level: float = 0.95) -> Interval:
     1927), which has a width where the share is 0 or 1, too. Raises ValueError for no document or no share."""
     if count < 1 or not 0 <= share <= 1:
         raise ValueError(f"a share in 0..1 of one document or more is needed; got {share} of {count}")
-    from scipy import stats
+    from scipy import special
 
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return Interval(share, max(0.0, middle - half) if share else 0.0, min(1.0, middle + half) if share < 1 else 1.0)
@@ -96,9 +97,11 @@ def paired(a: ArrayLike, b: ArrayLike, alternative: Literal["two-sided", "greate
     difference = first - second
     if np.ptp(difference) < EQUAL:
         return 1.0
-    from scipy import stats
+    from scipy import special
 
-    return float(stats.ttest_1samp(difference, 0.0, alternative=alternative).pvalue)
+    t = float(difference.mean() / (difference.std(ddof=1) / math.sqrt(difference.size)))
+    below = float(special.stdtr(difference.size - 1, -t if alternative == "greater" else -abs(t)))
+    return below if alternative == "greater" else 2 * below
 
 
 def better(a: ArrayLike, b: ArrayLike) -> float:

@@ -190,6 +190,12 @@ def test_a_command_is_checked_without_torch():
     assert not {"torch", "peft", "scipy"} & set(imported)
 
 
+def test_a_report_is_prepared_without_what_takes_a_second_to_import():
+    code = "import sys; from bakeoff import report; report.prepare(); print(*sys.modules)"
+    imported = typed(sys.executable, "-c", code, cwd=ROOT).stdout.split()
+    assert "scipy.special" in imported and not {"torch", "scipy.stats", "nltk"} & set(imported)
+
+
 @pytest.mark.slow
 def test_usage_is_not_checked_where_bench_is_not_selected():
     command = (
