@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,9 +41,12 @@ def load(count: int) -> Iterator[None]:
             process.join()
 
 
-def bake(preset: str, method: str, extra: Sequence[str] = ()) -> float:
-    """Seconds of one fresh bake-off by the command line. Raises CalledProcessError where it dies."""
+def bake(preset: str, method: str, extra: Sequence[str] = (), furnished: Path | None = None) -> float:
+    """Seconds of one fresh bake-off by the command line, on a copy of a store without runs. Raises CalledProcessError
+    where it dies."""
     with tempfile.TemporaryDirectory() as folder:
+        if furnished:
+            shutil.copytree(furnished, Path(folder, "store"))
         where = ["--store", f"{folder}/store", "--report-dir", f"{folder}/report"]
         asked = ["--preset", preset, "--method", method, *where, *extra]
         command = [sys.executable, "-m", "pytest", "bench/", "-q", "-p", "no:cacheprovider", *asked]
@@ -51,13 +55,15 @@ def bake(preset: str, method: str, extra: Sequence[str] = ()) -> float:
         return time.monotonic() - start
 
 
-def ratios(preset: str, method: str, rounds: int, extra: Sequence[str] = ()) -> list[tuple[float, float]]:
+def ratios(
+    preset: str, method: str, rounds: int, extra: Sequence[str] = (), furnished: Path | None = None
+) -> list[tuple[float, float]]:
     """Seconds alone and beside one busy loop a core, by round."""
     found = []
     for _ in range(rounds):
-        alone = bake(preset, method, extra)
+        alone = bake(preset, method, extra, furnished)
         with load(os.cpu_count() or 1):
-            found.append((alone, bake(preset, method, extra)))
+            found.append((alone, bake(preset, method, extra, furnished)))
     return found
 
 
