@@ -103,6 +103,10 @@ class Session:
                     self.ledger.note(spec.fingerprint, Outcome("reused"))
                     self.progress.reused(spec)
                 return finished
+            if not self.fresh and self.store.folder(spec.fingerprint).exists():
+                self.progress.say(
+                    spec, f"what {self.store.folder(spec.fingerprint)} holds is damaged; it is made again"
+                )
             try:
                 finished = self.make(spec)
             except worker.Died as died:

@@ -48,6 +48,18 @@ def test_the_same_seed_repeats_losses_adapter_summaries_and_scores_to_the_bit(st
     assert adapter(store, first) == adapter(other, second)
 
 
+def test_a_stored_run_that_is_damaged_is_made_again_and_said_to_be(store):
+    [run] = bake(store)[0].runs("lora")
+    file = store.folder(run.fingerprint) / "result.json"
+    file.write_bytes(file.read_bytes()[:-2])
+    session, printed = bake(store)
+    [again] = session.runs("lora")
+    assert printed.getvalue().count(f"{run.fingerprint} holds is damaged; it is made again") == 1
+    assert again.scores == run.scores and store.find(run.fingerprint) == again
+    fresh, printed = bake(store, fresh=True)
+    assert fresh.runs("lora") and "damaged" not in printed.getvalue()
+
+
 def test_another_seed_starts_elsewhere_and_sees_another_order_of_the_same_papers(store):
     first, second = bake(store, ["lora"], seeds="42,43")[0].runs("lora")
     assert first.document_ids == second.document_ids
