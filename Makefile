@@ -41,12 +41,11 @@ gate: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest tests -m "not slow" -n auto --maxprocesses 4 --dist loadfile --durations 25
 
-# Of the files that hold such tests: to read all of them takes each process 20 seconds. Three processes share two cores, so
-# that libraries are to begin no further threads.
+# Of the files that hold such tests: to read all of them takes each process 20 seconds.
 slow: $(READY)
 	$(BIN)/python -m pytest tests/lab/test_compatibility.py -m slow -n auto --maxprocesses 4
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(call holding,slow) -m "slow and not alone" --durations 40 \
-		--ignore tests/lab/test_compatibility.py -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(filter-out %/test_compatibility.py,$(call holding,slow)) \
+		-m "slow and not alone" --durations 40 -n 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest $(call holding,alone) -m "slow and alone" --durations 10
 
 holding = $(shell grep -rl --include='*.py' 'mark\.$1' tests)

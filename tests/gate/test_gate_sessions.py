@@ -131,38 +131,41 @@ def verdicts(path):
     }
 
 
+@pytest.fixture(scope="module")
+def accepted(tmp_path_factory, furnished):
+    """A folder in which two workers accepted what the parrot writes, and what they printed."""
+    folder = tmp_path_factory.mktemp("accepted")
+    furnished(folder / "store")
+    (folder / "parrot.py").write_text(PARROT)
+    return folder, typed(folder, "--method", "parrot.py", "-n", "2", *ACCEPT)
+
+
 @pytest.mark.slow
-def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(tmp_path, furnished):
-    furnished(tmp_path / "store")
-    (tmp_path / "parrot.py").write_text(PARROT)
-    alone = ("--method", "parrot.py")
-    code, out = typed(tmp_path, *alone, "-n", "2", *ACCEPT)
+def test_two_workers_give_the_verdicts_of_one_process_and_make_no_run_twice(accepted):
+    folder, (code, out) = accepted
     assert code == 1 and "baseline written: accepted.json: parrot (5 seeds)" in out, out
     assert out.count("runs: 5 made, 0 reused") == 1, out
-    worse = (*alone, "--gate", "--set", "methods.parrot.drop=2")
-    code, out = typed(tmp_path, *worse, "-n", "2", "--fresh", "--junit-xml", "two.xml")
+    worse = ("--method", "parrot.py", "--gate", "--set", "methods.parrot.drop=2")
+    code, out = typed(folder, *worse, "-n", "2", "--fresh", "--junit-xml", "two.xml")
     assert code == 1 and out.count("runs: 1 made, 0 reused") == 1 and out.count("gate against accepted.json") == 1, out
-    code, out = typed(tmp_path, *worse, "--junit-xml", "one.xml")
+    code, out = typed(folder, *worse, "--junit-xml", "one.xml")
     assert code == 1 and out.count("runs: 0 made, 1 reused") == 1, out
-    found = verdicts(tmp_path / "two.xml")
-    assert found == verdicts(tmp_path / "one.xml") and len(found) == 3
+    found = verdicts(folder / "two.xml")
+    assert found == verdicts(folder / "one.xml") and len(found) == 3
     assert found["test_gate[parrot-rouge1]"]["verdict"] == "regressed"
     assert {"difference", "p_holm", "measured", "baseline", "smallest_drop"} <= set(found["test_gate[parrot-rouge1]"])
 
 
 @pytest.mark.slow
-def test_a_death_is_not_repeated_by_the_other_worker_and_stands_in_the_report(tmp_path, furnished):
-    furnished(tmp_path / "store")
-    (tmp_path / "doomed.py").write_text(
+def test_a_death_is_not_repeated_by_the_other_worker_and_stands_in_the_report(accepted):
+    folder, _ = accepted
+    (folder / "doomed.py").write_text(
         "from dataclasses import dataclass\nfrom typing import ClassVar\n\n\n@dataclass(frozen=True)\nclass Doomed:\n"
         '    name: ClassVar[str] = "doomed"\n\n    def summarise(self, examples):\n'
-        f"        open({str(tmp_path / 'tries')!r}, 'a').write('x')\n        raise ValueError('no')\n"
+        f"        open({str(folder / 'tries')!r}, 'a').write('x')\n        raise ValueError('no')\n"
     )
-    (tmp_path / "parrot.py").write_text(PARROT)
-    code, out = typed(tmp_path, "--method", "parrot.py", *ACCEPT)
-    assert code == 1, out
-    code, out = typed(tmp_path, "-n", "2", "--method", "parrot.py,doomed.py", "--gate")
-    assert code == 1 and (tmp_path / "tries").read_text() == "x", out
+    code, out = typed(folder, "-n", "2", "--method", "parrot.py,doomed.py", "--gate")
+    assert code == 1 and (folder / "tries").read_text() == "x", out
     assert "dead: doomed, seed 42, in setup: ValueError: no" in out, out
     assert "doomed, refused: the run is dead: ValueError: no (during setup)" in out
     assert "3 failed, 3 passed" in out
