@@ -29,6 +29,9 @@ def first_layers(settings: Settings, depth: int, cache: Path) -> Path:
 
     Raises UsageError for a depth that the model does not have, or for a model without files.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     source = loading.locate(settings.model)
     folder = loading.prepare(source, cache)
     if folder is None:
