@@ -149,7 +149,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-LONG = ("session", "whole", "gate", "runs", "methods")
+LONG = ("session", "engine/cuda", "whole", "gate", "runs", "methods")
 """Folders whose slow tests take longest: begun first, so that at the end no process works alone."""
 
 
