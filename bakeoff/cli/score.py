@@ -65,7 +65,7 @@ def score(options: argparse.Namespace) -> str:
     ids, scores = scorer.score(predictions)
     found = beside(others, {"": [predictions]}, ids)
     notes = [*([covered.note] if covered.note else []), *found.failures]
-    values = {name: rows[0] for name, rows in found.values[""].items()}
+    values = {name: list(rows[0]) for name, rows in found.values[""].items()}
     if options.json:
         signatures = {name: facts.signature for name, facts in found.facts.items()}
         return json.dumps({"signature": scorer.signature(), "signatures": signatures, "document_ids": ids,

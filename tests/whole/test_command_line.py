@@ -234,7 +234,8 @@ def test_a_bake_off_runs_from_a_strange_checkout_in_another_folder_and_a_plain_l
 
 
 @pytest.mark.slow
-def test_a_bake_off_runs_from_a_checkout_that_can_not_be_written(checkout, tmp_path):
+def test_a_bake_off_runs_from_a_checkout_that_can_not_be_written(checkout, tmp_path, furnished):
+    furnished(tmp_path / "store")
     read_only = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
     if subprocess.run(["unshare", "-rm", "sh", "-c", read_only, str(checkout)], capture_output=True).returncode:
         pytest.skip("no read-only mount to be had")

@@ -28,7 +28,7 @@ def git(folder, *words):
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory):
+def clone(tmp_path_factory, furnished):
     """This checkout as a fresh clone of its last commit with today's changes."""
     folder = tmp_path_factory.mktemp("clone") / "bakeoff"
     git(ROOT, "clone", "--quiet", str(ROOT), str(folder))
@@ -36,6 +36,7 @@ def clone(tmp_path_factory):
         if line and (ROOT / line[3:]).is_file():
             (folder / line[3:]).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / line[3:], folder / line[3:])
+    furnished(folder / ".bakeoff")
     git(folder, "add", "--all")
     git(
         folder, "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "--allow-empty", "-m", "now"
