@@ -45,7 +45,7 @@ test: $(READY)
 slow: $(READY)
 	$(BIN)/python -m pytest tests/lab/test_compatibility.py -m slow -n auto --maxprocesses 4
 	$(BIN)/python -m pytest $(filter-out %/test_compatibility.py,$(call holding,slow)) \
-		-m "slow and not alone" --durations 40 -n 3 --dist loadfile --no-loadscope-reorder
+		-m "slow and not alone" --durations 40 -n 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest $(call holding,alone) -m "slow and alone" --durations 10
 
 holding = $(shell grep -rl --include='*.py' 'mark\.$1' tests)
