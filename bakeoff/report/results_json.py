@@ -127,11 +127,6 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def dump(comparison: Comparison) -> str:
-    """The file's text (see `pieces`)."""
-    return render(content(comparison))
-
-
 def render(value: Any) -> str:
     """`value` as the text of a file."""
     return "".join(pieces(value))

@@ -248,7 +248,7 @@ def test_a_text_can_neither_end_an_annotation_nor_begin_one():
 def results(path, *sides, deaths=(), **changes):
     """A results.json of lists of runs."""
     made = comparison.compare(settings(**changes), {side[0].spec["method"]: side for side in sides}, deaths)
-    path.write_text(results_json.dump(made))
+    path.write_text(results_json.render(results_json.content(made)))
     return str(path)
 
 

@@ -65,7 +65,7 @@ def test_documents_without_a_value_take_part_in_no_mean_and_no_pair():
     assert row.metrics["repeats"].mean == pytest.approx(interval(kept).mean) and len(kept[0]) == DOCUMENTS - 2
     [pair] = [p for p in comparison.other_pairs if (p.first, p.second, p.metric) == ("a", "b", "repeats")]
     assert pair.contrast.documents == pair.wins + pair.ties + pair.losses == DOCUMENTS - 2
-    found = json.loads(results_json.dump(comparison))["methods"]["b"]
+    found = json.loads(results_json.render(results_json.content(comparison)))["methods"]["b"]
     assert found["scores"]["repeats"][0][0] is None and found["metrics"]["repeats"]["mean"] is not None
 
 
@@ -80,7 +80,7 @@ def test_with_one_seed_a_mean_takes_the_variance_between_seeds_from_elsewhere_as
 
 def test_what_no_document_has_is_null_and_has_no_column():
     comparison = made()
-    found = json.loads(results_json.dump(comparison))
+    found = json.loads(results_json.render(results_json.content(comparison)))
     assert found["methods"]["a"]["metrics"]["chrf"] == {"mean": None, "low": None, "high": None}
     assert "chrF++ x 100" not in page(comparison)
     assert found["metrics"]["length"]["range"] == [0, None] and found["metrics"]["repeats"]["verdict"] is False

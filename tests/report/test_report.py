@@ -163,12 +163,14 @@ def test_the_differences_show_interval_p_and_wins():
 
 
 def test_results_json_holds_the_pairs():
-    found = json.loads(results_json.dump(several(low=0.1, high=0.6)))
+    found = json.loads(results_json.render(results_json.content(several(low=0.1, high=0.6))))
     assert [(pair["first"], pair["second"], pair["metric"]) for pair in found["pairs"]] == [
         ("low", "high", metric) for metric in METRICS
     ]
     assert found["pairs"][0]["higher"] == "high" and found["pairs"][0]["wins_ties_losses"] == [0, 0, 20]
-    assert json.loads(results_json.dump(usual()))["control_pairs"][0]["covers"] == "documents only"
+    assert (
+        json.loads(results_json.render(results_json.content(usual())))["control_pairs"][0]["covers"] == "documents only"
+    )
 
 
 def test_seconds_that_print_the_same_are_bold_together_and_nothing_is_where_all_are_equal():
@@ -333,7 +335,7 @@ def number_or_none(value):
 
 
 def test_results_json_holds_the_schema():
-    found = json.loads(results_json.dump(usual()))
+    found = json.loads(results_json.render(results_json.content(usual())))
     assert found["schema"] == 1
     kinds = {"preset": str, "model": str, "task": str, "signature": str, "environment": dict, "document_ids": list}
     assert all(isinstance(found[name], kind) for name, kind in kinds.items())
@@ -355,7 +357,7 @@ def test_results_json_holds_the_schema():
 
 
 def test_results_json_gives_scores_back_to_the_bit():
-    found = json.loads(results_json.dump(usual()))
+    found = json.loads(results_json.render(results_json.content(usual())))
     for row in usual().rows:
         group = found["controls" if row.control else "methods"]
         assert group[row.name]["scores"] == row.scores
@@ -365,7 +367,7 @@ def test_results_json_writes_null_for_what_was_not_measured_or_is_not_finite():
     one = run(
         "a", seconds={}, memory_bytes={}, adapter_bytes=None, epochs=[{"epoch": 0, "validation_loss": float("nan")}]
     )
-    text = results_json.dump(compared(one))
+    text = results_json.render(results_json.content(compared(one)))
     row = json.loads(text)["methods"]["a"]
     assert set(row["seconds"].values()) == set(row["memory_bytes"].values()) == {None}
     assert (
@@ -379,7 +381,9 @@ def test_results_json_writes_null_for_what_was_not_measured_or_is_not_finite():
 
 
 def test_results_json_has_a_line_for_every_row_of_scores_and_no_foreign_character():
-    lines = results_json.dump(compared(run("a", seed=1), run("a", seed=2), description="\u202e\x1b")).splitlines()
+    lines = results_json.render(
+        results_json.content(compared(run("a", seed=1), run("a", seed=2), description="\u202e\x1b"))
+    ).splitlines()
     assert sum(line.count(",") >= 19 and line.strip().startswith("[0") for line in lines) == 6
     assert all(line.isascii() and plain(line) == line for line in lines)
 

@@ -39,7 +39,7 @@ def written(tmp_path):
             for name, mean in (("strong", 0.6), ("equal", 0.6), (third, 0.1))
         }
         found = compare(settings(), {**runs, "lead-1": [run("lead-1", 0.2, control=True)]})
-        values = json.loads(results_json.dump(found))
+        values = json.loads(results_json.render(results_json.content(found)))
         change(values)
         (tmp_path / "results.json").write_text(json.dumps(values))
         return tmp_path / "results.json", found

@@ -143,7 +143,7 @@ def test_a_page_shows_what_its_gate_said(tmp_path, comparison):
     verdict = Verdict("lora", "rougeL", "regressed", 0.3, 0.4, comparison.pairs[0].contrast, 0.0004, None, "")
     gate = Gate("bench/baselines/x.json", 1.0, 0.05, (verdict,), {"full": "it is new"}, {})
     write.write_report(comparison, {}, tmp_path, gate, None)
-    (tmp_path / "results.json").write_text(results_json.dump(comparison))
+    (tmp_path / "results.json").write_text(results_json.render(results_json.content(comparison)))
     [data] = re.findall('id="data">(.+)</script>', (tmp_path / "index.html").read_text(encoding="utf-8"))
     [shown] = json.loads(data)["results"]
     said = [(one["method"], one["metric"], one["verdict"], one["p"]) for one in shown["verdicts"]]
